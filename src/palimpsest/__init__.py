@@ -1,0 +1,1 @@
+"""Palimpsest: four papers on attacks against machine unlearning, reproduced side by side."""
