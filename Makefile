@@ -1,0 +1,37 @@
+# Palimpsest from a fresh clone: `make demo` and `make test` set up .venv themselves and need only git, make and
+# Python >= 3.11. In an environment of your own (conda: environment.yml) call snakemake directly.
+
+CORES ?= all
+page = results/$(1)/papers/uma/index.html
+
+# .venv first, so that whatever a recipe or a rule calls comes from it.
+IN_VENV = PATH="$(CURDIR)/.venv/bin:$$PATH"
+
+.PHONY: help demo laptop test clean-env
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "options: PYTHON=python3.12 (what .venv is made with), CORES=2 (default: all)"
+
+demo: .venv/installed  ## every table, on data that comes with the packages
+	$(IN_VENV) snakemake --cores $(CORES)
+	@echo "The page: $(call page,demo)"
+
+laptop: .venv/installed  ## the same on real data that a CPU can carry (hours)
+	$(IN_VENV) snakemake --cores $(CORES) --config scale=laptop
+	@echo "The page: $(call page,laptop)"
+
+test: .venv/installed  ## lint, formats, types and tests
+	$(IN_VENV) snakemake --lint
+	$(IN_VENV) snakefmt --check Snakefile workflow
+	$(IN_VENV) ruff check
+	$(IN_VENV) ruff format --check
+	$(IN_VENV) mypy src
+	$(IN_VENV) pytest
+
+clean-env:  ## remove .venv; results stay
+	rm -rf .venv
+
+# Written last by setup.sh: an interrupted installation is taken up again, a changed lock is installed.
+.venv/installed: requirements.lock workflow/setup.sh
+	@PYTHON="$(PYTHON)" workflow/setup.sh

@@ -1,0 +1,57 @@
+"""Palimpsest: four papers on attacks against machine unlearning, every table from one command.
+
+    snakemake --cores all                            the demo, on embedded data
+    snakemake --cores all --config scale=laptop      real images on a CPU
+    snakemake --cores all uma                        one paper; uma_table1 is one table
+"""
+
+import os
+import sys
+
+# The package needs no installation; scripts find it by PYTHONPATH. Nothing imported here may import torch.
+sys.path.insert(0, os.path.join(workflow.basedir, "src"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
+
+from palimpsest.pipeline import cells, configuration, method
+
+
+configfile: "config/config.yaml"
+configfile: configuration.scale_file(config["scale"])
+
+
+config = configuration.resolve(config)
+PLAN = cells.Plan(config)
+SEEDS = range(config["repetitions"])
+
+
+pathvars:
+    results=f"results/{config['scale']}",
+    logs=f"logs/{config['scale']}",
+    images="{dataset}",
+    base="{dataset}/{model}",
+    cell="{dataset}/{model}/{forget}/{unlearner}",
+
+
+wildcard_constraints:
+    dataset="[a-z0-9_]+",
+    model="[a-z0-9_]+",
+    forget="[a-z0-9_]+",
+    unlearner="[a-z0-9_]+",
+    attack="[a-z0-9_]+",
+    seed="[0-9]+",
+    paper="|".join(PLAN.papers),
+    table="[a-z0-9]+",
+
+
+rule all:
+    default_target: True
+    input:
+        collect("<results>/papers/{paper}/index.html", paper=PLAN.papers),
+
+
+include: "workflow/rules/1_data.smk"
+include: "workflow/rules/2_train.smk"
+include: "workflow/rules/3_unlearn.smk"
+include: "workflow/rules/4_attack.smk"
+include: "workflow/rules/6_evaluate.smk"
+include: "workflow/rules/7_paper.smk"

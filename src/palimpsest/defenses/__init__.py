@@ -1,0 +1,1 @@
+"""Defenses: each file is one method that resists an attack."""

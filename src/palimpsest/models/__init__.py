@@ -1,0 +1,127 @@
+"""Networks that take pixels in [0, 1] and normalise inside, saved as safetensors.
+
+Each file of this package is one family and has one function, `build(classes, channels, *, ...) -> nn.Module`.
+Every attack and every epsilon is then in pixels, whatever network stands behind it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+
+class ModelError(Exception):
+    """A network cannot be built or read; the message names the file, the fault and the mend."""
+
+
+class Diverged(Exception):
+    """The loss left the numbers: a result of its own, which a table prints, not an error."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a network is: the file of this package that builds it, its keywords, classes and channels."""
+
+    method: str
+    classes: int
+    channels: int
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Network(nn.Module):
+    """A network with its normalisation: `forward` takes float pixels in [0, 1], (N, C, H, W), gives logits (N, classes)."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, spec: Spec, mean: torch.Tensor, std: torch.Tensor) -> None:
+        super().__init__()
+        if not (Path(__file__).parent / f"{spec.method}.py").is_file() or not spec.method.isidentifier():
+            raise ModelError(f"there is no network file models/{spec.method}.py")
+        self.spec = spec
+        self.net = importlib.import_module(f"{__name__}.{spec.method}").build(
+            spec.classes, spec.channels, **spec.keywords
+        )
+        self.register_buffer("mean", mean.reshape(1, -1, 1, 1).clone())
+        self.register_buffer("std", std.reshape(1, -1, 1, 1).clone())
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.net((pixels - self.mean) / self.std)
+
+
+def channel_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each channel of `uint8` images (N, C, H, W), in [0, 1]: two tensors (C,)."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.cpu().unbind(1)])
+    share = counts.double() / counts.sum(1, keepdim=True)
+    mean = share @ levels
+    variance = share @ levels.square() - mean.square()
+    return mean.float(), variance.clamp(min=1e-8).sqrt().float()
+
+
+def create(spec: Spec, mean: torch.Tensor, std: torch.Tensor, seed: int) -> Network:
+    """A network with fresh weights that depend on `seed` alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Network(spec, mean.cpu(), std.cpu())
+
+
+def fresh(model: Network, seed: int) -> Network:
+    """A network like `model`, on its device, with fresh weights that depend on `seed` alone."""
+    return create(model.spec, model.mean, model.std, seed).to(model.mean.device)
+
+
+def save(model: Network, path: Path | str, **metadata: str) -> None:
+    """Write weights and buffers as safetensors; the spec and `metadata` go into the file's header."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, str(path), metadata={"spec": json.dumps(asdict(model.spec), sort_keys=True), **metadata})
+
+
+def save_diverged(path: Path | str, reason: str) -> None:
+    """Write the file of a network that training lost: no weights, and why."""
+    save_file({}, str(path), metadata={"diverged": reason})
+
+
+def metadata(path: Path | str) -> dict[str, str]:
+    """The header of a saved network, without reading its weights."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:  # safetensors raises its own untyped error
+        raise ModelError(f"{path} is not a readable model file ({error}); delete it and run again") from error
+
+
+def load(path: Path | str) -> Network:
+    """Read what `save` wrote; nothing is unpickled.
+
+    Raises `Diverged` for the file of a diverged training, `ModelError` for a foreign or a broken one.
+    """
+    header = metadata(path)
+    if "diverged" in header:
+        raise Diverged(header["diverged"])
+    if "spec" not in header:
+        raise ModelError(f"{path} does not say which network it is; delete it and run again")
+    spec = Spec(**json.loads(header["spec"]))
+    with torch.random.fork_rng(), safe_open(str(path), framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}
+        model = Network(spec, state["mean"], state["std"])
+    model.load_state_dict(state)
+    return model
+
+
+def predict(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> torch.Tensor:
+    """Softmax probabilities (N, classes), float32, of `uint8` images (N, C, H, W), in evaluation mode."""
+    model.eval()
+    parts: Sequence[torch.Tensor]
+    with torch.inference_mode():
+        parts = [torch.softmax(model(batch.float() / 255).float(), 1) for batch in images.split(batch_size)]
+        return torch.cat(parts) if parts else torch.empty(0, 0)

@@ -1,0 +1,1 @@
+"""What the workflow needs around the science: configuration, cells, jobs and provenance."""

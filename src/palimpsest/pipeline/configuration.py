@@ -1,0 +1,138 @@
+"""The configuration: merged with its scale, checked before the first job, refused in one sentence.
+
+config.yaml names everything that exists and its published values; a scale file says which data set, network and
+forget set stands in for which, and which budgets are cut. `resolve` puts the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from palimpsest.pipeline import method
+
+ROOT = Path(__file__).parents[3]
+# Sections of the configuration and the folder whose files their entries name.
+SECTIONS = {"datasets": "data", "models": "models", "unlearners": "unlearners", "attacks": "attacks"}
+# Keys of an entry that are the workflow's, not the method's.
+RESERVED = {"datasets": {"method", "subset"}, "models": {"method"}, "unlearners": {"method", "also_in"}, "attacks": {"method", "images"}}
+RECIPE = (
+    "epochs", "batch_size", "lr", "optimizer", "momentum", "weight_decay", "schedule", "milestones",
+    "warmup_epochs", "augment", "precision",
+)  # fmt: skip
+
+
+class ConfigError(Exception):
+    """The configuration cannot be run; the message says what is wrong and lists what is valid."""
+
+
+def scale_file(scale: object) -> Path:
+    """The file of a scale; `ConfigError` lists the scales there are."""
+    folder = ROOT / "config" / "scales"
+    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    if scale not in known:
+        raise ConfigError(_unknown("config", "scale", str(scale), known))
+    return folder / f"{scale}.yaml"
+
+
+def load(path: Path | str = "config/config.yaml", **overrides: Any) -> dict[str, Any]:
+    """The configuration as Snakemake would merge it, for use without Snakemake."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / path).read_text()) | overrides
+    _update(config, yaml.safe_load(scale_file(config["scale"]).read_text()))
+    return resolve(config | overrides)
+
+
+def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a merged configuration and apply the scale's budgets; a new dictionary of plain types.
+
+    Raises `ConfigError` for an unknown key, method, keyword, data set or scale.
+    """
+    merged = deepcopy(dict(config))
+    _check_schema(merged)
+    for kind, cuts in merged["budgets"].items():
+        for name, values in cuts.items():
+            if name not in merged[kind]:
+                raise ConfigError(_unknown(f"scale {merged['scale']}: budgets.{kind}", "entry", name, merged[kind]))
+            merged[kind][name] = {**merged[kind][name], **values}
+    for section, folder in SECTIONS.items():
+        for name, entry in merged[section].items():
+            _check_entry(section, folder, name, entry)
+    for name, entry in merged["forget_sets"].items():
+        _check_keywords(f"config.yaml: forget_sets.{name}", entry, method.keywords("forget.py", "forget"))
+    for name, recipe in merged["recipes"].items():
+        _check_keywords(f"recipes.{name}", recipe, RECIPE)
+        if not {"epochs", "batch_size", "lr"} <= set(recipe):
+            raise ConfigError(f"recipes.{name} must give at least epochs, batch_size and lr.")
+    _check_stand_ins(merged)
+    return merged
+
+
+def method_of(config: Mapping[str, Any], section: str, name: str) -> str:
+    """The file that an entry of a section names: its `method`, else its own name."""
+    return str(config[section][name].get("method", name))
+
+
+def keywords_of(config: Mapping[str, Any], section: str, name: str) -> dict[str, Any]:
+    """The keywords that an entry passes to its method; a variant (`method: other`) starts from the other entry's."""
+    entry = config[section][name]
+    parent = method_of(config, section, name)
+    inherited = keywords_of(config, section, parent) if parent != name and parent in config[section] else {}
+    return {**inherited, **{key: value for key, value in entry.items() if key not in RESERVED[section]}}
+
+
+def _check_schema(config: dict[str, Any]) -> None:
+    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text())
+    for error in sorted(jsonschema.Draft202012Validator(schema).iter_errors(config), key=lambda e: list(e.path)):
+        where = ".".join(map(str, error.path)) or "the configuration"
+        if error.validator == "additionalProperties":
+            known = error.schema["properties"]
+            stray = sorted(set(error.instance) - set(known))[0]
+            raise ConfigError(_unknown(where, "key", stray, known))
+        if error.validator == "required":
+            absent = sorted(set(error.validator_value) - set(error.instance))[0]
+            raise ConfigError(f"{where} lacks the key {absent!r}: {error.schema['properties'][absent]['description']}")
+        raise ConfigError(f"{where} cannot be {error.instance!r}: {error.schema.get('description', error.message)}")
+
+
+def _check_entry(section: str, folder: str, name: str, entry: Mapping[str, Any]) -> None:
+    file = entry.get("method", name)
+    if not method.exists(folder, str(file)):
+        raise ConfigError(_unknown(f"config.yaml: {section}.{name}", "method", str(file), method.names(folder)))
+    valid = method.keywords(folder, str(file)) - method.FILLED_IN
+    _check_keywords(f"config.yaml: {section}.{name}", entry, valid, RESERVED[section])
+
+
+def _check_keywords(where: str, entry: Mapping[str, Any], valid: Iterable[str], reserved: Iterable[str] = ()) -> None:
+    for key in entry:
+        if key not in {*valid, *reserved}:
+            raise ConfigError(_unknown(where, "keyword", key, valid))
+
+
+def _check_stand_ins(config: Mapping[str, Any]) -> None:
+    for kind, section in (("datasets", "datasets"), ("models", "models"), ("forget_sets", "forget_sets")):
+        for paper_name, substitute in config["stand_ins"].get(kind, {}).items():
+            for name in substitute.values() if isinstance(substitute, dict) else [substitute]:
+                if name is not None and name not in config[section]:
+                    where = f"scale {config['scale']}: stand_ins.{kind}.{paper_name}"
+                    raise ConfigError(_unknown(where, section, str(name), config[section]))
+
+
+def _unknown(where: str, what: str, name: str, valid: Iterable[str]) -> str:
+    known = sorted(valid)
+    near = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{where} has no {what} {name!r};{hint} it takes {', '.join(known) or 'none'}."
+
+
+def _update(config: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            _update(config[key], value)
+        else:
+            config[key] = value

@@ -1,0 +1,185 @@
+"""What every job does around its one function: log, device, seeds, atomic outputs, the record, one clear sentence.
+
+    with job(snakemake) as run:
+        images = data.read(run.input.data)
+        run.keep_model(run.output.model, lambda: fit(...))
+
+An output is written under a temporary name and renamed when it is whole. An error that a user can mend ends the job
+with one sentence in its log; an error of ours with its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from palimpsest.pipeline import provenance
+from palimpsest.seeds import stable_seed
+
+if TYPE_CHECKING:
+    from palimpsest.models import Network
+    from palimpsest.train import Checkpoint
+
+log = logging.getLogger("palimpsest")
+T = TypeVar("T")
+
+# Errors whose message is the one sentence that a user needs, by name: importing their classes would import torch.
+CLEAR = {"DataError", "ForgetError", "ModelError", "ConfigError", "Diverged"}
+
+
+class Run:
+    """One running job: Snakemake's fields, and what the scripts need besides them."""
+
+    def __init__(self, snakemake: Any) -> None:
+        self.input = snakemake.input
+        self.output = snakemake.output
+        self.params = snakemake.params
+        self.wildcards: dict[str, str] = dict(snakemake.wildcards.items())
+        self.rule: str = snakemake.rule
+        self.threads: int = snakemake.threads
+        self.facts: dict[str, Any] = {"threads": snakemake.threads}
+        self._resume: list[Path] = []
+
+    @property
+    def device(self) -> str:
+        """`cuda` where the job sees a card, else `cpu`."""
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def seed(self, repetition: int | str) -> int:
+        """The seed of this job's cell and one repetition."""
+        cell = {name: value for name, value in self.wildcards.items() if name != "seed"}
+        seed = stable_seed(self.rule, cell, int(repetition))
+        self.facts.setdefault("seeds", {})[str(repetition)] = seed
+        return seed
+
+    def checkpoint(self, beside: str) -> Checkpoint:
+        """Where the training of output `beside` may resume; tied to the job's parameters and inputs."""
+        from palimpsest.train import Checkpoint
+
+        inputs = {provenance.relative(path): provenance.digest(path) for path in self.input}
+        key = str(stable_seed(self.rule, self.wildcards, dict(self.params.items()), inputs))
+        path = Path(beside).with_suffix(".resume")
+        self._resume.append(path)
+        return Checkpoint(path, key)
+
+    def timed(self, call: Callable[[], T]) -> T:
+        """What `call` returns; its seconds, without loading and saving, go into the record as `method_seconds`."""
+        started = time.perf_counter()
+        result = call()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.facts.setdefault("method_seconds", []).append(round(time.perf_counter() - started, 3))
+        return result
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[Path]:
+        """A temporary path that becomes `path` when the block ends well, and vanishes when it does not."""
+        final = Path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, final)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def write_json(self, path: str, content: Any) -> None:
+        """Write `content` as JSON."""
+        with self.writing(path) as temporary:
+            temporary.write_text(json.dumps(content) + "\n")
+
+    def write_rows(self, path: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write measurements, one JSON object a line."""
+        with self.writing(path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_tensors(self, path: str, tensors: Mapping[str, Any], **metadata: str) -> None:
+        """Write tensors as safetensors."""
+        from safetensors.torch import save_file
+
+        with self.writing(path) as temporary:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+
+    def keep_model(self, path: str, make: Callable[[], Network], **metadata: str) -> None:
+        """Write the network that `make` returns; a diverged training is kept as such and is no error."""
+        from palimpsest import models
+
+        try:
+            model = make()
+        except models.Diverged as reason:
+            log.warning("diverged: %s", reason)
+            self.facts["status"] = f"diverged: {reason}"
+            with self.writing(path) as temporary:
+                models.save_diverged(temporary, str(reason))
+        else:
+            with self.writing(path) as temporary:
+                models.save(model, temporary, **metadata)
+        for resume in self._resume:
+            resume.unlink(missing_ok=True)
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[Run]:
+    """Run the block as the job of a rule; writes `output.record` at the end, where the rule has one."""
+    logging.basicConfig(
+        filename=snakemake.log[0], filemode="w", level=logging.INFO, format="%(asctime)s %(message)s", force=True
+    )
+    # Small networks use few threads a job, so that jobs and not threads fill the cores; set before torch is imported.
+    os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    run = Run(snakemake)
+    started = time.perf_counter()
+    try:
+        yield run
+        if "record" in snakemake.output.keys():
+            outputs = [path for path in snakemake.output if path != snakemake.output.record]
+            facts = {**run.facts, **_usage(time.perf_counter() - started)}
+            content = provenance.record(
+                rule=run.rule,
+                wildcards=run.wildcards,
+                params=dict(run.params.items()),
+                inputs=[path for path in run.input if Path(path).is_file()],
+                outputs=outputs,
+                facts=facts,
+            )
+            with run.writing(snakemake.output.record) as temporary:
+                provenance.write(temporary, content)
+    except Exception as error:
+        log.error("%s", _sentence(error))
+        sys.exit(1)
+
+
+def _usage(seconds: float) -> dict[str, Any]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    facts: dict[str, Any] = {"seconds": round(seconds, 2), "peak_memory_mb": round(peak), "device": "cpu"}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        facts["device"] = torch.cuda.get_device_name()
+        facts["gpu_peak_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+        facts["tf32"] = torch.backends.cuda.matmul.allow_tf32
+    return facts
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"No space is left on the disk for {error.filename or 'an output'}: free some and run again; nothing is lost."
+    if type(error).__name__ in CLEAR or isinstance(error, FileNotFoundError):
+        return str(error)
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"The card's memory is too small for this job: lower batch_size in the scale file. ({error})"
+    return traceback.format_exc()

@@ -1,0 +1,1 @@
+"""What people read: ours beside published, tables, claims, checks and pages."""

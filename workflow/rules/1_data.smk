@@ -1,0 +1,40 @@
+"""Data: each data set as one file of uint8 tensors, and the forget sets drawn from it.
+
+in: the data root (files that lie there are used; else they are fetched)
+out: data/{dataset}.safetensors, forget/{dataset}/{forget}/seed{seed}.json
+"""
+
+
+rule data:
+    output:
+        images="<results>/data/{dataset}.safetensors",
+        record="<results>/data/{dataset}.record.json",
+    log:
+        "<logs>/data/{dataset}.log",
+    params:
+        method=lambda wildcards: configuration.method_of(config, "datasets", wildcards.dataset),
+        keywords=lambda wildcards: configuration.keywords_of(config, "datasets", wildcards.dataset),
+        subset=lambda wildcards: config["datasets"][wildcards.dataset].get("subset", {}),
+        root=config["data_root"],
+        code=lambda wildcards: cells.code_of(config, "datasets", wildcards.dataset),
+    conda:
+        "../../environment.yml"
+    script:
+        "../scripts/data.py"
+
+
+rule forget:
+    input:
+        images="<results>/data/{dataset}.safetensors",
+    output:
+        forget="<results>/forget/{dataset}/{forget}/seed{seed}.json",
+        record="<results>/forget/{dataset}/{forget}/seed{seed}.record.json",
+    log:
+        "<logs>/forget/{dataset}/{forget}/seed{seed}.log",
+    params:
+        rule=lookup("forget_sets/{forget}", within=config),
+        code=method.code("forget"),
+    conda:
+        "../../environment.yml"
+    script:
+        "../scripts/forget.py"

@@ -1,0 +1,46 @@
+"""Evaluation: every metric of a model, clean and under each attack that some table asks for.
+
+in: base/… (the original) or unlearned/…, attacked/…, data/{dataset}, forget/…
+out: rows/{dataset}/{model}/{forget}/{unlearner}.jsonl, one JSON object a measurement
+"""
+
+
+def model_of(wildcards):
+    """The models to evaluate: the base models stand in the place of the unlearner `original`."""
+    place = "base/{dataset}/{model}" if wildcards.unlearner == cells.ORIGINAL else "unlearned/{dataset}/{model}/{forget}/{unlearner}"
+    return collect("<results>/" + place + "/seed{seed}.safetensors", seed=SEEDS, **wildcards)
+
+
+def attacked_of(wildcards):
+    """The attacked images of every attack and repetition."""
+    return collect(
+        "<results>/attacked/{dataset}/{model}/{forget}/{unlearner}/{attack}/seed{seed}.safetensors",
+        attack=PLAN.attacks_of(**wildcards),
+        seed=SEEDS,
+        **wildcards,
+    )
+
+
+rule evaluate:
+    input:
+        images="<results>/data/{dataset}.safetensors",
+        models=model_of,
+        attacked=attacked_of,
+        forget=collect("<results>/forget/{{dataset}}/{{forget}}/seed{seed}.json", seed=SEEDS),
+    output:
+        rows="<results>/rows/{dataset}/{model}/{forget}/{unlearner}.jsonl",
+        record="<results>/rows/{dataset}/{model}/{forget}/{unlearner}.record.json",
+    log:
+        "<logs>/evaluate/{dataset}/{model}/{forget}/{unlearner}.log",
+    params:
+        attacks=lambda wildcards: PLAN.attacks_of(**wildcards),
+        code=method.code("metrics/accuracy", "metrics/svc_membership"),
+    threads: config["threads"]
+    resources:
+        gpu=config["gpu"],
+        mem_mb=config["mem_mb"],
+        runtime=config["runtime"],
+    conda:
+        "../../environment.yml"
+    script:
+        "../scripts/evaluate.py"

@@ -1,0 +1,25 @@
+"""Rule evaluate: every metric of one unlearner's models, all repetitions."""
+
+from palimpsest.pipeline.job import job
+
+with job(snakemake) as run:
+    from palimpsest import data, evaluate, models, unlearners
+
+    images = data.read(run.input.images).to(run.device)
+    count, rows = len(run.input.models), []
+    for repetition, path in enumerate(run.input.models):
+        forget, retain = unlearners.split(images, run.input.forget[repetition])
+        files = [run.input.attacked[i * count + repetition] for i in range(len(run.params.attacks))]
+        about = {**run.wildcards, "repetition": repetition, "seed": models.metadata(path).get("seed", "")}
+        try:
+            model = models.load(path).to(run.device)
+            attacked = {
+                name: evaluate.read_attacked(file, run.device)
+                for name, file in zip(run.params.attacks, files, strict=True)
+            }
+            rows += [
+                {**about, **found, "status": "ok"} for found in evaluate.measure(model, images, forget, retain, attacked)
+            ]
+        except models.Diverged as reason:
+            rows.append({**about, "status": "diverged", "reason": str(reason)})
+    run.write_rows(run.output.rows, rows)
