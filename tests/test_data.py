@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import random
+import socket
 import struct
 import subprocess
 import sys
@@ -532,10 +533,10 @@ def test_a_download_with_another_checksum_is_refused_and_leaves_nothing(tmp_path
 
 
 def test_a_refused_connection_is_an_error_that_leaves_nothing(tmp_path, monkeypatch, server):
-    monkeypatch.setattr(cifar10, "URL", f"{server.url}cifar-10-python.tar.gz")
-    server.__exit__()  # its port is closed from here on
-    server.http.shutdown = server.http.server_close = lambda: None
-    fails(partial(cifar10.load, tmp_path), cifar10.URL, cifar10.MD5, "Connection refused", str(tmp_path))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # held without listening, so that nobody else answers there
+        monkeypatch.setattr(cifar10, "URL", f"http://127.0.0.1:{taken.getsockname()[1]}/cifar-10-python.tar.gz")
+        fails(partial(cifar10.load, tmp_path), cifar10.URL, cifar10.MD5, "Connection refused", str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
