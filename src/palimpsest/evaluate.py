@@ -57,7 +57,9 @@ def measure(
         yield _row("none", "", metric, value, n)
     for name, made in attacked.items():
         labels, targets = made.labels.cpu(), made.targets.cpu()
-        for epsilon, pixels, loss in zip(("0", *made.epsilons), (made.clean, *made.images), (None, *made.loss), strict=True):
+        for epsilon, pixels, loss in zip(
+            ("0", *made.epsilons), (made.clean, *made.images), (None, *made.loss), strict=True
+        ):
             probabilities = predict(model, pixels).cpu()
             found = {
                 f"{made.on}_accuracy": accuracy.accuracy(probabilities, labels),
@@ -73,7 +75,14 @@ def measure(
 
 
 def _row(attack: str, epsilon: str, metric: str, value: float, n: int) -> Measurement:
-    return {"attack": attack, "epsilon": epsilon, "metric": metric, "value": round(value, 6), "unit": unit(metric), "n": n}
+    return {
+        "attack": attack,
+        "epsilon": epsilon,
+        "metric": metric,
+        "value": round(value, 6),
+        "unit": unit(metric),
+        "n": n,
+    }
 
 
 def read_attacked(path: Path | str, device: str) -> Attacked:

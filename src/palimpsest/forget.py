@@ -35,7 +35,9 @@ def choose(
     if classes is not None:
         missing = sorted(set(classes) - set(labels.tolist()))
         if missing:
-            raise ForgetError(f"the training set has no class {missing[0]}; its classes are {labels.min()}..{labels.max()}")
+            raise ForgetError(
+                f"the training set has no class {missing[0]}; its classes are {labels.min()}..{labels.max()}"
+            )
         chosen = np.flatnonzero(np.isin(labels, list(classes)))
     else:
         wanted = count if count is not None else round(float(share or 0) * len(labels))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -27,6 +27,7 @@ from palimpsest.seeds import stable_seed
 
 log = logging.getLogger(__name__)
 
+M = TypeVar("M", bound=nn.Module)
 Batches = Callable[[int, torch.Generator], Sequence[torch.Tensor]]
 Relabel = Callable[[int, torch.Generator, torch.Tensor], torch.Tensor]
 
@@ -101,7 +102,11 @@ class Checkpoint:
         temporary = self.path.with_name(self.path.name + f".{os.getpid()}.tmp")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         save_file(
-            {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items() if tensor is not None},
+            {
+                name: tensor.detach().cpu().clone().contiguous()
+                for name, tensor in tensors.items()
+                if tensor is not None
+            },
             str(temporary),
             metadata={"key": self.key, "epoch": str(epoch)},
         )
@@ -151,8 +156,12 @@ def augmented(images: torch.Tensor, augment: Sequence[str], generator: torch.Gen
     device = images.device
     if "crop" in augment:
         pad = 4
-        rows = torch.randint(2 * pad + 1, (count, 1), generator=generator).to(device) + torch.arange(height, device=device)
-        cols = torch.randint(2 * pad + 1, (count, 1), generator=generator).to(device) + torch.arange(width, device=device)
+        rows = torch.randint(2 * pad + 1, (count, 1), generator=generator).to(device) + torch.arange(
+            height, device=device
+        )
+        cols = torch.randint(2 * pad + 1, (count, 1), generator=generator).to(device) + torch.arange(
+            width, device=device
+        )
         padded = F.pad(images, (pad,) * 4)
         which = torch.arange(count, device=device)[:, None, None]
         images = padded[which, :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
@@ -163,7 +172,7 @@ def augmented(images: torch.Tensor, augment: Sequence[str], generator: torch.Gen
 
 
 def fit(
-    model: nn.Module,
+    model: M,
     images: torch.Tensor,
     labels: torch.Tensor,
     recipe: Recipe,
@@ -175,7 +184,7 @@ def fit(
     before_step: Callable[[nn.Module], None] | None = None,
     after_step: Callable[[nn.Module], None] | None = None,
     checkpoint: Checkpoint | None = None,
-) -> nn.Module:
+) -> M:
     """Train `model` in place on `uint8` images (N, C, H, W) and `int64` labels (N,), all on the model's device.
 
     seed: decides shuffling, augmentation and dropout. batches: (epoch, generator) to index batches; default a fresh
@@ -227,7 +236,9 @@ def fit(
         speed = sum(map(len, plan)) / (time.perf_counter() - started)
         log.info("epoch %d of %d: loss %.4f, %.0f images/s", epoch + 1, recipe.epochs, mean, speed)
         if not math.isfinite(mean):
-            raise Diverged(f"the loss was {mean} in epoch {epoch + 1} of {recipe.epochs}; a lower learning rate mends it")
+            raise Diverged(
+                f"the loss was {mean} in epoch {epoch + 1} of {recipe.epochs}; a lower learning rate mends it"
+            )
         if checkpoint and epoch + 1 < recipe.epochs:
             checkpoint.save(model, optimizer, epoch + 1)
     model.eval()

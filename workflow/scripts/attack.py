@@ -20,5 +20,6 @@ with job(snakemake) as run:
         except models.Diverged as reason:
             run.write_tensors(output, {}, diverged=str(reason), **header)
             continue
-        made = run.timed(lambda: attack(unlearned, original, *aimed, seed=seed, **run.params.keywords))
+        with run.timed():
+            made = attack(unlearned, original, *aimed, seed=seed, **run.params.keywords)
         run.write_tensors(output, {**made._asdict(), "clean": aimed.images, "labels": aimed.labels}, **header)

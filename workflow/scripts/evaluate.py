@@ -18,7 +18,8 @@ with job(snakemake) as run:
                 for name, file in zip(run.params.attacks, files, strict=True)
             }
             rows += [
-                {**about, **found, "status": "ok"} for found in evaluate.measure(model, images, forget, retain, attacked)
+                {**about, **found, "status": "ok"}
+                for found in evaluate.measure(model, images, forget, retain, attacked)
             ]
         except models.Diverged as reason:
             rows.append({**about, "status": "diverged", "reason": str(reason)})

@@ -1,5 +1,6 @@
 """Rule page: stand-in until the report exists."""
+
 from palimpsest.pipeline.job import job
-with job(snakemake) as run:
-    with run.writing(run.output.page) as p:
-        p.write_text("x")
+
+with job(snakemake) as run, run.writing(run.output.page) as p:
+    p.write_text("x")

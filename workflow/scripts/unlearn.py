@@ -19,11 +19,11 @@ with job(snakemake) as run:
     wanted = {name: value for name, value in filled.items() if name in keywords("unlearners", run.params.method)}
     unlearn = import_module(f"palimpsest.unlearners.{run.params.method}").unlearn
     run.facts |= {"forget": len(forget.labels), "retain": len(retain.labels)}
-    run.keep_model(
-        run.output.model,
-        lambda: run.timed(
-            lambda: unlearn(models.load(run.input.base).to(run.device), forget, retain, **wanted, **run.params.keywords)
-        ),
-        data=data.digest(run.input.images),
-        seed=str(seed),
-    )
+
+    def unlearned():
+        base = models.load(run.input.base).to(run.device)
+        with run.timed():
+            return unlearn(base, forget, retain, **wanted, **run.params.keywords)
+
+    header = {"data": data.digest(run.input.images), "seed": str(seed)}
+    run.keep_model(run.output.model, unlearned, **header)

@@ -72,7 +72,11 @@ def attack(
     made, targets, losses = [], [], []
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     try:
-        for part, truth in zip(images.split(max(1, batch_size // len(bounds))), labels.split(max(1, batch_size // len(bounds))), strict=True):
+        for part, truth in zip(
+            images.split(max(1, batch_size // len(bounds))),
+            labels.split(max(1, batch_size // len(bounds))),
+            strict=True,
+        ):
             clean = part.float().div_(255)
             with torch.no_grad():
                 answer = original(clean).float()

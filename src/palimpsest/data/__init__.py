@@ -41,11 +41,17 @@ class Images:
         for split in ("train", "test"):
             images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
             if images.dtype != torch.uint8 or images.ndim != 4:
-                raise DataError(f"{split} images must be uint8 (N, C, H, W), found {images.dtype} {tuple(images.shape)}")
+                raise DataError(
+                    f"{split} images must be uint8 (N, C, H, W), found {images.dtype} {tuple(images.shape)}"
+                )
             if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-                raise DataError(f"{split} labels must be int64 ({len(images)},), found {labels.dtype} {tuple(labels.shape)}")
-            if len(labels) and not (0 <= labels.min() and labels.max() < len(self.classes)):
-                raise DataError(f"{split} labels must lie in 0..{len(self.classes) - 1}, found {labels.min()}..{labels.max()}")
+                raise DataError(
+                    f"{split} labels must be int64 ({len(images)},), found {labels.dtype} {tuple(labels.shape)}"
+                )
+            if len(labels) and not (labels.min() >= 0 and labels.max() < len(self.classes)):
+                raise DataError(
+                    f"{split} labels must lie in 0..{len(self.classes) - 1}, found {labels.min()}..{labels.max()}"
+                )
 
     @property
     def digest(self) -> str:
@@ -63,7 +69,9 @@ class Images:
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
-def stratified(images: Images, *, train_per_class: int | None = None, test_per_class: int | None = None, seed: int = 0) -> Images:
+def stratified(
+    images: Images, *, train_per_class: int | None = None, test_per_class: int | None = None, seed: int = 0
+) -> Images:
     """The same data set with a fixed number of images of each class, drawn with `seed`, in upstream order.
 
     Raises `DataError` where a class has fewer images than asked for.
@@ -82,7 +90,7 @@ def stratified(images: Images, *, train_per_class: int | None = None, test_per_c
             order = torch.cat(keep).sort().values
             pixels, labels = pixels[order], labels[order]
         parts[f"{split}_images"], parts[f"{split}_labels"] = pixels, labels
-    return replace(images, **parts)
+    return Images(classes=images.classes, **parts)
 
 
 def save(images: Images, path: Path | str) -> None:

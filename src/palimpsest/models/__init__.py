@@ -38,7 +38,7 @@ class Spec:
 
 
 class Network(nn.Module):
-    """A network with its normalisation: `forward` takes float pixels in [0, 1], (N, C, H, W), gives logits (N, classes)."""
+    """A network with its normalisation: float pixels in [0, 1], (N, C, H, W), to logits (N, classes)."""
 
     mean: torch.Tensor
     std: torch.Tensor

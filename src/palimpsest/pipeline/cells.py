@@ -134,13 +134,17 @@ class Plan:
                 if row["unlearner"] == ORIGINAL or row["control"] or shape in shapes:
                     continue
                 shapes.add(shape)
-                yield self._cell(paper, table, line, {**row, "unlearner": name, "published": "", "note": "not in the paper"})
+                yield self._cell(
+                    paper, table, line, {**row, "unlearner": name, "published": "", "note": "not in the paper"}
+                )
 
     def _cell(self, paper: str, table: str, line: int, row: dict[str, str]) -> Cell:
         where = f"config/papers/{paper}/{table}.csv:{line}"
         for section, name in (("datasets", row["dataset"]), ("models", row["model"]), ("forget_sets", row["forget"])):
             if name not in self.config[section]:
-                raise ConfigError(f"{where} has no {section} {name!r}; it takes {', '.join(sorted(self.config[section]))}.")
+                raise ConfigError(
+                    f"{where} has no {section} {name!r}; it takes {', '.join(sorted(self.config[section]))}."
+                )
         try:
             published = float(row["published"]) if row["published"] else None
         except ValueError as error:
@@ -181,7 +185,11 @@ class Plan:
     def _reductions(self, row: dict[str, str], run: Run) -> tuple[str, ...]:
         found = [
             f"{name} → {substitute}"
-            for name, substitute in ((row["dataset"], run.dataset), (row["model"], run.model), (row["forget"], run.forget))
+            for name, substitute in (
+                (row["dataset"], run.dataset),
+                (row["model"], run.model),
+                (row["forget"], run.forget),
+            )
             if name != substitute
         ]
         for kind, name in (("unlearners", row["unlearner"]), ("attacks", row["attack"])):
@@ -203,4 +211,3 @@ def recipe_of(config: Mapping[str, Any], dataset: str, model: str) -> dict[str, 
 def code_of(config: Mapping[str, Any], section: str, name: str) -> str:
     """The hash of the code behind an entry of the configuration, for a rule's `params`."""
     return method.code(f"{SECTIONS[section]}/{method_of(config, section, name)}")
-

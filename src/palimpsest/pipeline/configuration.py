@@ -21,7 +21,12 @@ ROOT = Path(__file__).parents[3]
 # Sections of the configuration and the folder whose files their entries name.
 SECTIONS = {"datasets": "data", "models": "models", "unlearners": "unlearners", "attacks": "attacks"}
 # Keys of an entry that are the workflow's, not the method's.
-RESERVED = {"datasets": {"method", "subset"}, "models": {"method"}, "unlearners": {"method", "also_in"}, "attacks": {"method", "images"}}
+RESERVED = {
+    "datasets": {"method", "subset"},
+    "models": {"method"},
+    "unlearners": {"method", "also_in"},
+    "attacks": {"method", "images"},
+}
 RECIPE = (
     "epochs", "batch_size", "lr", "optimizer", "momentum", "weight_decay", "schedule", "milestones",
     "warmup_epochs", "augment", "precision",

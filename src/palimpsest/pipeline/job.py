@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from palimpsest.pipeline import provenance
 from palimpsest.seeds import stable_seed
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from palimpsest.train import Checkpoint
 
 log = logging.getLogger("palimpsest")
-T = TypeVar("T")
 
 # Errors whose message is the one sentence that a user needs, by name: importing their classes would import torch.
 CLEAR = {"DataError", "ForgetError", "ModelError", "ConfigError", "Diverged"}
@@ -74,15 +73,15 @@ class Run:
         self._resume.append(path)
         return Checkpoint(path, key)
 
-    def timed(self, call: Callable[[], T]) -> T:
-        """What `call` returns; its seconds, without loading and saving, go into the record as `method_seconds`."""
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Seconds of the block, without loading and saving, go into the record as `method_seconds`."""
         started = time.perf_counter()
-        result = call()
+        yield
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.synchronize()
         self.facts.setdefault("method_seconds", []).append(round(time.perf_counter() - started, 3))
-        return result
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Path]:
@@ -177,7 +176,8 @@ def _usage(seconds: float) -> dict[str, Any]:
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"No space is left on the disk for {error.filename or 'an output'}: free some and run again; nothing is lost."
+        place = error.filename or "an output"
+        return f"No space is left on the disk for {place}: free some and run again; nothing is lost."
     if type(error).__name__ in CLEAR or isinstance(error, FileNotFoundError):
         return str(error)
     if type(error).__name__ == "OutOfMemoryError":

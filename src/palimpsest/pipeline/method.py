@@ -74,5 +74,8 @@ def _imports(file: Path) -> list[Path]:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
             base = PACKAGE.joinpath(*(node.module or "").split(".")[1:])
-            found += [base / f"{alias.name}.py" for alias in node.names] + [base / "__init__.py", base.with_suffix(".py")]
+            found += [base / f"{alias.name}.py" for alias in node.names] + [
+                base / "__init__.py",
+                base.with_suffix(".py"),
+            ]
     return [candidate for candidate in found if candidate.is_file() and candidate != PACKAGE / "__init__.py"]

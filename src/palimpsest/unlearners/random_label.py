@@ -85,9 +85,7 @@ def unlearn(
     )
 
 
-def random_labels(
-    labels: torch.Tensor, classes: int, generator: torch.Generator, *, true_label: bool
-) -> torch.Tensor:
+def random_labels(labels: torch.Tensor, classes: int, generator: torch.Generator, *, true_label: bool) -> torch.Tensor:
     """Uniform labels for `labels` (N,) from 0..classes-1, without the true one unless `true_label`; same device."""
     if true_label:
         return torch.randint(classes, labels.shape, generator=generator).to(labels.device)
