@@ -1,0 +1,163 @@
+"""The papers' claims as checks: each evaluated over our numbers, and over the printed ones.
+
+A claim (paper.yaml) names cells by a filter and a check that each must pass: `at_least` or `at_most` a bound, or
+`no_less_than` a partner, the cell that differs in the fields given, by at most `tolerance`. All cells must pass, or with
+`most` more than half.
+
+A cell passes when every repetition does and fails when none does; between the two its spread straddles the bound, and
+it decides nothing. Partners are compared repetition by repetition: the two share base model and forget set. A claim
+holds or not when the cells that are undecided or missing could not change it; else we cannot tell. The printed numbers
+have no spread, and those the paper leaves blank are left out: a paper may contradict itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from palimpsest.pipeline.cells import Cell
+from palimpsest.pipeline.configuration import ConfigError
+from palimpsest.report import compare
+from palimpsest.report.compare import Compared
+
+HOLDS, FAILS, CANNOT_TELL = "holds", "does not hold", "cannot tell"
+CHECKS = {"at_least", "at_most", "no_less_than", "tolerance", "most"}
+Numbers = Callable[[Compared], Mapping[int, float]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell under a claim's check. margin: by repetition, how far it is above what is asked; empty: no number."""
+
+    one: Compared
+    margin: Mapping[int, float]
+
+    @property
+    def passes(self) -> bool | None:
+        """Whether it passes; None where it has no number or its repetitions disagree."""
+        met = {value >= -1e-9 for value in self.margin.values()}
+        return met.pop() if len(met) == 1 else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim on one set of numbers."""
+
+    verdict: str
+    numbers: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim with its two verdicts. printed is None for a claim of ours. stand_in: whether a reduced run decided."""
+
+    says: str
+    source: str
+    bound: str
+    ours: bool
+    reproduced: Verdict
+    printed: Verdict | None
+    stand_in: bool
+
+
+def evaluate(about: Mapping[str, Any], found: Sequence[Compared]) -> list[Claim]:
+    """Every claim of a paper; `about` is the content of paper.yaml, `found` all its compared cells."""
+    return [_claim(claim, found, about.get("names", {})) for claim in about.get("claims", [])]
+
+
+def _claim(claim: Mapping[str, Any], found: Sequence[Compared], names: Mapping[str, str]) -> Claim:
+    check = claim["check"]
+    if not set(check) <= CHECKS or len(set(check) & {"at_least", "at_most", "no_less_than"}) != 1:
+        raise ConfigError(f"paper.yaml: the check of {claim['says']!r} takes one of at_least, at_most, no_less_than.")
+    where = dict(claim["cells"]) | ({"table": claim["table"]} if "table" in claim else {})
+    chosen = [one for one in found if compare.matches(one.cell, where) and one.verdict != compare.NOT_APPLICABLE]
+    if not chosen:
+        raise ConfigError(f"paper.yaml: no cell matches the claim {claim['says']!r}.")
+    most = bool(check.get("most"))
+    cases = [_case(one, check, found, lambda one: {} if one.verdict == compare.DIVERGED else one.values) for one in chosen]
+    printed = None
+    if not claim.get("ours"):
+        theirs = [_case(one, check, found, _published) for one in chosen]
+        # A cell that the paper does not print (a method of ours, an unreadable row) cannot speak for the paper.
+        printed = _decide([case for case in theirs if case.margin], most, names, _published)
+    return Claim(
+        says=claim["says"],
+        source=claim["source"],
+        bound=claim.get("bound", ""),
+        ours=bool(claim.get("ours")),
+        reproduced=_decide(cases, most, names, lambda one: one.values),
+        printed=printed,
+        stand_in=any(case.margin and case.one.cell.reductions for case in cases),
+    )
+
+
+def _published(one: Compared) -> Mapping[int, float]:
+    return {} if one.cell.published is None else {0: one.cell.published}
+
+
+def _case(one: Compared, check: Mapping[str, Any], found: Sequence[Compared], numbers: Numbers) -> Case:
+    own = numbers(one)
+    if "at_least" in check:
+        return Case(one, {k: value - check["at_least"] for k, value in own.items()})
+    if "at_most" in check:
+        return Case(one, {k: check["at_most"] - value for k, value in own.items()})
+    wanted = _identity(replace(one.cell, **check["no_less_than"]))
+    partner = next((other for other in found if _identity(other.cell) == wanted), None)
+    other = numbers(partner) if partner else {}
+    slack = check.get("tolerance", 0)
+    return Case(one, {k: own[k] - other[k] + slack for k in own if k in other})
+
+
+def _identity(cell: Cell) -> tuple[str, ...]:
+    return (cell.table, cell.dataset, cell.model, cell.forget, cell.unlearner, cell.attack, cell.epsilon, cell.metric, cell.control)
+
+
+def _decide(cases: Sequence[Case], most: bool, names: Mapping[str, str], numbers: Numbers) -> Verdict:
+    passed = sum(case.passes is True for case in cases)
+    failed = sum(case.passes is False for case in cases)
+    empty = [case for case in cases if not case.margin]
+    total = len(cases)
+    if not any(case.margin for case in cases):
+        verdict = CANNOT_TELL
+    elif passed > total / 2 if most else passed == total:
+        verdict = HOLDS
+    elif failed >= total / 2 if most else failed:
+        verdict = FAILS
+    else:
+        verdict = CANNOT_TELL
+    said = [f"{passed} of {total} cells pass"]
+    if failed:
+        said.append(f"{failed} fail")
+    if straddle := total - passed - failed - len(empty):
+        said.append(f"{straddle} straddle the bound")
+    if empty:
+        why = dict.fromkeys(case.one.why if case.one.verdict == compare.NOT_RUN else "no number" for case in empty)
+        said.append(f"{len(empty)} without a number ({'; '.join(why)})")
+    text = ", ".join(said)
+    counted = [case for case in cases if case.margin]
+    if counted:
+        worst = min(counted, key=lambda case: sum(case.margin.values()) / len(case.margin))
+        text += f". {'Furthest off' if worst.passes is False else 'Closest'}: {_name(worst.one, names)} {_number(worst, numbers)}"
+    return Verdict(verdict, text + ".")
+
+
+def _name(one: Compared, names: Mapping[str, str]) -> str:
+    cell = one.cell
+    dataset = names.get(cell.dataset, cell.dataset)
+    if cell.run and numbers_are_stand_ins(one):
+        dataset += f" → {names.get(cell.run.dataset, cell.run.dataset)}"
+    return f"{dataset}, {names.get(cell.unlearner, cell.unlearner)}" + (f", ε = {cell.epsilon}" if cell.epsilon else "")
+
+
+def _number(case: Case, numbers: Numbers) -> str:
+    values = list(numbers(case.one).values())
+    text = f"{sum(values) / len(values):.4g}"
+    if case.one.sd is not None and len(values) > 1:
+        text += f" ± {case.one.sd:.2g}"
+    return text
+
+
+def numbers_are_stand_ins(one: Compared) -> bool:
+    """Whether the data is not the paper's."""
+    return bool(one.cell.run) and one.cell.run.dataset != one.cell.dataset  # type: ignore[union-attr]

@@ -1,0 +1,238 @@
+"""An arranged table as text: Markdown for a terminal, LaTeX for a paper, HTML for a browser.
+
+Ours has one decimal fewer than the paper prints, since the spread over repetitions leaves the last one without meaning;
+the CSV has all. Every verdict is a sign (`compare.SIGNS`), in HTML with a colour besides.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+
+import jinja2
+
+from palimpsest.pipeline.configuration import ROOT
+from palimpsest.report import compare
+from palimpsest.report.compare import Compared
+from palimpsest.report.tables import Column, Line, Table
+
+WIDTH = 110  # of prose in Markdown; tables stay within 120 columns
+TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\rightarrow$", "±": r"$\pm$", "≠": r"$\neq$",
+    "ε": r"$\varepsilon$", "σ": r"$\sigma$", "×": r"$\times$", "–": "--", "∞": r"$\infty$", "·": r"$\cdot$",
+    "≤": r"$\leq$", "≥": r"$\geq$", "“": "``", "”": "''", "’": "'",
+}  # fmt: skip
+
+
+def ours(one: Compared, column: Column) -> tuple[str, str]:
+    """Mean and spread of a cell as text; empty where there is none."""
+    places = max(column.places - 1, 0)
+    return (
+        "" if one.mean is None else f"{one.mean:.{places}f}",
+        "" if one.sd is None else f"{one.sd:.{places}f}",
+    )
+
+
+def printed(one: Compared, column: Column) -> str:
+    """What the paper prints in this cell, or why nothing can stand here."""
+    if one.cell.published is not None:
+        return f"{one.cell.published:.{column.places}f}"
+    if one.cell.note.startswith("unreadable"):
+        return "unreadable"
+    return "–" if one.verdict == compare.NOT_APPLICABLE else ""
+
+
+def instead(one: Compared) -> str:
+    """What stands in the place of a number that is not there."""
+    if one.verdict == compare.NOT_RUN:
+        return one.why.split(":")[0]
+    return compare.SIGNS[compare.NOT_APPLICABLE] if one.verdict == compare.NOT_APPLICABLE else one.verdict
+
+
+def repetitions(one: Compared, table: Table) -> str:
+    """`(n)`, where it is not the n of the caption."""
+    return f"({one.n})" if one.n and one.n != table.n else ""
+
+
+def spread(table: Table) -> str:
+    """The sentence that says what stands in a cell."""
+    if table.n == 0:
+        return "Nothing was run yet."
+    other = "; another number of repetitions stands in brackets" if _several(table) else ""
+    what = "one repetition" if table.n == 1 else f"mean ± sample standard deviation over n = {table.n} repetitions"
+    return f"Ours is {what}{other}; the printed number stands below it."
+
+
+def _several(table: Table) -> bool:
+    lines = [line for block in table.blocks for line in block.lines + block.controls]
+    return any(one and repetitions(one, table) for line in lines for one in line.cells)
+
+
+def legend(table: Table) -> list[tuple[str, str]]:
+    """The signs that occur, each with its meaning."""
+    return [(compare.SIGNS[verdict], compare.MEANING[verdict]) for verdict in table.signs]
+
+
+def reasons(table: Table) -> list[str]:
+    """Why lines or cells were not run, once each."""
+    cells = [one for block in table.blocks for line in block.lines + block.controls for one in line.cells if one]
+    return list(dict.fromkeys(one.why for one in cells if one.verdict in (compare.NOT_RUN, compare.DIVERGED)))
+
+
+def markdown(table: Table) -> str:
+    """Markdown that also reads well in a terminal of 120 columns."""
+    heads = [" ".join(filter(None, (column.name, column.short))) for column in table.columns]
+    parts = [f"# {table.title}", _wrap(table.caption)]
+    if table.banner:
+        parts.insert(1, "\n>\n".join(_wrap(text, "> ") for text in (f"**{table.banner[0]}**", *table.banner[1:])))
+    for block in table.blocks:
+        grid = [["", *heads]]
+        for line in block.lines:
+            grid.append([line.label, *_cells(line, table)])
+            if any(theirs := [printed(one, column) if one else "" for one, column in zip(line.cells, table.columns, strict=True)]):
+                grid.append(["  paper", *(text.replace("unreadable", "?") for text in theirs)])
+        parts += [f"## {block.title}", _wrap(block.about + "."), _grid(grid)]
+        if block.controls:
+            used = [i for i in range(len(heads)) if any(line.cells[i] for line in block.controls)]
+            grid = [["control", "", *(heads[i] for i in used)]]
+            for line in block.controls:
+                cells = _cells(line, table)
+                grid.append([line.control, line.label, *(cells[i] for i in used)])
+            parts += ["Controls, ours and not the paper's:", _grid(grid, left=2)]
+    notes = [spread(table), *(block.variants for block in table.blocks), *table.footnotes]
+    if table.signs:
+        notes.insert(1, "Signs: " + ", ".join(f"`{sign}` {meaning}" for sign, meaning in legend(table)) + ".")
+    if why := reasons(table):
+        notes.append("Not run or diverged: " + "; ".join(why) + ".")
+    if any(one and printed(one, column) == "unreadable" for block in table.blocks for line in block.lines for one, column in zip(line.cells, table.columns, strict=True)):
+        notes.append("A `?` in the paper's line: unreadable in the paper's text.")
+    return "\n\n".join([*parts, *(_wrap(note) for note in notes)]) + "\n"
+
+
+def _cells(line: Line, table: Table) -> list[str]:
+    if line.reason:
+        return [instead(next(one for one in line.cells if one)) if i == 0 else "" for i in range(len(line.cells))]
+    found = []
+    for one, column in zip(line.cells, table.columns, strict=True):
+        if one is None:
+            found.append("")
+        elif one.mean is None:
+            found.append(instead(one))
+        else:
+            mean, sd = ours(one, column)
+            # 0.993±.002: a fraction's spread needs no leading zero, and seven columns fit into a terminal.
+            small = f"±{sd.removeprefix('0') if column.places > 2 else sd}" if sd else ""
+            found.append(f"{mean}{small}{repetitions(one, table)} {compare.SIGNS[one.verdict] or ' '}")
+    return found
+
+
+def _wrap(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _grid(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    pad = [str.ljust if i < left else str.rjust for i in range(len(widths))]
+    rule = [("-" * width if i < left else "-" * (width - 1) + ":") for i, width in enumerate(widths)]
+    lines = [[pad[i](text, widths[i]) for i, text in enumerate(row)] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX takes it."""
+    return re.sub("|".join(map(re.escape, TEX)), lambda found: TEX[found[0]], text)
+
+
+def latex(table: Table) -> str:
+    """A `table` environment that needs only booktabs."""
+    count = len(table.columns)
+    groups = [(table.columns[i].group, [j for j in range(count) if table.columns[j].group == table.columns[i].group]) for i in range(count) if i == 0 or table.columns[i].group != table.columns[i - 1].group]
+    signs = "; ".join(f"{escape(sign)} {escape(meaning)}" for sign, meaning in legend(table))
+    caption = " ".join(
+        [*(rf"\textbf{{{escape(text)}}}" for text in table.banner), *map(escape, (table.title + ".", table.caption, spread(table)))]
+    )
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{caption} {signs}.}}" if signs else rf"\caption{{{caption}}}",
+        rf"\label{{tab:{table.paper}-{table.name}}}",
+        rf"\begin{{tabular}}{{l{'r' * count}}}",
+        r"\toprule",
+        " & ".join(["", *(rf"\multicolumn{{{len(of)}}}{{c}}{{{escape(label)}}}" for label, of in groups)]) + r" \\",
+        " ".join(rf"\cmidrule(lr){{{of[0] + 2}-{of[-1] + 2}}}" for _, of in groups),
+        " & ".join(["", *(escape(column.name) for column in table.columns)]) + r" \\",
+    ]
+    for block in table.blocks:
+        lines += [r"\midrule", rf"\multicolumn{{{count + 1}}}{{l}}{{\textbf{{{escape(block.title)}}} ({escape(block.about)})}} \\"]
+        for line in block.lines:
+            lines += _tex_line(line, table, escape(line.label))
+        if block.controls:
+            lines += [r"\addlinespace", rf"\multicolumn{{{count + 1}}}{{l}}{{\emph{{Controls, ours}}}} \\"]
+        for line in block.controls:
+            lines += _tex_line(line, table, rf"\emph{{{escape(line.label)}, {escape(line.control)}}}")
+    notes = [*(block.variants for block in table.blocks), *table.footnotes]
+    if why := reasons(table):
+        notes.append("Not run or diverged: " + "; ".join(why) + ".")
+    lines += [r"\bottomrule", r"\end{tabular}", "", r"\medskip\raggedright\scriptsize", *map(escape, notes), r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _tex_line(line: Line, table: Table, label: str) -> list[str]:
+    if line.reason:
+        return [rf"{label} & \multicolumn{{{len(line.cells)}}}{{c}}{{{escape(line.reason)}}} \\"] + _tex_printed(line, table)
+    found = [label]
+    for one, column in zip(line.cells, table.columns, strict=True):
+        if one is None:
+            found.append("")
+        elif one.mean is None:
+            found.append(escape(instead(one)))
+        else:
+            mean, sd = ours(one, column)
+            small = rf"{{\scriptsize$\pm${sd}}}" if sd else ""
+            found.append(f"{mean}{small}{repetitions(one, table)} {escape(compare.SIGNS[one.verdict])}".rstrip())
+    return [" & ".join(found) + r" \\", *_tex_printed(line, table)]
+
+
+def _tex_printed(line: Line, table: Table) -> list[str]:
+    theirs = [printed(one, column) if one else "" for one, column in zip(line.cells, table.columns, strict=True)]
+    cells = [rf"\textit{{{escape(text)}}}" if text else "" for text in theirs]
+    return [" & ".join([r"\quad\textit{paper}", *cells]) + r" \\"] if any(theirs) else []
+
+
+def environment() -> jinja2.Environment:
+    """The templates of workflow/report/, with what they call."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROOT / "workflow" / "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals.update(
+        ours=ours, printed=printed, instead=instead, repetitions=repetitions, spread=spread, legend=legend,
+        tooltip=tooltip, signs=compare.SIGNS, verdict_class=verdict_class, zip=zip,
+    )  # fmt: skip
+    return made
+
+
+def verdict_class(verdict: str) -> str:
+    """Which of three looks a verdict has."""
+    return {compare.AGREES: "agree", compare.DIFFERS: "differ", compare.DIVERGED: "differ"}.get(verdict, "cannot")
+
+
+def tooltip(one: Compared) -> str:
+    """What a reader sees over a number before following its link."""
+    sd = "" if one.sd is None else f", sd {one.sd:.4g}"
+    runs = f"{one.n} repetition{'s' if one.n != 1 else ''}"
+    images = f" on {one.images} images" if one.images else ""
+    printed = "" if one.cell.published is None else f"; printed {one.cell.published:g}, difference {one.difference:+.4g}"
+    seeds = ", ".join(one.seeds)
+    return f"{one.verdict}{printed}; mean {one.mean:.6g}{sd}, {runs}{images}; seeds {seeds}; open the record"
+
+
+def html(table: Table) -> str:
+    """A page of its own with the table alone, which also stands in the page of the paper."""
+    return environment().get_template("table.html.j2").render(table=table)

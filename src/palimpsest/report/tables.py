@@ -1,0 +1,207 @@
+"""A table as the paper lays it out: blocks by data set, a line for each unlearner, controls of ours below.
+
+The layout stands in paper.yaml (`layout`: groups of columns, the column of each metric), never here. `arrange` turns the
+compared cells into a `Table`, which `formats` writes as Markdown, LaTeX and HTML; `tidy` writes every cell with all
+that is known of it as CSV. None of these depends on when, where or in which order the rows were made.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from palimpsest.pipeline.cells import Cell, Plan
+from palimpsest.pipeline.configuration import ConfigError
+from palimpsest.report import compare
+from palimpsest.report.compare import Compared
+
+ARROW = " → "
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name, the group above it (`short` where there is no room), decimals as the paper prints."""
+
+    name: str
+    group: str
+    short: str
+    places: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """One unlearner's numbers, a place for each column. reason: why the whole line was not run, where it was not."""
+
+    label: str
+    control: str
+    cells: tuple[Compared | None, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """What belongs to one data set, network and forget set; `title` names the paper's, and what stands in for each."""
+
+    title: str
+    about: str
+    lines: tuple[Line, ...]
+    controls: tuple[Line, ...]
+    variants: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table ready to be written. n: repetitions of most numbers, so that only others need say theirs."""
+
+    paper: str
+    name: str
+    scale: str
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    blocks: tuple[Block, ...]
+    banner: tuple[str, ...]
+    n: int
+    footnotes: tuple[str, ...]
+    signs: tuple[str, ...]
+
+
+def of(plan: Plan, paper: str, table: str, results: Path) -> tuple[Table, list[Compared]]:
+    """A table of a plan, from the rows below `results`, and its compared cells."""
+    found = compare.compare(plan.tables[paper, table], results)
+    return arrange(plan.papers[paper], plan.config["scale"], found), found
+
+
+def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> Table:
+    """Lay out the cells of one table; `about` is the content of paper.yaml.
+
+    Raises `ConfigError` for a cell without a column, or two cells in one place.
+    """
+    first = found[0].cell
+    own = about["tables"][first.table]
+    layout = own.get("layout", about["layout"])
+    names = about.get("names", {})
+    columns = tuple(
+        Column(name, group["label"], group["short"], layout["places"][name])
+        for group in layout["groups"]
+        for name in group["columns"]
+    )
+    place = {
+        (epsilon, name): index
+        for index, (group, name) in enumerate((g, n) for g in layout["groups"] for n in g["columns"])
+        for epsilon in group["epsilons"]
+    }
+    blocks: dict[tuple[str, str, str], dict[tuple[str, str], dict[int, Compared]]] = {}
+    for one in found:
+        cell = one.cell
+        where = f"config/papers/{cell.paper}/{cell.table}.csv:{cell.line}"
+        key = (cell.epsilon, layout["metrics"].get(cell.metric, {}).get("column", ""))
+        if key not in place:
+            raise ConfigError(f"{where}: the layout in paper.yaml has no column for {cell.metric} at {cell.epsilon!r}.")
+        line = blocks.setdefault((cell.dataset, cell.model, cell.forget), {}).setdefault((cell.control, cell.unlearner), {})
+        if place[key] in line:
+            raise ConfigError(f"{where}: two cells stand in one place of the layout in paper.yaml.")
+        line[place[key]] = one
+    counts = Counter(one.n for one in found if one.n)
+    shown = {one.verdict for one in found}
+    return Table(
+        paper=first.paper,
+        name=first.table,
+        scale=scale,
+        title=own["title"],
+        caption=own["caption"],
+        columns=columns,
+        blocks=tuple(_block(lines, columns, names, layout["metrics"]) for lines in blocks.values()),
+        banner=banner((one.cell for one in found), names),
+        n=counts.most_common(1)[0][0] if counts else 0,
+        footnotes=(layout["footnote"],) if "footnote" in layout else (),
+        signs=tuple(verdict for verdict in compare.MEANING if verdict in shown),
+    )
+
+
+def _block(
+    lines: Mapping[tuple[str, str], Mapping[int, Compared]],
+    columns: Sequence[Column],
+    names: Mapping[str, str],
+    metrics: Mapping[str, Any],
+) -> Block:
+    made = []
+    for (control, unlearner), placed in lines.items():
+        cells = tuple(placed.get(index) for index in range(len(columns)))
+        missing = {one.why for one in placed.values() if one.verdict == compare.NOT_RUN}
+        whole = all(one.verdict in (compare.NOT_RUN, compare.NOT_APPLICABLE) for one in placed.values())
+        reason = missing.pop() if whole and len(missing) == 1 else ""
+        made.append(Line(names.get(unlearner, unlearner), control, cells, reason))
+    every = [one.cell for placed in lines.values() for one in placed.values()]
+    cell, run = every[0], next((cell.run for cell in every if cell.run), None)
+    used = {metrics[cell.metric]["column"]: metrics[cell.metric]["says"] for cell in reversed(every) if not cell.control}
+    named = names.get(cell.dataset, cell.dataset)
+    title, network, forget = (
+        f"{names.get(theirs, theirs)}{ARROW}{names.get(ours, ours)}" if ours != theirs else names.get(theirs, theirs)
+        for theirs, ours in (
+            (cell.dataset, run.dataset if run else cell.dataset),
+            (cell.model, run.model if run else cell.model),
+            (cell.forget, run.forget if run else cell.forget),
+        )
+    )
+    return Block(
+        title=title,
+        about=f"{network}; forgotten: {forget}",
+        lines=tuple(line for line in made if not line.control),
+        controls=tuple(line for line in made if line.control),
+        variants=f"{named}: " + "; ".join(f"{name} is {used[name]}" for name in dict.fromkeys(c.name for c in columns) if name in used) + ".",
+    )  # fmt: skip
+
+
+def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
+    """What a reader must know before any number: what stands for what, and which budgets are cut; empty where nothing."""
+    ran = [cell for cell in cells if cell.run]
+    reduced = [cell for cell in ran if cell.reductions]
+    if not reduced:
+        return ()
+    stand_ins, budgets = [], []
+    for reduction in dict.fromkeys(text for cell in reduced for text in cell.reductions):
+        theirs, arrow, ours = reduction.partition(ARROW)
+        if arrow:
+            stand_ins.append(f"{names.get(theirs, theirs)}{ARROW}{names.get(ours, ours)}")
+        else:
+            method, _, cut = reduction.partition(": ")
+            budgets.append(f"{names.get(method, method)}: {cut}")
+    says = (
+        "No number here reproduces a printed one, and none is judged."
+        if len(reduced) == len(ran)
+        else f"{len(reduced)} of {len(ran)} numbers here do not reproduce a printed one and are not judged."
+    )
+    found = [f"{'Stand-ins' if stand_ins else 'Reduced budget'}. {says}"]
+    if stand_ins:
+        found.append("Stands for: " + "; ".join(stand_ins) + ".")
+    if budgets:
+        found.append("Reduced budget: " + "; ".join(budgets) + ".")
+    return tuple(found)
+
+
+def tidy(found: Iterable[Compared]) -> str:
+    """CSV: a line for each cell, with every field of the cell, what was found, and the record below results/<scale>/."""
+    text = io.StringIO()
+    about = [field.name for field in fields(Cell) if field.name not in ("run", "reductions")]
+    run = ("run_dataset", "run_model", "run_forget", "run_unlearner")
+    ours = ("mean", "sd", "n", "unit", "images", "half_width", "difference", "verdict", "why", "reductions", "record")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*about, *run, *ours])
+    for one in found:
+        cell = one.cell
+        done = (cell.run.dataset, cell.run.model, cell.run.forget, cell.run.unlearner) if cell.run else ("",) * 4
+        numbers = (_round(one.mean), _round(one.sd), one.n, one.unit, one.images, _round(one.half), _round(one.difference))
+        writer.writerow(
+            [*(getattr(cell, name) for name in about), *done, *numbers, one.verdict, one.why, "; ".join(cell.reductions), one.record]
+        )  # fmt: skip
+    return text.getvalue()
+
+
+def _round(number: float | None) -> float | None:
+    return None if number is None else round(number, 6)

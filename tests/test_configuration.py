@@ -1,0 +1,177 @@
+"""A wrong configuration is refused before the first job, in one sentence that lists what is valid."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from palimpsest.forget import ForgetError, choose
+from palimpsest.pipeline import cells, configuration, method
+from palimpsest.pipeline.configuration import ConfigError
+from palimpsest.seeds import stable_seed
+
+ROOT = Path(__file__).parents[1]
+SCALES = sorted(file.stem for file in (ROOT / "config" / "scales").glob("*.yaml"))
+SCIENCE = ("data", "models", "unlearners", "attacks", "defenses", "metrics", "train", "forget", "curvature", "evaluate")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_scale_resolves_and_gives_every_cell_a_run_or_a_reason(scale: str) -> None:
+    plan = cells.Plan(configuration.load(scale=scale))
+    found = [cell for table in plan.tables.values() for cell in table]
+    assert found
+    for cell in found:
+        assert (cell.run is None) == bool(cell.missing), cell
+        if cell.run:
+            recipe = cells.recipe_of(plan.config, cell.run.dataset, cell.run.model)
+            assert {"epochs", "batch_size", "lr"} <= set(recipe)
+
+
+def test_the_paper_scale_reduces_nothing_and_the_others_say_what_they_reduce() -> None:
+    for scale in SCALES:
+        plan = cells.Plan(configuration.load(scale=scale))
+        reduced = [cell for cell in plan.tables["uma", "table1"] if cell.run and cell.reductions]
+        ran = [cell for cell in plan.tables["uma", "table1"] if cell.run]
+        assert len(reduced) == (0 if scale == "paper" else len(ran))
+    assert "cifar10 → digits" in cells.Plan(configuration.load(scale="demo")).tables["uma", "table1"][0].reductions
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"repetition": 3}, "has no key 'repetition'; Did you mean 'repetitions'?"),
+        ({"unlearners": {"finetune": {"learning_rate": 1}}}, "finetune has no keyword 'learning_rate';"),
+        ({"unlearners": {"finetune": {"epoch": 1}}}, "it takes batch_size, epochs, lr, momentum, weight_decay"),
+        ({"unlearners": {"finetun": {}}}, "unlearners.finetun has no method 'finetun'; Did you mean 'finetune'?"),
+        ({"unlearners": {"finetune": {"seed": 1}}}, "finetune has no keyword 'seed'"),
+        ({"datasets": {"cifar11": {}}}, "has no method 'cifar11'; Did you mean 'cifar10'?"),
+        ({"attacks": {"uma": {"stepz": 1}}}, "attacks.uma has no keyword 'stepz'; Did you mean 'steps'?"),
+        ({"stand_ins": {"datasets": {"cifar10": "digitz"}}}, "has no datasets 'digitz'; Did you mean 'digits'?"),
+        ({"budgets": {"attacks": {"umma": {}}}}, "budgets.attacks has no entry 'umma'; Did you mean 'uma'?"),
+        ({"recipes": {"lenet": {"epoch": 1}}}, "recipes.lenet has no keyword 'epoch'; Did you mean 'epochs'?"),
+        ({"recipes": {"new": {"epochs": 1}}}, "recipes.new must give at least epochs, batch_size and lr"),
+        ({"forget_sets": {"class_0": {"class": [0]}}}, "has no keyword 'class'; Did you mean 'classes'?"),
+        ({"repetitions": 0}, "repetitions cannot be 0: how often everything random is repeated, 1 or more"),
+        ({"models": {"../x": {}}}, "small letters, digits and underscores"),
+        ({"unlearners": {"x": {"method": "../train"}}}, "has no method '../train'"),
+    ],
+)
+def test_a_misspelt_entry_is_one_sentence_that_lists_the_valid_ones(change: dict[str, Any], sentence: str) -> None:
+    config = deepcopy(configuration.load())
+    config["budgets"] = {}
+    configuration._update(config, change)
+    with pytest.raises(ConfigError) as error:
+        configuration.resolve(config)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_scale_lists_the_scales() -> None:
+    with pytest.raises(ConfigError, match=r"no scale 'labtop'; Did you mean 'laptop'\? it takes demo, laptop, paper"):
+        configuration.load(scale="labtop")
+
+
+def test_a_variant_starts_from_the_entry_it_names_and_its_budget() -> None:
+    config = configuration.load(scale="demo")
+    uma = configuration.keywords_of(config, "attacks", "uma")
+    wrong = configuration.keywords_of(config, "attacks", "uma_wrong_label")
+    assert wrong == {**uma, "target": "wrong_label"} and uma["steps"] == config["budgets"]["attacks"]["uma"]["steps"]
+
+
+def test_also_in_invites_a_method_into_a_table_without_touching_it() -> None:
+    config = configuration.load(scale="demo")
+    config["unlearners"]["guest"] = {"method": "finetune", "also_in": "uma_table1"}
+    before = cells.Plan(configuration.load(scale="demo"))
+    after = cells.Plan(configuration.resolve(config))
+    guests = [cell for cell in after.tables["uma", "table1"] if cell.unlearner == "guest"]
+    hosts = [cell for cell in before.tables["uma", "table1"] if cell.unlearner == "retrain" and not cell.control]
+    assert len(guests) == len(hosts) == 21
+    assert all(cell.published is None and cell.run for cell in guests)
+    assert after.tables["uma", "table2"] == before.tables["uma", "table2"]
+
+
+def test_method_names_in_tables_are_unbuilt_or_files() -> None:
+    for file in (ROOT / "config" / "papers").glob("*/table*.csv"):
+        with file.open() as handle:
+            for row in csv.DictReader(handle):
+                assert row["published"] or row["note"], f"{file.name}: {row} has neither a number nor a reason"
+
+
+def test_keywords_are_read_without_importing() -> None:
+    assert method.keywords("unlearners", "finetune") >= {"epochs", "lr", "seed", "recipe"}
+    assert method.keywords("models", "resnet") == {"depth", "stem", "width"}
+    assert method.exists("unlearners", "retrain") and not method.exists("unlearners", "../train")
+
+
+def test_the_hash_of_a_method_covers_what_it_imports_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = method._closure([method.PACKAGE / "unlearners" / "finetune.py"])
+    names = {str(file.relative_to(method.PACKAGE)) for file in files}
+    assert names >= {"unlearners/finetune.py", "train.py", "models/__init__.py", "seeds.py"}
+    assert not names & {"unlearners/retrain.py", "attacks/uma.py", "pipeline/job.py", "models/lenet.py"}
+
+
+@pytest.mark.parametrize(
+    "modules", ["palimpsest.pipeline.cells", "palimpsest.pipeline.job", "palimpsest.pipeline.provenance"]
+)
+def test_what_the_snakefile_imports_loads_no_torch(modules: str) -> None:
+    program = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT / "src")}).returncode == 0
+
+
+def test_the_snakefile_loads_no_torch(tmp_path: Path) -> None:
+    probe = tmp_path / "sitecustomize.py"
+    probe.write_text(
+        "import atexit, os, sys\n"
+        "atexit.register(lambda: open(os.environ['PROBE'], 'a').write(str('torch' in sys.modules) + '\\n'))\n"
+    )
+    env = {
+        "PYTHONPATH": str(tmp_path),
+        "PROBE": str(tmp_path / "seen"),
+        "PATH": str(Path(sys.executable).parent) + ":/usr/bin:/bin",
+    }
+    command = [sys.executable, "-m", "snakemake", "-n", "-q", "--nolock", "--config", "scale=paper"]
+    subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)
+    seen = (tmp_path / "seen").read_text().split()
+    assert seen and set(seen) == {"False"}
+
+
+def test_science_imports_neither_pipeline_nor_report() -> None:
+    package = ROOT / "src" / "palimpsest"
+    files = [
+        file
+        for name in SCIENCE
+        for file in ((package / name).glob("*.py") if (package / name).is_dir() else [package / f"{name}.py"])
+    ]
+    for file in filter(Path.exists, files):
+        for node in ast.walk(ast.parse(file.read_text())):
+            imported = getattr(node, "module", None) or ""
+            assert not imported.startswith(("palimpsest.pipeline", "palimpsest.report")), file
+
+
+def test_forget_sets_follow_their_rule() -> None:
+    labels = np.arange(1000) % 10
+    assert (labels[choose(labels, 0, classes=[3, 7])] == np.array([3, 7] * 100)).all()
+    drawn = choose(labels, 1, share=0.1)
+    assert len(drawn) == len(set(drawn)) == 100 and (np.diff(drawn) > 0).all()
+    assert (drawn == choose(labels, 1, count=100)).all() and (drawn != choose(labels, 2, count=100)).any()
+    with pytest.raises(ForgetError, match=r"no class 12; its classes are 0\.\.9"):
+        choose(labels, 0, classes=[12])
+    with pytest.raises(ForgetError, match="cannot forget 5000 of 1000"):
+        choose(labels, 0, count=5000)
+    with pytest.raises(ForgetError, match="exactly one of"):
+        choose(labels, 0)
+
+
+def test_a_seed_depends_on_what_it_names_alone() -> None:
+    assert stable_seed("a", {"b": 1}, 0) == stable_seed("a", {"b": 1}, 0) != stable_seed("a", {"b": 1}, 1)
+    program = "from palimpsest.seeds import stable_seed; print(stable_seed('cell', 2))"
+    env = {"PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "5"}
+    elsewhere = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert int(elsewhere.stdout) == stable_seed("cell", 2)
