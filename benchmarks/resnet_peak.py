@@ -4,7 +4,8 @@ The peak is measured, not read from a data sheet: the best of several sizes of s
 precision and thread count, again in every round. The work is counted: FlopCounterMode over one forward and backward
 pass (convolutions and matrix products, a multiply-add is 2). Training is `palimpsest.train.fit` as it stands
 (channels-last, bfloat16 by autocast, weights in float32), on the published ResNet-18 (width 64) and the narrow one
-(width 16) at 32x32 pixels; the same step with contiguous tensors shows what channels-last is worth.
+(width 16) at 32x32 pixels; with the most threads, the same step with contiguous tensors shows what channels-last is
+worth.
 
 On a card, float32 means what PyTorch's convolutions use there by default, TF32, and the peak is measured so, too.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,7 @@ from palimpsest.train import Recipe, fit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIZES = {"cpu": (1024, 1536, 2048), "cuda": (4096, 8192, 12288)}
-BATCHES = {64: 1, 16: 4}  # batches in a round, by width, so that a round of either takes seconds
+BATCHES = {64: 1, 16: 2}  # batches in a round, by width, so that a round of either takes seconds
 CARD_FACTOR = 50  # as many times the batches on a card, and four times the batch
 
 
@@ -72,11 +73,16 @@ def options() -> argparse.Namespace:
     return made.parse_args()
 
 
+def convolutions_use() -> str:
+    """What float32 convolutions are computed in on a card: `tf32` by default, or `ieee`."""
+    return torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+
+
 @contextlib.contextmanager
 def matmul_as_convolutions() -> Iterator[None]:
     """On a card, let float32 matrix products use what convolutions use; a TF32 step over an IEEE peak would mislead."""
     before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = convolutions_use()
     try:
         yield
     finally:
@@ -105,13 +111,13 @@ def peak_of(precision: str, device: str, threads: int) -> tuple[Contestant, list
     return Contestant(f"matmul {precision}", str(threads), 1.0, "GFLOP", run), best
 
 
-def flops_per_image(model: Network, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """FLOPs of a training step, forward and backward, by image."""
+def flop_per_image(model: Network, load: Load) -> float:
+    """FLOP of a training step, forward and backward, by image; in float32, the count does not depend on it."""
     model.train()
     with FlopCounterMode(display=False) as counter:
-        F.cross_entropy(model(images.float() / 255), labels).backward()
+        F.cross_entropy(model(load.images.float() / 255), load.labels).backward()
     model.zero_grad(set_to_none=True)
-    return counter.get_total_flops() / len(images)
+    return counter.get_total_flops() / len(load.images)
 
 
 def channels_last(model: Network, load: Load, threads: int) -> None:
@@ -145,63 +151,71 @@ def load_of(width: int, precision: str, batch: int, device: str) -> Load:
     return Load(width, images.to(device), labels.to(device), size, precision)
 
 
+@dataclass
+class Training:
+    """A network's training as contestants; `plain` is the one with contiguous tensors. flop: of one image."""
+
+    name: str
+    flop: float
+    ours: Contestant
+    plain: Contestant | None
+
+
+def training_of(width: int, precision: str, threads: int, batch: int, device: str, *, compare: bool) -> Training:
+    """Networks, images and contestants of one width, warmed up; `compare` adds the contiguous layout."""
+    load = load_of(width, precision, batch, device)
+    name = f"resnet18 width {width} {precision}"
+    few = replace(load, images=load.images[:8], labels=load.labels[:8])
+    made = []
+    for layout in (channels_last, contiguous) if compare else (channels_last,):
+        network = Spec("resnet", 10, 3, {"width": width})
+        model = create(network, *channel_statistics(load.images), seed=0).to(device)
+        flop = flop_per_image(model, few)
+        layout(model, few, threads)
+        run = partial(timed, partial(layout, model, load, threads), device)
+        title = f"{name} {layout.__name__.replace('_', '-')}"
+        made.append(Contestant(title, str(threads), len(load.images), "images", run))
+    return Training(name, flop, made[0], made[1] if compare else None)
+
+
 def main() -> None:
     chosen = options()
     about = machine(chosen.device)
     device = chosen.device
-    threads_of = chosen.threads if device == "cpu" else chosen.threads[-1:]  # a card does not ask how many feed it
+    most = max(chosen.threads)
     everyone: list[Contestant] = []
     findings: list[Finding] = []
-    facts: dict[str, Any] = {"flop_per_image": {}, "peak_gflop_per_second": [], "training": []}
+    facts: dict[str, Any] = {"flop_per_image": {}, "peak": [], "training": []}
     for precision in chosen.precisions:
-        for threads in threads_of:
+        for threads in sorted(set(chosen.threads)) if device == "cpu" else [most]:  # a card does not ask who feeds it
+            label = f"{threads} thread{'s' if threads > 1 else ''}"
+            progress(f"warming up: {precision}, {label}")
             peak, sizes = peak_of(precision, device, threads)
-            contestants, pairs = [peak], []
-            for width in chosen.widths:
-                load = load_of(width, precision, chosen.batch, device)
-                models = [
-                    create(Spec("resnet", 10, 3, {"width": width}), *channel_statistics(load.images), seed=0).to(device)
-                    for _ in range(2)
-                ]
-                flops = flops_per_image(models[0], load.images[:8], load.labels[:8])
-                facts["flop_per_image"][f"resnet18 width {width}"] = flops
-                layouts = [
-                    Contestant(
-                        f"resnet18 width {width} {precision} {layout.__name__.replace('_', '-')}",
-                        str(threads),
-                        len(load.images),
-                        "images",
-                        partial(timed, partial(layout, model, load, threads), device),
-                    )
-                    for model, layout in zip(models, (channels_last, contiguous), strict=True)
-                ]
-                contestants += layouts
-                pairs.append((flops, *layouts))
-            progress(f"warming up: {precision}, {threads} threads")
-            for contestant in contestants[1:]:  # the peak warms up by itself
-                contestant.run()
+            trainings = [
+                training_of(width, precision, threads, chosen.batch, device, compare=threads == most)
+                for width in chosen.widths
+            ]
+            contestants = [peak, *(side for one in trainings for side in (one.ours, one.plain) if side)]
             alternate(contestants, chosen.rounds)
             everyone += contestants
-            facts["peak_gflop_per_second"].append(
-                {"precision": precision, "threads": threads, "rounds": peak.rates, "best_sizes": sizes}
+            facts["peak"].append(
+                {"precision": precision, "threads": threads, "gflop_per_second": peak.rates, "best_sizes": sizes}
             )
-            label = f"{threads} thread{'s' if threads > 1 else ''}"
-            findings.append(Finding(f"matmul peak {precision}, {label}", peak.rates, "GFLOP/s"))
-            for flops, ours, plain in pairs:
-                name = ours.name.removesuffix(" channels-last")
-                speeds = [rate * flops * 1e-9 for rate in ours.rates]
+            for one in trainings:
+                speeds = [rate * one.flop * 1e-9 for rate in one.ours.rates]
                 shares = [speed / top for speed, top in zip(speeds, peak.rates, strict=True)]
+                findings.append(Finding(f"{one.name}, {label}: share of the matmul peak", shares, "share"))
+                findings.append(Finding(f"{one.name}, {label}: training", speeds, "GFLOP/s"))
+                if one.plain:
+                    findings.append(ratio(f"{one.name}, {label}: channels-last / contiguous", one.ours, one.plain))
+                facts["flop_per_image"][one.name.rpartition(" ")[0]] = one.flop
                 facts["training"].append(
-                    {"name": ours.name, "threads": threads, "gflop_per_second": speeds, "share_of_peak": shares}
+                    {"name": one.name, "threads": threads, "gflop_per_second": speeds, "share_of_peak": shares}
                 )
-                findings += [
-                    Finding(f"{name}, {label}", ours.rates, "images/s"),
-                    Finding(f"{name}, {label}: training", speeds, "GFLOP/s"),
-                    Finding(f"{name}, {label}: share of peak", shares, "share"),
-                    ratio(f"{name}, {label}: channels-last / contiguous", ours, plain),
-                ]
-    counted = ", ".join(f"{name} {flops * 1e-9:.3f} GFLOP" for name, flops in facts["flop_per_image"].items())
-    notes = [f"a training image costs {counted}, forward and backward"]
+    counted = ", ".join(f"{flop * 1e-9:.3f} GFLOP for {name}" for name, flop in facts["flop_per_image"].items())
+    notes = [f"forward and backward of one image are {counted}"]
+    if device != "cpu":
+        notes.append(f"float32 convolutions and the float32 peak use {convolutions_use()}")
     report("resnet_peak", __doc__ or "", chosen, about, everyone, findings, notes=notes, facts=facts)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -92,7 +94,7 @@ def test_without_steps_nothing_changes(trained: tuple[models.Network, models.Net
 def test_more_steps_never_raise_the_mean_loss(trained: tuple[models.Network, models.Network, Samples]) -> None:
     original, other, data = trained
     losses = [attack(other, original, *data, seed=0, steps=steps).loss.mean(1) for steps in (0, 5, 20, 80)]
-    for fewer, more in zip(losses, losses[1:], strict=False):
+    for fewer, more in pairwise(losses):
         assert (more <= fewer + 1e-6).all(), losses
     assert (losses[-1] < 0.95 * losses[0]).all(), "and the attack does something"
 

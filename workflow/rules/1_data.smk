@@ -34,6 +34,7 @@ rule forget:
     params:
         rule=lookup("forget_sets/{forget}", within=config),
         code=method.code("forget"),
+    priority: 10  # a second of work that others wait for
     conda:
         "../../environment.yml"
     script:

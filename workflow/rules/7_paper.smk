@@ -2,17 +2,103 @@
 
 in: rows/…, config/papers/{paper}/
 out: papers/{paper}/{table}.csv, .md, .tex, .html, papers/{paper}/index.html
+targets: the paper's name, and {paper}_{table} for one table
+
+`params.cells` names all that the configuration says of a table: a changed stand-in or budget makes it again.
 """
+
+from palimpsest.seeds import stable_seed
+
+TABLES = sorted({table for _, table in PLAN.tables})
+
+
+rule table:
+    input:
+        rows=lambda wildcards: collect("<results>/{rows}", rows=PLAN.rows(wildcards.paper, wildcards.table)),
+        cells="config/papers/{paper}/{table}.csv",
+        about="config/papers/{paper}/paper.yaml",
+        templates=collect("workflow/report/{name}", name=["parts.html.j2", "table.html.j2", "style.css"]),
+    output:
+        csv=report(
+            "<results>/papers/{paper}/{table}.csv",
+            category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
+            subcategory="Tables",
+            labels={"item": "{table}", "as": "every cell (CSV)"},
+            caption="../report/cells.rst",
+        ),
+        markdown="<results>/papers/{paper}/{table}.md",
+        latex=report(
+            "<results>/papers/{paper}/{table}.tex",
+            category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
+            subcategory="Tables",
+            labels={"item": "{table}", "as": "LaTeX"},
+            caption="../report/table.rst",
+        ),
+        html=report(
+            "<results>/papers/{paper}/{table}.html",
+            category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
+            subcategory="Tables",
+            labels={"item": "{table}", "as": "the table"},
+            caption="../report/table.rst",
+        ),
+    log:
+        "<logs>/table/{paper}/{table}.log",
+    wildcard_constraints:
+        table="|".join(TABLES),
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        cells=lambda wildcards: stable_seed(repr(PLAN.tables[wildcards.paper, wildcards.table])),
+        code=method.code("report/tables", "report/formats"),
+    script:
+        "../scripts/table.py"
 
 
 rule page:
     input:
         rows=lambda wildcards: collect("<results>/{rows}", rows=PLAN.rows(wildcards.paper)),
+        tables=lambda wildcards: collect(
+            "<results>/papers/{paper}/{table}.csv",
+            paper=wildcards.paper,
+            table=PLAN.papers[wildcards.paper].get("tables", {}),
+        ),
+        about="config/papers/{paper}/paper.yaml",
+        templates=collect("workflow/report/{name}", name=["parts.html.j2", "page.html.j2", "style.css"]),
     output:
-        page="<results>/papers/{paper}/index.html",
+        page=report(
+            "<results>/papers/{paper}/index.html",
+            category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
+            labels={"item": "{paper}", "as": "the page"},
+            caption="../report/page.rst",
+        ),
     log:
         "<logs>/page/{paper}.log",
+    localrule: True
     conda:
         "../../environment.yml"
+    params:
+        cells=lambda wildcards: stable_seed(repr(PLAN.tables)),
+        code=method.code("report/page"),
     script:
         "../scripts/page.py"
+
+
+for paper, table in PLAN.tables:
+
+    rule:
+        name:
+            f"{paper}_{table}"
+        input:
+            f"<results>/papers/{paper}/{table}.csv",
+        localrule: True
+
+
+for paper in PLAN.papers:
+
+    rule:
+        name:
+            paper
+        input:
+            f"<results>/papers/{paper}/index.html",
+        localrule: True

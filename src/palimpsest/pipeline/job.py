@@ -71,7 +71,7 @@ class Run:
         key = str(stable_seed(self.rule, self.wildcards, dict(self.params.items()), inputs))
         path = Path(beside).with_suffix(".resume")
         self._resume.append(path)
-        return Checkpoint(path, key)
+        return Checkpoint(path, key, seconds=float(os.environ.get("PALIMPSEST_CHECKPOINT_SECONDS", "30")))
 
     @contextmanager
     def timed(self) -> Iterator[None]:

@@ -32,6 +32,7 @@ class Case:
 
     one: Compared
     margin: Mapping[int, float]
+    partner: Compared | None = None
 
     @property
     def passes(self) -> bool | None:
@@ -63,10 +64,10 @@ class Claim:
 
 def evaluate(about: Mapping[str, Any], found: Sequence[Compared]) -> list[Claim]:
     """Every claim of a paper; `about` is the content of paper.yaml, `found` all its compared cells."""
-    return [_claim(claim, found, about.get("names", {})) for claim in about.get("claims", [])]
+    return [_claim(claim, found, about) for claim in about.get("claims", [])]
 
 
-def _claim(claim: Mapping[str, Any], found: Sequence[Compared], names: Mapping[str, str]) -> Claim:
+def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[str, Any]) -> Claim:
     check = claim["check"]
     if not set(check) <= CHECKS or len(set(check) & {"at_least", "at_most", "no_less_than"}) != 1:
         raise ConfigError(f"paper.yaml: the check of {claim['says']!r} takes one of at_least, at_most, no_less_than.")
@@ -75,21 +76,25 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], names: Mapping[s
     if not chosen:
         raise ConfigError(f"paper.yaml: no cell matches the claim {claim['says']!r}.")
     most = bool(check.get("most"))
-    cases = [_case(one, check, found, lambda one: {} if one.verdict == compare.DIVERGED else one.values) for one in chosen]
+    cases = [_case(one, check, found, _ours) for one in chosen]
     printed = None
     if not claim.get("ours"):
         theirs = [_case(one, check, found, _published) for one in chosen]
         # A cell that the paper does not print (a method of ours, an unreadable row) cannot speak for the paper.
-        printed = _decide([case for case in theirs if case.margin], most, names, _published)
+        printed = _decide([case for case in theirs if case.margin], most, about, _published)
     return Claim(
         says=claim["says"],
         source=claim["source"],
         bound=claim.get("bound", ""),
         ours=bool(claim.get("ours")),
-        reproduced=_decide(cases, most, names, lambda one: one.values),
+        reproduced=_decide(cases, most, about, _ours),
         printed=printed,
         stand_in=any(case.margin and case.one.cell.reductions for case in cases),
     )
+
+
+def _ours(one: Compared) -> Mapping[int, float]:
+    return {} if one.verdict == compare.DIVERGED else one.values
 
 
 def _published(one: Compared) -> Mapping[int, float]:
@@ -106,14 +111,24 @@ def _case(one: Compared, check: Mapping[str, Any], found: Sequence[Compared], nu
     partner = next((other for other in found if _identity(other.cell) == wanted), None)
     other = numbers(partner) if partner else {}
     slack = check.get("tolerance", 0)
-    return Case(one, {k: own[k] - other[k] + slack for k in own if k in other})
+    return Case(one, {k: own[k] - other[k] + slack for k in own if k in other}, partner)
 
 
 def _identity(cell: Cell) -> tuple[str, ...]:
-    return (cell.table, cell.dataset, cell.model, cell.forget, cell.unlearner, cell.attack, cell.epsilon, cell.metric, cell.control)
+    return (
+        cell.table,
+        cell.dataset,
+        cell.model,
+        cell.forget,
+        cell.unlearner,
+        cell.attack,
+        cell.epsilon,
+        cell.metric,
+        cell.control,
+    )
 
 
-def _decide(cases: Sequence[Case], most: bool, names: Mapping[str, str], numbers: Numbers) -> Verdict:
+def _decide(cases: Sequence[Case], most: bool, about: Mapping[str, Any], numbers: Numbers) -> Verdict:
     passed = sum(case.passes is True for case in cases)
     failed = sum(case.passes is False for case in cases)
     empty = [case for case in cases if not case.margin]
@@ -132,32 +147,39 @@ def _decide(cases: Sequence[Case], most: bool, names: Mapping[str, str], numbers
     if straddle := total - passed - failed - len(empty):
         said.append(f"{straddle} straddle the bound")
     if empty:
-        why = dict.fromkeys(case.one.why if case.one.verdict == compare.NOT_RUN else "no number" for case in empty)
-        said.append(f"{len(empty)} without a number ({'; '.join(why)})")
+        said.append(f"{len(empty)} without a number ({_why(empty, about)})")
     text = ", ".join(said)
     counted = [case for case in cases if case.margin]
     if counted:
         worst = min(counted, key=lambda case: sum(case.margin.values()) / len(case.margin))
-        text += f". {'Furthest off' if worst.passes is False else 'Closest'}: {_name(worst.one, names)} {_number(worst, numbers)}"
+        number = _number(worst.one, numbers) + (f" against {_number(worst.partner, numbers)}" if worst.partner else "")
+        text += f". {'Furthest off' if worst.passes is False else 'Closest'}: {_name(worst.one.cell, about)}: {number}"
     return Verdict(verdict, text + ".")
 
 
-def _name(one: Compared, names: Mapping[str, str]) -> str:
-    cell = one.cell
-    dataset = names.get(cell.dataset, cell.dataset)
-    if cell.run and numbers_are_stand_ins(one):
-        dataset += f" → {names.get(cell.run.dataset, cell.run.dataset)}"
-    return f"{dataset}, {names.get(cell.unlearner, cell.unlearner)}" + (f", ε = {cell.epsilon}" if cell.epsilon else "")
+def _why(empty: Sequence[Case], about: Mapping[str, Any]) -> str:
+    """Why cells have no number, each reason once with the unlearners it is about."""
+    names = about.get("names", {})
+    found: dict[str, dict[str, None]] = {}
+    for case in empty:
+        one = case.one
+        reason = (
+            one.why.split(":")[0]
+            if one.verdict == compare.NOT_RUN
+            else ("diverged" if one.verdict == compare.DIVERGED else "without a partner")
+        )
+        found.setdefault(reason, {})[names.get(one.cell.unlearner, one.cell.unlearner)] = None
+    return "; ".join(f"{reason}: {', '.join(unlearners)}" for reason, unlearners in found.items())
 
 
-def _number(case: Case, numbers: Numbers) -> str:
-    values = list(numbers(case.one).values())
-    text = f"{sum(values) / len(values):.4g}"
-    if case.one.sd is not None and len(values) > 1:
-        text += f" ± {case.one.sd:.2g}"
-    return text
+def _name(cell: Cell, about: Mapping[str, Any]) -> str:
+    names = about.get("names", {})
+    table = about.get("tables", {}).get(cell.table, {}).get("title", cell.table).split(".")[0]
+    parts = [table, names.get(cell.dataset, cell.dataset), names.get(cell.unlearner, cell.unlearner)]
+    return ", ".join([*parts, *([f"ε = {cell.epsilon}"] if cell.epsilon else [])])
 
 
-def numbers_are_stand_ins(one: Compared) -> bool:
-    """Whether the data is not the paper's."""
-    return bool(one.cell.run) and one.cell.run.dataset != one.cell.dataset  # type: ignore[union-attr]
+def _number(one: Compared, numbers: Numbers) -> str:
+    values = list(numbers(one).values())
+    spread = f" ± {one.sd:.2g}" if one.sd is not None and len(values) > 1 else ""
+    return f"{sum(values) / len(values):.4g}{spread}"

@@ -104,6 +104,7 @@ def judge(cell: Cell, rows: Sequence[Row], record: str = "") -> Compared:
     """One cell beside the rows of its run."""
     key = (cell.attack, cell.epsilon, cell.metric)
     own = [row for row in rows if row["status"] == "ok" and (row["attack"], row["epsilon"], row["metric"]) == key]
+    own.sort(key=lambda row: int(row["repetition"]))
     lost = [row for row in rows if row["status"] == "diverged"]
     values = {int(row["repetition"]): float(row["value"]) for row in own}
     mean = statistics.fmean(values.values()) if values else None

@@ -29,10 +29,10 @@ TEX = {
 def ours(one: Compared, column: Column) -> tuple[str, str]:
     """Mean and spread of a cell as text; empty where there is none."""
     places = max(column.places - 1, 0)
-    return (
-        "" if one.mean is None else f"{one.mean:.{places}f}",
-        "" if one.sd is None else f"{one.sd:.{places}f}",
-    )
+    mean = "" if one.mean is None else f"{one.mean:.{places}f}"
+    sd = "" if one.sd is None else f"{one.sd:.{places}f}"
+    # 0.993 ± .002: a fraction's spread needs no leading zero, and seven columns fit into a terminal.
+    return mean, sd.removeprefix("0") if column.places > 2 else sd
 
 
 def printed(one: Compared, column: Column) -> str:
@@ -51,7 +51,7 @@ def instead(one: Compared) -> str:
     return compare.SIGNS[compare.NOT_APPLICABLE] if one.verdict == compare.NOT_APPLICABLE else one.verdict
 
 
-def repetitions(one: Compared, table: Table) -> str:
+def bracketed(one: Compared, table: Table) -> str:
     """`(n)`, where it is not the n of the caption."""
     return f"({one.n})" if one.n and one.n != table.n else ""
 
@@ -67,7 +67,7 @@ def spread(table: Table) -> str:
 
 def _several(table: Table) -> bool:
     lines = [line for block in table.blocks for line in block.lines + block.controls]
-    return any(one and repetitions(one, table) for line in lines for one in line.cells)
+    return any(one and bracketed(one, table) for line in lines for one in line.cells)
 
 
 def legend(table: Table) -> list[tuple[str, str]]:
@@ -91,7 +91,11 @@ def markdown(table: Table) -> str:
         grid = [["", *heads]]
         for line in block.lines:
             grid.append([line.label, *_cells(line, table)])
-            if any(theirs := [printed(one, column) if one else "" for one, column in zip(line.cells, table.columns, strict=True)]):
+            if any(
+                theirs := [
+                    printed(one, column) if one else "" for one, column in zip(line.cells, table.columns, strict=True)
+                ]
+            ):
                 grid.append(["  paper", *(text.replace("unreadable", "?") for text in theirs)])
         parts += [f"## {block.title}", _wrap(block.about + "."), _grid(grid)]
         if block.controls:
@@ -106,14 +110,20 @@ def markdown(table: Table) -> str:
         notes.insert(1, "Signs: " + ", ".join(f"`{sign}` {meaning}" for sign, meaning in legend(table)) + ".")
     if why := reasons(table):
         notes.append("Not run or diverged: " + "; ".join(why) + ".")
-    if any(one and printed(one, column) == "unreadable" for block in table.blocks for line in block.lines for one, column in zip(line.cells, table.columns, strict=True)):
+    if any(
+        one and printed(one, column) == "unreadable"
+        for block in table.blocks
+        for line in block.lines
+        for one, column in zip(line.cells, table.columns, strict=True)
+    ):
         notes.append("A `?` in the paper's line: unreadable in the paper's text.")
     return "\n\n".join([*parts, *(_wrap(note) for note in notes)]) + "\n"
 
 
 def _cells(line: Line, table: Table) -> list[str]:
     if line.reason:
-        return [instead(next(one for one in line.cells if one)) if i == 0 else "" for i in range(len(line.cells))]
+        first = next(one for one in line.cells if one)
+        return [instead(first) if one is first else "" for one in line.cells]
     found = []
     for one, column in zip(line.cells, table.columns, strict=True):
         if one is None:
@@ -122,9 +132,8 @@ def _cells(line: Line, table: Table) -> list[str]:
             found.append(instead(one))
         else:
             mean, sd = ours(one, column)
-            # 0.993±.002: a fraction's spread needs no leading zero, and seven columns fit into a terminal.
-            small = f"±{sd.removeprefix('0') if column.places > 2 else sd}" if sd else ""
-            found.append(f"{mean}{small}{repetitions(one, table)} {compare.SIGNS[one.verdict] or ' '}")
+            small = f"±{sd}" if sd else ""
+            found.append(f"{mean}{small}{bracketed(one, table)} {compare.SIGNS[one.verdict] or ' '}")
     return found
 
 
@@ -148,10 +157,12 @@ def escape(text: str) -> str:
 def latex(table: Table) -> str:
     """A `table` environment that needs only booktabs."""
     count = len(table.columns)
-    groups = [(table.columns[i].group, [j for j in range(count) if table.columns[j].group == table.columns[i].group]) for i in range(count) if i == 0 or table.columns[i].group != table.columns[i - 1].group]
     signs = "; ".join(f"{escape(sign)} {escape(meaning)}" for sign, meaning in legend(table))
     caption = " ".join(
-        [*(rf"\textbf{{{escape(text)}}}" for text in table.banner), *map(escape, (table.title + ".", table.caption, spread(table)))]
+        [
+            *(rf"\textbf{{{escape(text)}}}" for text in table.banner),
+            *map(escape, (table.title + ".", table.caption, spread(table))),
+        ]
     )
     lines = [
         r"% needs \usepackage{booktabs}",
@@ -161,12 +172,16 @@ def latex(table: Table) -> str:
         rf"\label{{tab:{table.paper}-{table.name}}}",
         rf"\begin{{tabular}}{{l{'r' * count}}}",
         r"\toprule",
-        " & ".join(["", *(rf"\multicolumn{{{len(of)}}}{{c}}{{{escape(label)}}}" for label, of in groups)]) + r" \\",
-        " ".join(rf"\cmidrule(lr){{{of[0] + 2}-{of[-1] + 2}}}" for _, of in groups),
+        " & ".join(["", *(rf"\multicolumn{{{wide}}}{{c}}{{{escape(label)}}}" for label, _, wide in table.groups)])
+        + r" \\",
+        " ".join(rf"\cmidrule(lr){{{first + 2}-{first + 1 + wide}}}" for _, first, wide in table.groups),
         " & ".join(["", *(escape(column.name) for column in table.columns)]) + r" \\",
     ]
     for block in table.blocks:
-        lines += [r"\midrule", rf"\multicolumn{{{count + 1}}}{{l}}{{\textbf{{{escape(block.title)}}} ({escape(block.about)})}} \\"]
+        lines += [
+            r"\midrule",
+            rf"\multicolumn{{{count + 1}}}{{l}}{{\textbf{{{escape(block.title)}}} ({escape(block.about)})}} \\",
+        ]
         for line in block.lines:
             lines += _tex_line(line, table, escape(line.label))
         if block.controls:
@@ -176,13 +191,22 @@ def latex(table: Table) -> str:
     notes = [*(block.variants for block in table.blocks), *table.footnotes]
     if why := reasons(table):
         notes.append("Not run or diverged: " + "; ".join(why) + ".")
-    lines += [r"\bottomrule", r"\end{tabular}", "", r"\medskip\raggedright\scriptsize", *map(escape, notes), r"\end{table}"]
+    lines += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+        r"\medskip\raggedright\scriptsize",
+        *map(escape, notes),
+        r"\end{table}",
+    ]
     return "\n".join(lines) + "\n"
 
 
 def _tex_line(line: Line, table: Table, label: str) -> list[str]:
     if line.reason:
-        return [rf"{label} & \multicolumn{{{len(line.cells)}}}{{c}}{{{escape(line.reason)}}} \\"] + _tex_printed(line, table)
+        return [rf"{label} & \multicolumn{{{len(line.cells)}}}{{c}}{{{escape(line.reason)}}} \\"] + _tex_printed(
+            line, table
+        )
     found = [label]
     for one, column in zip(line.cells, table.columns, strict=True):
         if one is None:
@@ -192,7 +216,7 @@ def _tex_line(line: Line, table: Table, label: str) -> list[str]:
         else:
             mean, sd = ours(one, column)
             small = rf"{{\scriptsize$\pm${sd}}}" if sd else ""
-            found.append(f"{mean}{small}{repetitions(one, table)} {escape(compare.SIGNS[one.verdict])}".rstrip())
+            found.append(f"{mean}{small}{bracketed(one, table)} {escape(compare.SIGNS[one.verdict])}".rstrip())
     return [" & ".join(found) + r" \\", *_tex_printed(line, table)]
 
 
@@ -212,8 +236,8 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.globals.update(
-        ours=ours, printed=printed, instead=instead, repetitions=repetitions, spread=spread, legend=legend,
-        tooltip=tooltip, signs=compare.SIGNS, verdict_class=verdict_class, zip=zip,
+        ours=ours, printed=printed, instead=instead, bracketed=bracketed, spread=spread, legend=legend,
+        tooltip=tooltip, reasons=reasons, signs=compare.SIGNS, verdict_class=verdict_class, zip=zip,
     )  # fmt: skip
     return made
 
@@ -228,7 +252,9 @@ def tooltip(one: Compared) -> str:
     sd = "" if one.sd is None else f", sd {one.sd:.4g}"
     runs = f"{one.n} repetition{'s' if one.n != 1 else ''}"
     images = f" on {one.images} images" if one.images else ""
-    printed = "" if one.cell.published is None else f"; printed {one.cell.published:g}, difference {one.difference:+.4g}"
+    printed = (
+        "" if one.cell.published is None else f"; printed {one.cell.published:g}, difference {one.difference:+.4g}"
+    )
     seeds = ", ".join(one.seeds)
     return f"{one.verdict}{printed}; mean {one.mean:.6g}{sd}, {runs}{images}; seeds {seeds}; open the record"
 

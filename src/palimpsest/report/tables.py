@@ -70,6 +70,12 @@ class Table:
     footnotes: tuple[str, ...]
     signs: tuple[str, ...]
 
+    @property
+    def groups(self) -> list[tuple[str, int, int]]:
+        """The groups of columns: label, index of the first, how many."""
+        labels = [column.group for column in self.columns]
+        return [(label, labels.index(label), labels.count(label)) for label in dict.fromkeys(labels)]
+
 
 def of(plan: Plan, paper: str, table: str, results: Path) -> tuple[Table, list[Compared]]:
     """A table of a plan, from the rows below `results`, and its compared cells."""
@@ -103,7 +109,9 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         key = (cell.epsilon, layout["metrics"].get(cell.metric, {}).get("column", ""))
         if key not in place:
             raise ConfigError(f"{where}: the layout in paper.yaml has no column for {cell.metric} at {cell.epsilon!r}.")
-        line = blocks.setdefault((cell.dataset, cell.model, cell.forget), {}).setdefault((cell.control, cell.unlearner), {})
+        line = blocks.setdefault((cell.dataset, cell.model, cell.forget), {}).setdefault(
+            (cell.control, cell.unlearner), {}
+        )
         if place[key] in line:
             raise ConfigError(f"{where}: two cells stand in one place of the layout in paper.yaml.")
         line[place[key]] = one
@@ -119,7 +127,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         blocks=tuple(_block(lines, columns, names, layout["metrics"]) for lines in blocks.values()),
         banner=banner((one.cell for one in found), names),
         n=counts.most_common(1)[0][0] if counts else 0,
-        footnotes=(layout["footnote"],) if "footnote" in layout else (),
+        footnotes=(own["footnote"],) if "footnote" in own else (),
         signs=tuple(verdict for verdict in compare.MEANING if verdict in shown),
     )
 
@@ -139,7 +147,9 @@ def _block(
         made.append(Line(names.get(unlearner, unlearner), control, cells, reason))
     every = [one.cell for placed in lines.values() for one in placed.values()]
     cell, run = every[0], next((cell.run for cell in every if cell.run), None)
-    used = {metrics[cell.metric]["column"]: metrics[cell.metric]["says"] for cell in reversed(every) if not cell.control}
+    used = {
+        metrics[cell.metric]["column"]: metrics[cell.metric]["says"] for cell in reversed(every) if not cell.control
+    }
     named = names.get(cell.dataset, cell.dataset)
     title, network, forget = (
         f"{names.get(theirs, theirs)}{ARROW}{names.get(ours, ours)}" if ours != theirs else names.get(theirs, theirs)
@@ -196,7 +206,15 @@ def tidy(found: Iterable[Compared]) -> str:
     for one in found:
         cell = one.cell
         done = (cell.run.dataset, cell.run.model, cell.run.forget, cell.run.unlearner) if cell.run else ("",) * 4
-        numbers = (_round(one.mean), _round(one.sd), one.n, one.unit, one.images, _round(one.half), _round(one.difference))
+        numbers = (
+            _round(one.mean),
+            _round(one.sd),
+            one.n,
+            one.unit,
+            one.images,
+            _round(one.half),
+            _round(one.difference),
+        )
         writer.writerow(
             [*(getattr(cell, name) for name in about), *done, *numbers, one.verdict, one.why, "; ".join(cell.reductions), one.record]
         )  # fmt: skip

@@ -1,0 +1,206 @@
+"""Checks before belief: what must be true of the runs before any of their numbers is read.
+
+From the rows, the forget sets' indices and the data's record alone:
+
+- as many repetitions as asked for, each `ok` or diverged
+- a forget set: indices ascending and unique, within the training set, with retain all of it
+- original: it knows the images it shall forget (at least 98%)
+- retrained: on whole classes at most 1%; on single images its forget accuracy is its test accuracy, within 3 points or
+  3 standard errors of the difference of two proportions, whichever is more
+- no attack: the images an attack started from score as the forget images do, to one image
+- attack: never worse than no attack, to 1 point or 2 images
+- budget: no pixel moved by more grey levels than ε allows after rounding to 8 bits
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
+from palimpsest.report.compare import read_rows
+
+PASSED, VIOLATED, NOT_CHECKED = "passed", "violated", "not checked"
+UMA = "uma"  # the attack whose goal is the label the forget images carry
+RETRAIN = "retrain"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check over all runs. cases: how many were looked at; violations: the numbers of each that failed."""
+
+    says: str
+    cases: int
+    violations: tuple[str, ...]
+
+    @property
+    def status(self) -> str:
+        """Passed, violated, or not checked for want of anything to look at."""
+        return VIOLATED if self.violations else PASSED if self.cases else NOT_CHECKED
+
+
+Case = tuple[str, str]  # what was looked at, and what is wrong with it: empty where nothing is
+Measured = dict[tuple[int, str, str, str], tuple[float, int]]  # (repetition, attack, epsilon, metric): value, images
+
+
+def check(plan: Plan, paper: str, results: Path) -> list[Check]:
+    """Every check over the runs of a paper; `results` is results/<scale>."""
+    cells = [cell for (name, _), table in plan.tables.items() if name == paper for cell in table]
+    runs = list(dict.fromkeys(cell.run for cell in cells if cell.run))
+    rows = {run: found for run in runs if (found := read_rows(results / run.rows))}
+    measured = {run: _measured(found) for run, found in rows.items()}
+    whole = {name for name, rule in plan.config["forget_sets"].items() if "classes" in rule}
+    asked = int(plan.config["repetitions"])
+    return [
+        _gather(f"Every run has its {asked} repetitions.", (case for run in rows for case in repetitions(run, rows[run], asked))),
+        _gather(
+            "A forget set lies in the training set, each image once; with the retain set it is all of it.",
+            forget_sets(measured, results),
+        ),
+        _gather(
+            "The original model knows what it shall forget: at least 98% of it.",
+            (case for run, found in measured.items() if run.unlearner == ORIGINAL for case in original(run, found)),
+        ),
+        _gather(
+            "A retrained model does not know a class it never saw (at most 1%), and knows forgotten single images as it "
+            "knows test images (within 3 points or 3 standard errors).",
+            (case for run, found in measured.items() if run.unlearner == RETRAIN for case in retrained(run, found, run.forget in whole)),
+        ),
+        _gather(
+            "The images an attack starts from score as the forget images do, to one image.",
+            (case for run, found in measured.items() for case in start(run, found)),
+        ),
+        _gather(
+            "An attack is never worse than none, to 1 point or 2 images.",
+            (case for run, found in measured.items() for case in never_worse(run, found)),
+        ),
+        _gather(
+            "No attack moves a pixel by more than ε after rounding to 8 bits.",
+            (case for run, found in measured.items() for case in within(run, found)),
+        ),
+    ]  # fmt: skip
+
+
+def repetitions(run: Run, rows: Sequence[Mapping[str, Any]], asked: int) -> Iterator[Case]:
+    """Repetitions 0 .. asked - 1, none missing and none besides."""
+    there = sorted({int(row["repetition"]) for row in rows})
+    yield _about(run), "" if there == list(range(asked)) else f"repetitions {there}, asked for {asked}"
+
+
+def forget_sets(measured: Mapping[Run, Measured], results: Path) -> Iterator[Case]:
+    """Each forget set's indices against the size of the training set, and the sizes that were measured against both."""
+    for dataset, forget in dict.fromkeys((run.dataset, run.forget) for run in measured):
+        record = results / "data" / f"{dataset}.record.json"
+        if not record.is_file():
+            continue
+        train = int(json.loads(record.read_text())["train"])
+        sizes = {}
+        for file in sorted((results / "forget" / dataset / forget).glob("seed*.json")):
+            if file.name.endswith(".record.json"):
+                continue
+            indices = json.loads(file.read_text())["indices"]
+            repetition = int(file.stem.removeprefix("seed"))
+            sizes[repetition] = len(indices)
+            wrong = []
+            if any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
+                wrong.append("indices not ascending and unique")
+            if indices and not 0 <= min(indices) <= max(indices) < train:
+                wrong.append(f"indices {min(indices)}..{max(indices)} outside of 0..{train - 1}")
+            if not 0 < len(indices) < train:
+                wrong.append(f"{len(indices)} of {train} images")
+            yield f"{dataset}, {forget}, repetition {repetition}", "; ".join(wrong)
+        for run, found in measured.items():
+            if (run.dataset, run.forget) != (dataset, forget):
+                continue
+            for repetition in _repetitions(found):
+                kept, gone = (
+                    found.get((repetition, "none", "", f"{part}_accuracy"), (0.0, 0))[1]
+                    for part in ("retain", "forget")
+                )
+                wrong = [f"{gone} forgotten and {kept} retained of {train}"] if kept + gone != train else []
+                if repetition in sizes and sizes[repetition] != gone:
+                    wrong.append(f"{gone} forget images measured, {sizes[repetition]} in the forget set")
+                yield f"{_about(run)}, repetition {repetition}", "; ".join(wrong)
+
+
+def original(run: Run, found: Measured) -> Iterator[Case]:
+    """At least 98% on the forget images."""
+    for repetition, value, _ in _clean(found, "forget_accuracy"):
+        yield f"{_about(run)}, repetition {repetition}", "" if value >= 98 else f"{value:.2f}%"
+
+
+def retrained(run: Run, found: Measured, whole_classes: bool) -> Iterator[Case]:
+    """Near 0 on whole classes; near the test accuracy on single images."""
+    for repetition, value, n in _clean(found, "forget_accuracy"):
+        case = f"{_about(run)}, repetition {repetition}"
+        if whole_classes:
+            yield case, "" if value <= 1 else f"{value:.2f}%, at most 1"
+        elif (repetition, "none", "", "test_accuracy_full") in found:
+            test, m = found[repetition, "none", "", "test_accuracy_full"]
+            p = (value * n + test * m) / (n + m) / 100
+            tolerance = max(3.0, 300 * math.sqrt(p * (1 - p) * (1 / n + 1 / m)))
+            wrong = abs(value - test) > tolerance
+            yield case, f"{value:.2f}%, test {test:.2f}%, more than {tolerance:.1f} apart" if wrong else ""
+
+
+def start(run: Run, found: Measured) -> Iterator[Case]:
+    """Forget accuracy at ε = 0, from the attack's file, against the one from the data."""
+    for repetition, value, n in _clean(found, "forget_accuracy"):
+        if (repetition, UMA, "0", "forget_accuracy") in found:
+            again = found[repetition, UMA, "0", "forget_accuracy"][0]
+            wrong = abs(again - value) > 100 / n + 1e-6
+            yield (
+                f"{_about(run)}, repetition {repetition}",
+                f"{again:.2f}%, from the data {value:.2f}%" if wrong else "",
+            )
+
+
+def never_worse(run: Run, found: Measured) -> Iterator[Case]:
+    """UMA's forget accuracy at each ε against none."""
+    for repetition, value, n in _clean(found, "forget_accuracy"):
+        for (other, attack, epsilon, metric), (attacked, _) in found.items():
+            if (other, attack, metric) == (repetition, UMA, "forget_accuracy") and epsilon != "0":
+                wrong = attacked < value - max(1.0, 200 / n) - 1e-6
+                case = f"{_about(run)}, ε = {epsilon}, repetition {repetition}"
+                yield case, f"{attacked:.2f}% under attack, {value:.2f}% without" if wrong else ""
+
+
+def within(run: Run, found: Measured) -> Iterator[Case]:
+    """The largest change of any pixel, in grey levels, against ε."""
+    for (repetition, attack, epsilon, metric), (levels, _) in found.items():
+        if metric == "largest_change_levels":
+            allowed = float(Fraction(epsilon) * 255)
+            case = f"{_about(run)}, {attack}, ε = {epsilon}, repetition {repetition}"
+            yield case, f"{levels:g} grey levels, {allowed:g} allowed" if levels > allowed + 1e-6 else ""
+
+
+def _gather(says: str, cases: Iterator[Case]) -> Check:
+    every = list(cases)
+    return Check(says, len(every), tuple(f"{what}: {wrong}" for what, wrong in every if wrong))
+
+
+def _measured(rows: Sequence[Mapping[str, Any]]) -> Measured:
+    return {
+        (int(row["repetition"]), row["attack"], row["epsilon"], row["metric"]): (float(row["value"]), int(row["n"]))
+        for row in rows
+        if row["status"] == "ok"
+    }
+
+
+def _repetitions(found: Measured) -> list[int]:
+    return sorted({repetition for repetition, *_ in found})
+
+
+def _clean(found: Measured, metric: str) -> Iterator[tuple[int, float, int]]:
+    for repetition in _repetitions(found):
+        if (repetition, "none", "", metric) in found:
+            yield (repetition, *found[repetition, "none", "", metric])
+
+
+def _about(run: Run) -> str:
+    return f"{run.dataset}, {run.forget}, {run.unlearner}"

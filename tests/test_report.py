@@ -1,0 +1,644 @@
+"""The report, over rows that the tests write: verdicts, layouts, claims, checks, links, and what is not there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palimpsest.pipeline.cells import Cell, Plan, Run
+from palimpsest.pipeline.configuration import ROOT, ConfigError, load
+from palimpsest.report import checks, claims, compare, formats, page, tables
+from palimpsest.report.compare import Compared, judge
+
+TRAIN, FORGET, TEST = 5000, 500, 1000
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+Change = Callable[[Run, dict[str, Any]], dict[str, Any] | None]
+
+
+def write_results(plan: Plan, root: Path, *, noise: float = 0.05, change: Change | None = None) -> Path:
+    """Rows, records, forget sets and data records for every run of the plan, near the published numbers.
+
+    change: what to make of each row of a run; None leaves it out.
+    """
+    cells = [cell for table in plan.tables.values() for cell in table if cell.run]
+    for run in dict.fromkeys(cell.run for cell in cells if cell.run):
+        generator, rows = random.Random(str(run)), []
+        for repetition in range(plan.config["repetitions"]):
+            about = {**vars(run), "repetition": repetition, "seed": str(100 + repetition), "status": "ok"}
+            found = {(cell.attack, cell.epsilon, cell.metric): cell.published for cell in cells if cell.run == run}
+            clean = found.get(("none", "", "forget_accuracy"), 50.0)
+            found |= {("none", "", "retain_accuracy"): 100.0, ("none", "", "test_accuracy_full"): clean}
+            if run.unlearner != "original":
+                found[("uma", "0", "forget_accuracy")] = clean
+                found |= {("uma", e, "largest_change_levels"): float(e.split("/")[0]) for e in ("8/255", "16/255")}
+            for (attack, epsilon, metric), value in found.items():
+                one = 1 if "rate" in metric else 100
+                value = one / 2 if value is None else value
+                if attack != "none" and epsilon != "0" and "levels" not in metric:
+                    value = min(one, max(0, value + generator.gauss(0, noise) * one / 100))
+                row = {
+                    **about, "attack": attack, "epsilon": epsilon, "metric": metric, "value": round(value, 6),
+                    "unit": "fraction" if one == 1 else "%",
+                    "n": TRAIN - FORGET if "retain" in metric and "test" not in metric else TEST if "test_acc" in metric else FORGET,
+                }  # fmt: skip
+                changed = change(run, row) if change else row
+                rows += [changed] if changed else []
+        file = root / run.rows
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        file.with_suffix(".record.json").write_text("{}\n")
+        for repetition in range(plan.config["repetitions"]):
+            write_json(
+                root / f"forget/{run.dataset}/{run.forget}/seed{repetition}.json",
+                {"indices": [*range(0, TRAIN, TRAIN // FORGET)]},
+            )
+            seconds = {"retrain": 100.0}.get(run.unlearner, 12.5)
+            if run.unlearner != "original":
+                place = f"unlearned/{run.dataset}/{run.model}/{run.forget}/{run.unlearner}/seed{repetition}.record.json"
+                write_json(root / place, {"method_seconds": [seconds], "device": "cpu"})
+        write_json(root / f"data/{run.dataset}.record.json", {"train": TRAIN, "test": TEST})
+    return root
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def paper() -> Plan:
+    """The plan of the paper scale: nothing stands in for anything."""
+    return Plan(load(scale="paper"))
+
+
+@pytest.fixture(scope="module")
+def demo() -> Plan:
+    return Plan(load(scale="demo"))
+
+
+@pytest.fixture(scope="module")
+def full(paper: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_results(paper, tmp_path_factory.mktemp("paper"))
+
+
+@pytest.fixture(scope="module")
+def reduced(demo: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_results(demo, tmp_path_factory.mktemp("demo"))
+
+
+def texts(plan: Plan, results: Path, table: str = "table1") -> dict[str, str]:
+    made, found = tables.of(plan, "uma", table, results)
+    return {
+        "csv": tables.tidy(found),
+        "md": formats.markdown(made),
+        "tex": formats.latex(made),
+        "html": formats.html(made),
+    }
+
+
+def cell(**changes: Any) -> Cell:
+    run = Run("cifar10", "resnet50", "class_0", "finetune")
+    fields: dict[str, Any] = {
+        "paper": "uma", "table": "table1", "line": 2, "dataset": "cifar10", "model": "resnet50", "forget": "class_0",
+        "unlearner": "finetune", "attack": "uma", "epsilon": "8/255", "metric": "forget_accuracy", "control": "",
+        "published": 90.0, "note": "", "run": run, "missing": "", "reductions": (),
+    }  # fmt: skip
+    return Cell(**(fields | changes))
+
+
+def rows_of(values: list[float], one: Cell | None = None, n: int = 10_000, unit: str = "%") -> list[dict[str, Any]]:
+    one = one or cell()
+    return [
+        {"attack": one.attack, "epsilon": one.epsilon, "metric": one.metric, "value": value, "unit": unit, "n": n,
+         "repetition": k, "seed": str(k), "status": "ok"}
+        for k, value in enumerate(values)
+    ]  # fmt: skip
+
+
+# Verdicts
+
+
+def test_mean_spread_and_prediction_interval_are_those_computed_by_hand() -> None:
+    found = judge(cell(published=91.5), rows_of([89.0, 90.0, 91.0]))
+    assert (found.mean, found.sd, found.n) == (90.0, 1.0, 3)
+    assert found.difference == pytest.approx(-1.5)
+    assert found.half == pytest.approx(4.302653 * 1.0 * math.sqrt(4 / 3), rel=1e-6)  # t(0.975, 2) = 4.302653
+
+
+@pytest.mark.parametrize(
+    ("published", "verdict"), [(94.96, "agrees"), (94.98, "differs"), (85.04, "agrees"), (85.02, "differs")]
+)
+def test_a_number_agrees_up_to_the_edge_of_the_interval_and_not_beyond(published: float, verdict: str) -> None:
+    assert judge(cell(published=published), rows_of([89.0, 90.0, 91.0])).verdict == verdict  # 90 ± 4.968
+
+
+def test_one_repetition_falls_back_on_one_standard_error_of_the_images() -> None:
+    found = judge(cell(published=90.3), rows_of([90.0]))
+    assert (found.sd, found.verdict) == (None, "agrees")
+    assert found.half == pytest.approx(100 * math.sqrt(0.9 * 0.1 / 10_000))  # 0.3
+    assert judge(cell(published=90.31), rows_of([90.0])).verdict == "differs"
+
+
+def test_without_any_spread_one_image_still_lies_within_the_grid() -> None:
+    assert judge(cell(published=99.98), rows_of([100.0] * 3, n=5000)).verdict == "agrees"
+    assert judge(cell(published=99.96), rows_of([100.0] * 3, n=5000)).verdict == "differs"
+    rate = cell(metric="member_rate", published=0.0002)
+    assert judge(rate, rows_of([0.0, 0.0], rate, n=5000, unit="fraction")).verdict == "agrees"
+
+
+def test_a_number_of_another_unit_that_was_run_once_has_no_interval() -> None:
+    assert judge(cell(), rows_of([90.0], unit="seconds")).verdict == "no interval"
+
+
+def test_a_stand_in_is_never_judged_however_close_it_is() -> None:
+    found = judge(cell(reductions=("cifar10 → digits",)), rows_of([90.0, 90.0, 90.0]))
+    assert (found.verdict, found.difference) == ("stand-in", 0.0)
+
+
+def test_no_cell_of_the_demo_agrees_or_differs(demo: Plan, reduced: Path) -> None:
+    for table in ("table1", "table2"):
+        _, found = tables.of(demo, "uma", table, reduced)
+        assert {one.verdict for one in found} <= {"stand-in", "not run", "not applicable", "no published value"}
+        assert any(one.verdict == "stand-in" for one in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "verdict", "why"),
+    [
+        ({"run": None, "missing": "not built yet: unlearner salun"}, False, "not run", "not built yet: unlearner salun"),
+        ({}, False, "not run", "not run yet"),
+        ({"published": None, "note": "unreadable in the paper's text"}, True, "unreadable", "unreadable in the paper's text"),
+        ({"published": None, "note": "a control of ours"}, True, "no published value", "a control of ours"),
+        ({"published": None, "run": None, "note": "not applicable: a dash"}, False, "not applicable", "not applicable: a dash"),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_not_there_says_why(changes: dict[str, Any], rows: bool, verdict: str, why: str) -> None:
+    found = judge(cell(**changes), rows_of([90.0, 91.0]) if rows else [])
+    assert (found.verdict, found.why) == (verdict, why)
+
+
+def test_one_diverged_repetition_is_enough_to_withhold_the_verdict() -> None:
+    lost = {"repetition": 2, "status": "diverged", "reason": "loss is nan"}
+    found = judge(cell(), [*rows_of([90.0, 90.0]), lost])
+    assert (found.verdict, found.why, found.n) == ("diverged", "1 of 3 repetitions diverged", 2)
+    assert judge(cell(), [lost]).mean is None
+
+
+# Tables
+
+
+def test_every_published_number_is_in_the_csv(paper: Plan, full: Path) -> None:
+    for table, count in (("table1", 128), ("table2", 135)):
+        rows = list(csv.DictReader(io.StringIO(texts(paper, full, table)["csv"])))
+        printed = {
+            tuple(r[c] for c in ("dataset", "unlearner", "epsilon", "metric")): r["published"]
+            for r in rows
+            if r["published"]
+        }
+        assert len(printed) == count
+        if table == "table1":
+            assert float(printed["cifar10", "finetune", "8/255", "forget_accuracy"]) == 99.96
+            assert float(printed["cifar100", "retrain", "", "test_accuracy_full"]) == 70.15
+            assert float(printed["tiny_imagenet", "influence_woodfisher", "8/255", "forget_accuracy"]) == 99.94
+        else:
+            assert float(printed["cifar10", "retrain", "", "forget_accuracy"]) == 93.78
+            assert float(printed["tiny_imagenet", "l1_sparse", "16/255", "member_rate"]) == 0.7614
+
+
+def test_the_csv_carries_mean_spread_difference_and_record(paper: Plan, full: Path) -> None:
+    for row in csv.DictReader(io.StringIO(texts(paper, full)["csv"])):
+        if not row["mean"]:
+            continue
+        values = [
+            json.loads(line)["value"]
+            for line in (full / row["record"].replace(".record.json", ".jsonl")).read_text().splitlines()
+            if all(json.loads(line)[key] == row[key] for key in ("attack", "epsilon", "metric"))
+        ]
+        assert (int(row["n"]), float(row["mean"])) == (len(values), pytest.approx(sum(values) / len(values), abs=1e-6))
+        if row["published"]:
+            assert float(row["difference"]) == pytest.approx(float(row["mean"]) - float(row["published"]), abs=2e-6)
+
+
+def test_the_same_rows_give_the_same_bytes_in_any_order(demo: Plan, reduced: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(reduced, other)
+    for file in other.rglob("*.jsonl"):
+        file.write_text("\n".join(reversed(file.read_text().splitlines())) + "\n")
+    first, second = texts(demo, reduced), texts(demo, other)
+    assert {name: first[name] for name in ("md", "tex")} == {name: second[name] for name in ("md", "tex")}
+    assert first == second
+    shutil.rmtree(other / "unlearned")  # run times never reach a table
+    assert texts(demo, other) == first
+
+
+def test_markdown_fits_into_a_terminal_of_120_columns(demo: Plan, reduced: Path, paper: Plan, full: Path) -> None:
+    for plan, results in ((demo, reduced), (paper, full)):
+        for table in ("table1", "table2"):
+            lines = texts(plan, results, table)["md"].splitlines()
+            assert max(map(len, lines)) <= 120
+            grids = [line for line in lines if line.startswith("|")]
+            assert len({line.count("|") for line in grids}) <= 3  # the blocks and their controls are each one shape
+
+
+@pytest.mark.parametrize("text", ["cifar10 → digits", "uma", "random_label: epochs 5"])
+def test_stand_ins_are_named_on_top_of_every_format(demo: Plan, reduced: Path, text: str) -> None:
+    named = {"cifar10 → digits": "CIFAR-10 → digits", "uma": "UMA: steps 20", "random_label: epochs 5": "RL: epochs"}[
+        text
+    ]
+    made = texts(demo, reduced)
+    flat = {name: re.sub(r"[\s>]+", " ", body) for name, body in made.items()}
+    assert named.split(" →")[0] in flat["md"].split("## ")[0]
+    assert named in flat["md"].split("##")[0]
+    assert formats.escape(named) in flat["tex"].split(r"\begin{tabular}")[0]
+    assert named in made["html"].split("<table")[0]
+    assert all(row["reductions"] for row in csv.DictReader(io.StringIO(made["csv"])) if row["mean"])
+
+
+def test_nothing_is_announced_as_a_stand_in_at_the_paper_scale(paper: Plan, full: Path) -> None:
+    made, _ = tables.of(paper, "uma", "table1", full)
+    assert made.banner == ()
+    assert "reproduces" not in texts(paper, full)["html"]
+
+
+def test_a_reduced_budget_alone_is_announced_as_such() -> None:
+    assert tables.banner([cell(reductions=("finetune: epochs 5",)), cell()], {}) == (
+        "Reduced budget. 1 of 2 numbers here do not reproduce a printed one and are not judged.",
+        "Reduced budget: finetune: epochs 5.",
+    )
+
+
+def test_missing_and_diverged_cells_are_printed_as_such_in_every_format(paper: Plan, tmp_path: Path) -> None:
+    def change(run: Run, row: dict[str, Any]) -> dict[str, Any] | None:
+        if run.unlearner == "finetune":  # diverged as a whole
+            return {**{k: row[k] for k in ("repetition", "seed")}, "status": "diverged", "reason": "nan"}
+        if run.unlearner == "random_label" and row["epsilon"] == "16/255":  # one number is not there
+            return None
+        return row
+
+    config = json.loads(json.dumps(load(scale="paper")))
+    config["unlearners"].pop("random_label")
+    unbuilt = Plan(config)
+    results = write_results(paper, tmp_path, change=change)
+    for name, text in texts(paper, results).items():
+        assert "diverged" in text, name
+        assert "not run yet" in text, name
+    for name, text in texts(unbuilt, results).items():
+        assert "not built yet" in text, name
+        assert text.count("not built yet") >= 3, name
+        assert re.sub(r"\\_", "_", text).replace("\n", " ").count("random_label") >= 1, name
+
+
+def test_a_number_of_fewer_repetitions_says_so(paper: Plan, tmp_path: Path) -> None:
+    def change(run: Run, row: dict[str, Any]) -> dict[str, Any] | None:
+        return None if run.unlearner == "retrain" and row["repetition"] else row
+
+    results = write_results(paper, tmp_path, change=change)
+    made, _ = tables.of(paper, "uma", "table1", results)
+    assert made.n == 3
+    assert "(1)" in formats.markdown(made) and "(1)" in formats.latex(made) and "(1)" in formats.html(made)
+
+
+def test_latex_escapes_what_it_would_stumble_over() -> None:
+    assert (
+        formats.escape(r"a_b & 5% → {x}~^\$#")
+        == r"a\_b \& 5\% $\rightarrow$ \{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}\$\#"
+    )
+
+
+def test_latex_is_ascii_with_balanced_braces_and_full_rows(demo: Plan, reduced: Path) -> None:
+    for table in ("table1", "table2"):
+        text = texts(demo, reduced, table)["tex"]
+        assert text.isascii()
+        bare = text.replace(r"\{", "").replace(r"\}", "")
+        assert bare.count("{") == bare.count("}")
+        assert text.count(r"\begin{") == text.count(r"\end{") == 2
+        for line in text.split(r"\midrule", 1)[1].splitlines():
+            if line.endswith(r"\\"):
+                spans = [int(n) for n in re.findall(r"\\multicolumn\{(\d)\}", line)]
+                assert len(re.findall(r"(?<!\\)&", line)) + 1 + sum(n - 1 for n in spans) == 8, line
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
+def test_latex_compiles_with_booktabs_alone(demo: Plan, reduced: Path, tmp_path: Path) -> None:
+    body = texts(demo, reduced)["tex"]
+    (tmp_path / "t.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + body + "\\end{document}\n"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_a_metric_without_a_column_is_refused(demo: Plan) -> None:
+    with pytest.raises(ConfigError, match="has no column for fid"):
+        tables.arrange(demo.papers["uma"], "demo", [judge(cell(metric="fid"), [])])
+
+
+def test_two_cells_in_one_place_are_refused(demo: Plan) -> None:
+    both = [judge(cell(metric=metric), []) for metric in ("member_rate", "member_rate_full_test")]
+    with pytest.raises(ConfigError, match="two cells"):
+        tables.arrange(demo.papers["uma"], "demo", both)
+
+
+# The page
+
+
+class Balance(HTMLParser):
+    """Collects links and ids, and fails on a tag that closes what is not open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.numbers, self.linked = 0, 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.links += [given["href"] or ""] if "href" in given else []
+        self.ids += [given["id"] or ""] if "id" in given else []
+        assert tag not in ("script", "link") and "src" not in given, f"{tag} fetches something"
+        if given.get("class") == "ours":
+            self.numbers += 1
+            self.linked += "a" in self.open
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+
+def parse(text: str) -> Balance:
+    found = Balance()
+    found.feed(text)
+    found.close()
+    assert not found.open
+    return found
+
+
+@pytest.mark.parametrize("scale", ["demo", "paper"])
+def test_html_is_well_formed_and_every_number_links_to_an_existing_record(
+    scale: str, request: pytest.FixtureRequest
+) -> None:
+    plan: Plan = request.getfixturevalue(scale)
+    results: Path = request.getfixturevalue({"demo": "reduced", "paper": "full"}[scale])
+    folder = results / "papers" / "uma"
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in ("table1", "table2"):
+        for suffix, text in texts(plan, results, table).items():
+            (folder / f"{table}.{suffix}").write_text(text)
+    (folder / "index.html").write_text(page.render(plan, "uma", results))
+    for file in sorted(folder.glob("*.html")):
+        found = parse(file.read_text())
+        assert found.numbers == found.linked > 50
+        assert len(set(found.ids)) == len(found.ids)
+        for link in found.links:
+            assert (folder / link).is_file(), link
+
+
+def test_a_name_that_looks_like_markup_is_text(demo: Plan, reduced: Path) -> None:
+    about = {**demo.papers["uma"], "title": "<b>&</b>"}
+    plan = Plan(demo.config)
+    plan.__dict__["papers"] = {"uma": about}
+    assert "&lt;b&gt;&amp;&lt;/b&gt;" in page.render(plan, "uma", reduced)
+
+
+def test_the_page_without_any_rows_is_whole(demo: Plan, tmp_path: Path) -> None:
+    text = page.render(demo, "uma", tmp_path)
+    parse(text)
+    assert "Nothing was run yet" in text and "cannot tell" in text and "not checked" in text
+
+
+def test_violated_checks_stand_before_any_number(demo: Plan, tmp_path: Path) -> None:
+    def change(run: Run, row: dict[str, Any]) -> dict[str, Any]:
+        return row | ({"value": 20.0} if row["metric"] == "largest_change_levels" else {})
+
+    text = page.render(demo, "uma", write_results(demo, tmp_path, change=change))
+    assert text.index("Do not believe") < text.index('class="figures"') < text.index("<table")
+    assert "20 grey levels, 8 allowed" in text
+
+
+def test_run_times_are_shares_of_retraining(demo: Plan, reduced: Path) -> None:
+    _, found = tables.of(demo, "uma", "table1", reduced)
+    _, lines, devices = page.run_times(found, demo.papers["uma"]["names"], reduced)
+    by_name = {line.label: line.cells[0] for line in lines}
+    assert by_name["FT"] is not None and by_name["FT"][:2] == (12.5, 0.125)
+    assert by_name["Retrain"] is not None and by_name["Retrain"][:2] == (100.0, 1.0)
+    assert devices == ["cpu"]
+
+
+# Claims
+
+
+def one_claim(
+    check: dict[str, Any], values: list[list[float]], published: list[float | None] | None = None, **more: Any
+) -> claims.Claim:
+    found = []
+    for k, repeated in enumerate(values):
+        own = cell(dataset=f"d{k}", published=published[k] if published else 90.0)
+        found.append(judge(own, rows_of(repeated, own)))
+    about = {"claims": [{"says": "s", "source": "t", "cells": {"attack": "uma"}, "check": check, **more}]}
+    return claims.evaluate(about, found)[0]
+
+
+@pytest.mark.parametrize(
+    ("check", "values", "verdict"),
+    [
+        ({"at_least": 90}, [[90.0, 95.0], [99.0, 99.0]], "holds"),
+        ({"at_least": 90}, [[90.0, 95.0], [80.0, 81.0]], "does not hold"),
+        ({"at_least": 90}, [[89.0, 95.0], [99.0, 99.0]], "cannot tell"),  # the spread straddles the bound
+        ({"at_least": 90}, [[], [99.0, 99.0]], "cannot tell"),  # a cell is missing
+        ({"at_least": 90}, [[], [80.0, 80.0]], "does not hold"),  # but one counterexample is enough
+        ({"at_least": 90}, [[], []], "cannot tell"),
+        ({"at_most": 90}, [[90.0, 80.0], [10.0, 20.0]], "holds"),
+        ({"at_most": 90}, [[91.0, 92.0], [10.0, 20.0]], "does not hold"),
+        ({"at_most": 50, "most": True}, [[10.0], [20.0], [99.0]], "holds"),
+        ({"at_most": 50, "most": True}, [[10.0], [90.0], [99.0]], "does not hold"),
+        ({"at_most": 50, "most": True}, [[10.0], [90.0], []], "cannot tell"),
+    ],
+)  # fmt: skip
+def test_a_claim_holds_fails_or_cannot_be_told(check: dict[str, Any], values: list[list[float]], verdict: str) -> None:
+    assert one_claim(check, values).reproduced.verdict == verdict
+
+
+def test_a_claim_is_also_held_against_the_printed_numbers_and_blanks_are_left_out() -> None:
+    found = one_claim({"at_least": 90}, [[80.0], [80.0]], [99.0, None])
+    assert found.printed is not None
+    assert (found.reproduced.verdict, found.printed.verdict) == ("does not hold", "holds")
+    assert one_claim({"at_least": 90}, [[99.0]], ours=True).printed is None
+
+
+def test_a_claim_names_the_numbers_that_decided() -> None:
+    found = one_claim({"at_least": 90}, [[95.0, 97.0], [80.0, 82.0]]).reproduced
+    assert "1 of 2 cells pass, 1 fail" in found.numbers
+    assert "d1" in found.numbers and "81 ± 1.4" in found.numbers
+
+
+def test_partners_are_compared_repetition_by_repetition() -> None:
+    weak, strong = cell(), cell(epsilon="16/255")
+    about = {
+        "claims": [
+            {
+                "says": "s",
+                "source": "t",
+                "cells": {"epsilon": "16/255"},
+                "check": {"no_less_than": {"epsilon": "8/255"}},
+            }
+        ]
+    }
+    # The repetitions differ by more than the two attacks do; pairing sees through it.
+    found = [judge(weak, rows_of([10.0, 90.0], weak)), judge(strong, rows_of([11.0, 91.0], strong))]
+    assert claims.evaluate(about, found)[0].reproduced.verdict == "holds"
+    found[1] = judge(strong, rows_of([9.0, 91.0], strong))
+    assert claims.evaluate(about, found)[0].reproduced.verdict == "cannot tell"
+    about["claims"][0]["check"]["tolerance"] = 1  # type: ignore[index]
+    assert claims.evaluate(about, found)[0].reproduced.verdict == "holds"
+    assert claims.evaluate(about, found[1:])[0].reproduced.verdict == "cannot tell"  # no partner
+
+
+def test_a_diverged_cell_decides_no_claim() -> None:
+    own = cell()
+    found = judge(own, [*rows_of([99.0], own), {"repetition": 1, "status": "diverged"}])
+    about = {"claims": [{"says": "s", "source": "t", "cells": {}, "check": {"at_least": 90}}]}
+    assert claims.evaluate(about, [found])[0].reproduced.verdict == "cannot tell"
+
+
+def test_a_claim_decided_on_stand_ins_says_so(demo: Plan, reduced: Path, paper: Plan, full: Path) -> None:
+    for plan, results, stands in ((demo, reduced, True), (paper, full, False)):
+        found = [one for table in ("table1", "table2") for one in tables.of(plan, "uma", table, results)[1]]
+        assert {claim.stand_in for claim in claims.evaluate(plan.papers["uma"], found)[:3]} == {stands}
+
+
+def test_the_papers_claims_over_its_own_numbers(paper: Plan, full: Path) -> None:
+    found = [one for table in ("table1", "table2") for one in tables.of(paper, "uma", table, full)[1]]
+    printed = {
+        claim.says: claim.printed.verdict for claim in claims.evaluate(paper.papers["uma"], found) if claim.printed
+    }
+    contradicted = [says for says, verdict in printed.items() if verdict != "holds"]
+    assert len(printed) == 9
+    assert len(contradicted) == 1 and contradicted[0].startswith(
+        "Class-level unlearning generally shows strong robustness"
+    )
+
+
+@pytest.mark.parametrize("check", [{"at_leest": 1}, {"at_least": 1, "at_most": 2}, {"tolerance": 1}])
+def test_a_misspelt_check_is_refused(check: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="takes one of"):
+        one_claim(check, [[1.0]])
+
+
+def test_a_claim_about_no_cell_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no cell matches"):
+        one_claim({"at_least": 1}, [[1.0]], cells={"unlearner": "fientune"})
+
+
+# Checks before belief
+
+
+def violated(plan: Plan, results: Path) -> dict[str, tuple[str, ...]]:
+    return {
+        check.says.split()[1] + " " + check.says.split()[2]: check.violations
+        for check in checks.check(plan, "uma", results)
+        if check.violations
+    }
+
+
+def test_sound_runs_pass_every_check(demo: Plan, reduced: Path) -> None:
+    found = checks.check(demo, "uma", reduced)
+    assert [(check.status, check.violations) for check in found] == [("passed", ())] * 7
+    assert all(check.cases > 5 for check in found)
+
+
+def test_without_rows_nothing_is_called_passed(demo: Plan, tmp_path: Path) -> None:
+    assert {check.status for check in checks.check(demo, "uma", tmp_path)} == {"not checked"}
+
+
+PLANTED: list[tuple[str, str, Callable[[Run, dict[str, Any]], bool], dict[str, Any]]] = [
+    ("beyond epsilon", "8.001 grey levels, 8 allowed", lambda run, row: row["metric"] == "largest_change_levels" and row["epsilon"] == "8/255", {"value": 8.001}),
+    ("attack worse", "under attack", lambda run, row: run.unlearner == "finetune" and row["attack"] == "uma" and row["epsilon"] == "8/255" and row["metric"] == "forget_accuracy", {"value": 0.0}),
+    ("start differs", "from the data", lambda run, row: row["epsilon"] == "0" and row["metric"] == "forget_accuracy" and run.unlearner == "finetune", {"value": 7.0}),
+    ("retrained knows a class", "at most 1", lambda run, row: run.unlearner == "retrain" and "class" in run.forget and row["attack"] == "none" and row["metric"] == "forget_accuracy", {"value": 3.0}),
+    ("retrained knows images", "apart", lambda run, row: run.unlearner == "retrain" and "class" not in run.forget and row["metric"] == "test_accuracy_full", {"value": 12.0}),
+    ("original does not know", "97.90%", lambda run, row: run.unlearner == "original" and row["metric"] == "forget_accuracy", {"value": 97.9}),
+    ("overlap", "retained of 5000", lambda run, row: row["metric"] == "retain_accuracy", {"n": TRAIN - FORGET + 1}),
+    ("a repetition too many", "asked for 2", lambda run, row: row["repetition"] == 1, {"repetition": 5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "says", "where", "planted"), PLANTED, ids=[what for what, *_ in PLANTED])
+def test_a_planted_violation_is_found(
+    demo: Plan, tmp_path: Path, what: str, says: str, where: Any, planted: dict[str, Any]
+) -> None:
+    results = write_results(demo, tmp_path, change=lambda run, row: row | planted if where(run, row) else row)
+    found = [text for texts_ in violated(demo, results).values() for text in texts_]
+    assert found and any(says in text for text in found), found
+
+
+@pytest.mark.parametrize(
+    ("indices", "says"),
+    [
+        ([0, 0, 1], "not ascending and unique"),
+        ([2, 1], "not ascending and unique"),
+        ([0, TRAIN], f"outside of 0..{TRAIN - 1}"),
+        ([*range(TRAIN)], f"{TRAIN} of {TRAIN} images"),
+        ([0, 1, 2], "500 forget images measured, 3 in the forget set"),
+    ],
+)  # fmt: skip
+def test_a_broken_forget_set_is_found(demo: Plan, tmp_path: Path, indices: list[int], says: str) -> None:
+    results = write_results(demo, tmp_path)
+    write_json(results / "forget/digits/class_0/seed0.json", {"indices": indices})
+    assert any(says in text for found in violated(demo, results).values() for text in found)
+
+
+# What the report is made of
+
+
+def test_the_report_never_imports_torch() -> None:
+    code = (
+        "import sys; import palimpsest.report.page, palimpsest.report.tables, palimpsest.report.formats;"
+        "from palimpsest.pipeline.cells import Plan; from palimpsest.pipeline.configuration import load; from pathlib import Path;"
+        "palimpsest.report.page.render(Plan(load(scale='demo')), 'uma', Path('nowhere'));"
+        "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT / "src")}, timeout=60)
+    assert done.returncode == 0
+
+
+def test_every_name_that_a_table_prints_is_the_papers(demo: Plan) -> None:
+    names = demo.papers["uma"]["names"]
+    used = {
+        getattr(one, field)
+        for table in demo.tables.values()
+        for one in table
+        for field in ("dataset", "model", "forget")
+    }
+    used |= {one.unlearner for table in demo.tables.values() for one in table if one.note != "not in the paper"}
+    assert used <= set(names)
+    assert len(Counter(names.values())) == len(names)
+
+
+def test_every_cell_of_a_table_has_a_place(paper: Plan, full: Path) -> None:
+    for table in ("table1", "table2"):
+        made, found = tables.of(paper, "uma", table, full)
+        placed: list[Compared] = [
+            one for block in made.blocks for line in block.lines + block.controls for one in line.cells if one
+        ]
+        assert len(placed) == len(found) == 183
+        assert [block.title for block in made.blocks] == ["CIFAR-10", "CIFAR-100", "Tiny-ImageNet"]
+    assert compare.matches(replace(cell(), epsilon="0"), {"epsilon": ["", "0"]})

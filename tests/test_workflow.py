@@ -1,0 +1,188 @@
+"""The workflow end to end, in a copy of the project with a scale of its own: digits, one repetition, little training."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from test_unlearners import flat
+
+from palimpsest import models
+
+ROOT = Path(__file__).parents[1]
+CELL = "results/tiny/{}/digits/small_cnn_narrow"
+TINY = {
+    "stand_ins": {
+        "datasets": {"cifar10": "digits", "cifar100": "digits", "tiny_imagenet": "digits"},
+        "models": {"resnet50": "small_cnn_narrow"},
+        "forget_sets": {
+            "classes_5_16_25_34_78": "class_0",
+            "classes_4_12_66_72_97_143_149_165_175_190": "class_0",
+            "random_5000": "random_tenth",
+            "random_10000": "random_tenth",
+        },
+    },
+    "budgets": {
+        "unlearners": {"finetune": {"epochs": 1}, "random_label": {"epochs": 1}},
+        "attacks": {"uma": {"steps": 2}},
+    },
+    "repetitions": 1,
+}
+
+
+def snakemake(project: Path, *arguments: str, check: bool = True) -> str:
+    """What `snakemake --cores 2 --config scale=tiny ARGUMENTS` says in `project`."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "scale=tiny", *arguments]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert not check or done.returncode == 0, said[-5000:]
+    return said
+
+
+def jobs(said: str) -> dict[str, int]:
+    """The job counts of a dry run."""
+    lines = said.split("Job stats:")[-1].splitlines() if "Job stats:" in said else []
+    return {words[0]: int(words[1]) for words in map(str.split, lines) if len(words) == 2 and words[1].isdigit()}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project after one whole run at the scale `tiny`, with a toy unlearner: one file, one line."""
+    copy = tmp_path_factory.mktemp("project")
+    for name in ("Snakefile", "config", "profiles", "workflow", "src", "environment.yml", "requirements.lock", "README.md"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, copy / name)
+    (copy / "config" / "scales" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (copy / "src" / "palimpsest" / "unlearners" / "toy.py").write_text(
+        '"""A toy: weights times a factor."""\n\nfrom copy import deepcopy\n\n\n'
+        "def unlearn(model, forget, retain, *, factor=0.5):\n"
+        '    """The model with its weights scaled."""\n'
+        "    scaled = deepcopy(model)\n"
+        "    for parameter in scaled.parameters():\n"
+        "        parameter.data *= factor\n"
+        "    return scaled\n"
+    )
+    config = copy / "config" / "config.yaml"
+    config.write_text(config.read_text().replace("\nattacks:", "  toy: {factor: 0.25, also_in: uma_table1}\n\nattacks:", 1))
+    snakemake(copy)
+    return copy
+
+
+def test_a_second_run_has_nothing_to_do_and_a_readme_changes_nothing(project: Path) -> None:
+    assert "Nothing to be done" in snakemake(project)
+    readme = project / "README.md"
+    readme.write_text(readme.read_text() + "\n<!-- a comment -->\n")
+    assert "Nothing to be done" in snakemake(project)
+
+
+def test_a_toy_unlearner_of_one_file_and_one_line_appears_in_table_1(project: Path) -> None:
+    table = (project / "results/tiny/papers/uma/table1.md").read_text()
+    rows = [line for line in table.splitlines() if "toy" in line]
+    assert rows and any(character.isdigit() for character in rows[0]), table
+    assert "toy" not in (project / "results/tiny/papers/uma/table2.md").read_text()
+    base, toy = (
+        models.load(project / path / "seed0.safetensors")
+        for path in (CELL.format("base"), CELL.format("unlearned") + "/class_0/toy")
+    )
+    for name, weight in base.named_parameters():
+        assert torch.equal(dict(toy.named_parameters())[name], weight * 0.25)
+
+
+def test_editing_an_unlearner_reruns_it_and_what_depends_on_it(project: Path) -> None:
+    file = project / "src/palimpsest/unlearners/finetune.py"
+    text = file.read_text()
+    try:
+        file.write_text(text + "\n# changed\n")
+        said = snakemake(project, "-n")
+        # Two forget sets: their models, their attacks, their measurements, then both tables and the page.
+        assert {"unlearn": 2, "attack": 2, "evaluate": 2}.items() <= jobs(said).items(), said
+        assert not {"train", "data", "forget"} & set(jobs(said))
+        for line in said.splitlines():
+            if "wildcards:" in line and "unlearner=" in line:
+                assert "unlearner=finetune" in line
+    finally:
+        file.write_text(text)
+    assert "Nothing to be done" in snakemake(project, "-n")
+
+
+def test_every_number_leads_to_the_data_by_its_records(project: Path) -> None:
+    folder = project / CELL.format("rows") / "class_0"
+
+    def record_of(path: Path) -> dict[str, object]:
+        beside = path.with_suffix("").with_suffix(".record.json")
+        grouped = path.parent / "attack.record.json"
+        return json.loads((beside if beside.exists() else grouped).read_text())
+
+    def walk(path: Path) -> set[str]:
+        record = record_of(path)
+        relative = str(path.relative_to(project))
+        seen = {relative}
+        for name, digest in record["inputs"].items():  # type: ignore[attr-defined]
+            made_by = record_of(project / name)
+            assert made_by["outputs"][name] == digest, f"{relative} was made from another {name}"  # type: ignore[index]
+            seen |= walk(project / name)
+        return seen
+
+    seen = walk(folder / "finetune.jsonl")
+    assert "results/tiny/data/digits.safetensors" in seen
+    assert any(name.startswith("results/tiny/base/") for name in seen)
+
+
+def test_a_killed_training_resumes_and_ends_with_the_same_weights(project: Path) -> None:
+    target = CELL.format("base") + "/seed5.safetensors"
+    overrides = ["--config", "scale=tiny", "recipes={small_cnn_narrow: {epochs: 400, batch_size: 64, lr: 0.001}}"]
+    environment = {**os.environ, "PALIMPSEST_CHECKPOINT_SECONDS": "0"}
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", target, *overrides]
+
+    def run_to_the_end() -> torch.Tensor:
+        subprocess.run(command, cwd=project, check=True, capture_output=True, env=environment)
+        return flat(models.load(project / target))
+
+    resume = (project / target).with_suffix(".resume")
+    running = subprocess.Popen(command, cwd=project, env=environment, start_new_session=True, stdout=-3, stderr=-3)
+    deadline = time.monotonic() + 120
+    while not resume.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    assert resume.exists() and not (project / target).exists(), "killed in the middle"
+    resumed = run_to_the_end()
+    log = (project / "logs/tiny/train/digits/small_cnn_narrow/seed5.log").read_text()
+    assert "resuming" in log and "epoch 1 of 400" not in log
+    assert not resume.exists()
+    (project / target).unlink()
+    assert torch.equal(run_to_the_end(), resumed)
+
+
+def test_a_diverged_training_is_a_row_and_stops_nothing(project: Path) -> None:
+    target = CELL.format("rows") + "/class_0/original.jsonl"
+    kept = (project / target).read_text()
+    overrides = ["--config", "scale=tiny", "recipes={small_cnn_narrow: {epochs: 1, batch_size: 64, lr: 1.0e+30}}"]
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", target, *overrides]
+    subprocess.run(command, cwd=project, check=True, capture_output=True)
+    (row,) = [json.loads(line) for line in (project / target).read_text().splitlines()]
+    assert row["status"] == "diverged" and "epoch 1 of 1" in row["reason"]
+    snakemake(project, target)
+    assert (project / target).read_text() == kept, "the same again, to the byte"
+
+
+def test_bad_input_ends_in_a_sentence(project: Path) -> None:
+    assert "has no scale 'tinny'; Did you mean 'tiny'?" in snakemake(project, "--config", "scale=tinny", check=False)
+    said = snakemake(project, "--config", "scale=tiny", "repetition=2", check=False)
+    assert "no key 'repetition'; Did you mean 'repetitions'?" in said and "Job stats" not in said
+    target = "results/tiny/data/svhn.safetensors"
+    said = snakemake(project, target, "--config", "scale=tiny", "data_root=nowhere", check=False)
+    assert "train_32x32.mat" in said
+    assert not (project / target).exists()
