@@ -1,8 +1,8 @@
 """Palimpsest: four papers on attacks against machine unlearning, every table from one command.
 
-    snakemake --cores all                            the demo, on embedded data
-    snakemake --cores all --config scale=laptop      real images on a CPU
-    snakemake --cores all uma                        one paper; uma_table1 is one table
+snakemake --cores all                            the demo, on embedded data
+snakemake --cores all --config scale=laptop      real images on a CPU
+snakemake --cores all uma                        one paper; uma_table1 is one table
 """
 
 import os

@@ -71,7 +71,7 @@ def pictures(root: Path, count: int) -> tuple[torch.Tensor, torch.Tensor, str]:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, 1, 28, 28), generator=generator, dtype=torch.uint8)
     labels = torch.randint(10, (count,), generator=generator)
-    return pixels, labels, f"random images instead of MNIST, which is not in {raw.name}/ of the data folder"
+    return pixels, labels, f"random images instead of MNIST, of which --data lacks {', '.join(missing)}"
 
 
 def write_idx(folder: Path, images: torch.Tensor, labels: torch.Tensor) -> None:

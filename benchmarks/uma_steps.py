@@ -50,8 +50,8 @@ class Case:
 
 
 CASES = (
-    Case("small_cnn 1x8x16", Spec("small_cnn", 10, 1), (1, 8, 16), images=256, steps=10, epochs=3),
-    Case("resnet18 width 16 3x32x32", Spec("resnet", 10, 3, {"width": 16}), (3, 32, 32), images=32, steps=10, epochs=4),
+    Case("small_cnn 1x8x16", Spec("small_cnn", 10, 1), (1, 8, 16), images=256, steps=20, epochs=3),
+    Case("resnet18 width 16 3x32x32", Spec("resnet", 10, 3, {"width": 16}), (3, 32, 32), images=64, steps=10, epochs=2),
 )
 
 
@@ -69,7 +69,7 @@ class Duel:
 
 
 def options() -> argparse.Namespace:
-    made = parser(__doc__ or "", rounds=3)
+    made = parser(__doc__ or "", rounds=5)
     made.add_argument("--threads", type=positive, default=cores(), help="CPU threads (default: all cores)")
     made.add_argument("--scale", type=float, default=1.0, help="steps of a round, times this; more for a fast card")
     made.add_argument(

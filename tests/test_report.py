@@ -54,7 +54,7 @@ def write_results(plan: Plan, root: Path, *, noise: float = 0.05, change: Change
                 row = {
                     **about, "attack": attack, "epsilon": epsilon, "metric": metric, "value": round(value, 6),
                     "unit": "fraction" if one == 1 else "%",
-                    "n": TRAIN - FORGET if "retain" in metric and "test" not in metric else TEST if "test_acc" in metric else FORGET,
+                    "n": {"retain": TRAIN - FORGET, "test": TEST}.get(metric.split("_")[0], FORGET),
                 }  # fmt: skip
                 changed = change(run, row) if change else row
                 rows += [changed] if changed else []
@@ -180,11 +180,11 @@ def test_no_cell_of_the_demo_agrees_or_differs(demo: Plan, reduced: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "rows", "verdict", "why"),
     [
-        ({"run": None, "missing": "not built yet: unlearner salun"}, False, "not run", "not built yet: unlearner salun"),
+        ({"run": None, "missing": "not built yet: salun"}, False, "not run", "not built yet: salun"),
         ({}, False, "not run", "not run yet"),
-        ({"published": None, "note": "unreadable in the paper's text"}, True, "unreadable", "unreadable in the paper's text"),
+        ({"published": None, "note": "unreadable: lost"}, True, "unreadable", "unreadable: lost"),
         ({"published": None, "note": "a control of ours"}, True, "no published value", "a control of ours"),
-        ({"published": None, "run": None, "note": "not applicable: a dash"}, False, "not applicable", "not applicable: a dash"),
+        ({"published": None, "run": None, "note": "not applicable: -"}, False, "not applicable", "not applicable: -"),
     ],
 )  # fmt: skip
 def test_a_number_that_is_not_there_says_why(changes: dict[str, Any], rows: bool, verdict: str, why: str) -> None:
@@ -551,12 +551,8 @@ def test_a_claim_about_no_cell_is_refused() -> None:
 # Checks before belief
 
 
-def violated(plan: Plan, results: Path) -> dict[str, tuple[str, ...]]:
-    return {
-        check.says.split()[1] + " " + check.says.split()[2]: check.violations
-        for check in checks.check(plan, "uma", results)
-        if check.violations
-    }
+def violations(plan: Plan, results: Path) -> list[str]:
+    return [text for check in checks.check(plan, "uma", results) for text in check.violations]
 
 
 def test_sound_runs_pass_every_check(demo: Plan, reduced: Path) -> None:
@@ -569,24 +565,41 @@ def test_without_rows_nothing_is_called_passed(demo: Plan, tmp_path: Path) -> No
     assert {check.status for check in checks.check(demo, "uma", tmp_path)} == {"not checked"}
 
 
-PLANTED: list[tuple[str, str, Callable[[Run, dict[str, Any]], bool], dict[str, Any]]] = [
-    ("beyond epsilon", "8.001 grey levels, 8 allowed", lambda run, row: row["metric"] == "largest_change_levels" and row["epsilon"] == "8/255", {"value": 8.001}),
-    ("attack worse", "under attack", lambda run, row: run.unlearner == "finetune" and row["attack"] == "uma" and row["epsilon"] == "8/255" and row["metric"] == "forget_accuracy", {"value": 0.0}),
-    ("start differs", "from the data", lambda run, row: row["epsilon"] == "0" and row["metric"] == "forget_accuracy" and run.unlearner == "finetune", {"value": 7.0}),
-    ("retrained knows a class", "at most 1", lambda run, row: run.unlearner == "retrain" and "class" in run.forget and row["attack"] == "none" and row["metric"] == "forget_accuracy", {"value": 3.0}),
-    ("retrained knows images", "apart", lambda run, row: run.unlearner == "retrain" and "class" not in run.forget and row["metric"] == "test_accuracy_full", {"value": 12.0}),
-    ("original does not know", "97.90%", lambda run, row: run.unlearner == "original" and row["metric"] == "forget_accuracy", {"value": 97.9}),
-    ("overlap", "retained of 5000", lambda run, row: row["metric"] == "retain_accuracy", {"n": TRAIN - FORGET + 1}),
-    ("a repetition too many", "asked for 2", lambda run, row: row["repetition"] == 1, {"repetition": 5}),
-]  # fmt: skip
+CLEAN = {"attack": "none", "metric": "forget_accuracy"}
+ATTACKED = {"unlearner": "finetune", "attack": "uma", "metric": "forget_accuracy"}
+# What is planted in which rows, and words of the sentence that must report it.
+PLANTED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "8.001 grey levels, 8 allowed": (
+        "beyond epsilon",
+        {"metric": "largest_change_levels", "epsilon": "8/255"},
+        {"value": 8.001},
+    ),
+    "under attack": ("an attack that is worse", ATTACKED | {"epsilon": "8/255"}, {"value": 0.0}),
+    "from the data": ("another start", ATTACKED | {"epsilon": "0"}, {"value": 7.0}),
+    "at most 1": (
+        "a class known after retraining",
+        CLEAN | {"unlearner": "retrain", "forget": "class_0"},
+        {"value": 3.0},
+    ),
+    "apart": (
+        "images known after retraining",
+        {"unlearner": "retrain", "forget": "random_tenth", "metric": "test_accuracy_full"},
+        {"value": 12.0},
+    ),
+    "97.90%": ("an original that does not know", CLEAN | {"unlearner": "original"}, {"value": 97.9}),
+    "retained of 5000": ("an overlap", {"metric": "retain_accuracy"}, {"n": TRAIN - FORGET + 1}),
+    "asked for 2": ("a repetition too many", {"repetition": 1}, {"repetition": 5}),
+}
 
 
-@pytest.mark.parametrize(("what", "says", "where", "planted"), PLANTED, ids=[what for what, *_ in PLANTED])
-def test_a_planted_violation_is_found(
-    demo: Plan, tmp_path: Path, what: str, says: str, where: Any, planted: dict[str, Any]
-) -> None:
-    results = write_results(demo, tmp_path, change=lambda run, row: row | planted if where(run, row) else row)
-    found = [text for texts_ in violated(demo, results).values() for text in texts_]
+@pytest.mark.parametrize("says", PLANTED, ids=[what for what, *_ in PLANTED.values()])
+def test_a_planted_violation_is_found(demo: Plan, tmp_path: Path, says: str) -> None:
+    _, where, planted = PLANTED[says]
+
+    def change(run: Run, row: dict[str, Any]) -> dict[str, Any]:
+        return row | planted if where.items() <= row.items() else row
+
+    found = violations(demo, write_results(demo, tmp_path, change=change))
     assert found and any(says in text for text in found), found
 
 
@@ -603,7 +616,7 @@ def test_a_planted_violation_is_found(
 def test_a_broken_forget_set_is_found(demo: Plan, tmp_path: Path, indices: list[int], says: str) -> None:
     results = write_results(demo, tmp_path)
     write_json(results / "forget/digits/class_0/seed0.json", {"indices": indices})
-    assert any(says in text for found in violated(demo, results).values() for text in found)
+    assert any(says in text for text in violations(demo, results))
 
 
 # What the report is made of
@@ -612,7 +625,8 @@ def test_a_broken_forget_set_is_found(demo: Plan, tmp_path: Path, indices: list[
 def test_the_report_never_imports_torch() -> None:
     code = (
         "import sys; import palimpsest.report.page, palimpsest.report.tables, palimpsest.report.formats;"
-        "from palimpsest.pipeline.cells import Plan; from palimpsest.pipeline.configuration import load; from pathlib import Path;"
+        "from palimpsest.pipeline.cells import Plan; from palimpsest.pipeline.configuration import load;"
+        "from pathlib import Path;"
         "palimpsest.report.page.render(Plan(load(scale='demo')), 'uma', Path('nowhere'));"
         "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     )

@@ -11,14 +11,14 @@ rule data:
         record="<results>/data/{dataset}.record.json",
     log:
         "<logs>/data/{dataset}.log",
+    conda:
+        "../../environment.yml"
     params:
         method=lambda wildcards: configuration.method_of(config, "datasets", wildcards.dataset),
         keywords=lambda wildcards: configuration.keywords_of(config, "datasets", wildcards.dataset),
         subset=lambda wildcards: config["datasets"][wildcards.dataset].get("subset", {}),
         root=config["data_root"],
         code=lambda wildcards: cells.code_of(config, "datasets", wildcards.dataset),
-    conda:
-        "../../environment.yml"
     script:
         "../scripts/data.py"
 
@@ -31,11 +31,11 @@ rule forget:
         record="<results>/forget/{dataset}/{forget}/seed{seed}.record.json",
     log:
         "<logs>/forget/{dataset}/{forget}/seed{seed}.log",
-    params:
-        rule=lookup("forget_sets/{forget}", within=config),
-        code=method.code("forget"),
     priority: 10  # a second of work that others wait for
     conda:
         "../../environment.yml"
+    params:
+        rule=lookup("forget_sets/{forget}", within=config),
+        code=method.code("forget"),
     script:
         "../scripts/forget.py"

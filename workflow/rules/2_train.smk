@@ -13,18 +13,20 @@ rule train:
         record="<results>/base/{dataset}/{model}/seed{seed}.record.json",
     log:
         "<logs>/train/{dataset}/{model}/seed{seed}.log",
-    params:
-        method=lambda wildcards: configuration.method_of(config, "models", wildcards.model),
-        keywords=lambda wildcards: configuration.keywords_of(config, "models", wildcards.model),
-        recipe=lambda wildcards: cells.recipe_of(config, wildcards.dataset, wildcards.model),
-        code=lambda wildcards: method.code("train", f"models/{configuration.method_of(config, 'models', wildcards.model)}"),
+    priority: 10  # everything waits for these
+    conda:
+        "../../environment.yml"
     threads: config["threads"]
     resources:
         gpu=config["gpu"],
         mem_mb=config["mem_mb"],
         runtime=config["runtime"],
-    priority: 10  # everything waits for these
-    conda:
-        "../../environment.yml"
+    params:
+        method=lambda wildcards: configuration.method_of(config, "models", wildcards.model),
+        keywords=lambda wildcards: configuration.keywords_of(config, "models", wildcards.model),
+        recipe=lambda wildcards: cells.recipe_of(config, wildcards.dataset, wildcards.model),
+        code=lambda wildcards: method.code(
+            "train", f"models/{configuration.method_of(config, 'models', wildcards.model)}"
+        ),
     script:
         "../scripts/train.py"

@@ -15,18 +15,18 @@ rule unlearn:
         record="<results>/unlearned/{dataset}/{model}/{forget}/{unlearner}/seed{seed}.record.json",
     log:
         "<logs>/unlearn/{dataset}/{model}/{forget}/{unlearner}/seed{seed}.log",
-    params:
-        method=lambda wildcards: configuration.method_of(config, "unlearners", wildcards.unlearner),
-        keywords=lambda wildcards: configuration.keywords_of(config, "unlearners", wildcards.unlearner),
-        recipe=lambda wildcards: cells.recipe_of(config, wildcards.dataset, wildcards.model),
-        code=lambda wildcards: cells.code_of(config, "unlearners", wildcards.unlearner),
+    priority: 5
+    conda:
+        "../../environment.yml"
     threads: config["threads"]
     resources:
         gpu=config["gpu"],
         mem_mb=config["mem_mb"],
         runtime=config["runtime"],
-    priority: 5
-    conda:
-        "../../environment.yml"
+    params:
+        method=lambda wildcards: configuration.method_of(config, "unlearners", wildcards.unlearner),
+        keywords=lambda wildcards: configuration.keywords_of(config, "unlearners", wildcards.unlearner),
+        recipe=lambda wildcards: cells.recipe_of(config, wildcards.dataset, wildcards.model),
+        code=lambda wildcards: cells.code_of(config, "unlearners", wildcards.unlearner),
     script:
         "../scripts/unlearn.py"

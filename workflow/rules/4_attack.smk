@@ -9,7 +9,9 @@ rule attack:
     input:
         images="<results>/data/{dataset}.safetensors",
         base=collect("<results>/base/{{dataset}}/{{model}}/seed{seed}.safetensors", seed=SEEDS),
-        unlearned=collect("<results>/unlearned/{{dataset}}/{{model}}/{{forget}}/{{unlearner}}/seed{seed}.safetensors", seed=SEEDS),
+        unlearned=collect(
+            "<results>/unlearned/{{dataset}}/{{model}}/{{forget}}/{{unlearner}}/seed{seed}.safetensors", seed=SEEDS
+        ),
         forget=collect("<results>/forget/{{dataset}}/{{forget}}/seed{seed}.json", seed=SEEDS),
     output:
         attacked=collect(
@@ -19,17 +21,17 @@ rule attack:
         record="<results>/attacked/{dataset}/{model}/{forget}/{unlearner}/{attack}/attack.record.json",
     log:
         "<logs>/attack/{dataset}/{model}/{forget}/{unlearner}/{attack}.log",
-    params:
-        method=lambda wildcards: configuration.method_of(config, "attacks", wildcards.attack),
-        keywords=lambda wildcards: configuration.keywords_of(config, "attacks", wildcards.attack),
-        on=lambda wildcards: config["attacks"][wildcards.attack].get("images", "forget"),
-        code=lambda wildcards: cells.code_of(config, "attacks", wildcards.attack),
+    conda:
+        "../../environment.yml"
     threads: config["threads"]
     resources:
         gpu=config["gpu"],
         mem_mb=config["mem_mb"],
         runtime=config["runtime"],
-    conda:
-        "../../environment.yml"
+    params:
+        method=lambda wildcards: configuration.method_of(config, "attacks", wildcards.attack),
+        keywords=lambda wildcards: configuration.keywords_of(config, "attacks", wildcards.attack),
+        on=lambda wildcards: config["attacks"][wildcards.attack].get("images", "forget"),
+        code=lambda wildcards: cells.code_of(config, "attacks", wildcards.attack),
     script:
         "../scripts/attack.py"

@@ -7,7 +7,11 @@ out: rows/{dataset}/{model}/{forget}/{unlearner}.jsonl, one JSON object a measur
 
 def model_of(wildcards):
     """The models to evaluate: the base models stand in the place of the unlearner `original`."""
-    place = "base/{dataset}/{model}" if wildcards.unlearner == cells.ORIGINAL else "unlearned/{dataset}/{model}/{forget}/{unlearner}"
+    place = (
+        "base/{dataset}/{model}"
+        if wildcards.unlearner == cells.ORIGINAL
+        else "unlearned/{dataset}/{model}/{forget}/{unlearner}"
+    )
     return collect("<results>/" + place + "/seed{seed}.safetensors", seed=SEEDS, **wildcards)
 
 
@@ -32,15 +36,15 @@ rule evaluate:
         record="<results>/rows/{dataset}/{model}/{forget}/{unlearner}.record.json",
     log:
         "<logs>/evaluate/{dataset}/{model}/{forget}/{unlearner}.log",
-    params:
-        attacks=lambda wildcards: PLAN.attacks_of(**wildcards),
-        code=method.code("metrics/accuracy", "metrics/svc_membership"),
+    conda:
+        "../../environment.yml"
     threads: config["threads"]
     resources:
         gpu=config["gpu"],
         mem_mb=config["mem_mb"],
         runtime=config["runtime"],
-    conda:
-        "../../environment.yml"
+    params:
+        attacks=lambda wildcards: PLAN.attacks_of(**wildcards),
+        code=method.code("metrics/accuracy", "metrics/svc_membership"),
     script:
         "../scripts/evaluate.py"

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,40 +58,29 @@ def check(plan: Plan, paper: str, results: Path) -> list[Check]:
     measured = {run: _measured(found) for run, found in rows.items()}
     whole = {name for name, rule in plan.config["forget_sets"].items() if "classes" in rule}
     asked = int(plan.config["repetitions"])
-    return [
-        _gather(f"Every run has its {asked} repetitions.", (case for run in rows for case in repetitions(run, rows[run], asked))),
-        _gather(
-            "A forget set lies in the training set, each image once; with the retain set it is all of it.",
-            forget_sets(measured, results),
+
+    def every(cases_of: Callable[[Run, Measured], Iterator[Case]]) -> list[Case]:
+        return [case for run, found in measured.items() for case in cases_of(run, found)]
+
+    found: dict[str, Iterable[Case]] = {
+        f"Every run has its {asked} repetitions.": (repetitions(run, rows[run], asked) for run in rows),
+        "A forget set lies in the training set, each image once; with the retain set it is all of it.": forget_sets(
+            measured, results
         ),
-        _gather(
-            "The original model knows what it shall forget: at least 98% of it.",
-            (case for run, found in measured.items() if run.unlearner == ORIGINAL for case in original(run, found)),
-        ),
-        _gather(
-            "A retrained model does not know a class it never saw (at most 1%), and knows forgotten single images as it "
-            "knows test images (within 3 points or 3 standard errors).",
-            (case for run, found in measured.items() if run.unlearner == RETRAIN for case in retrained(run, found, run.forget in whole)),
-        ),
-        _gather(
-            "The images an attack starts from score as the forget images do, to one image.",
-            (case for run, found in measured.items() for case in start(run, found)),
-        ),
-        _gather(
-            "An attack is never worse than none, to 1 point or 2 images.",
-            (case for run, found in measured.items() for case in never_worse(run, found)),
-        ),
-        _gather(
-            "No attack moves a pixel by more than ε after rounding to 8 bits.",
-            (case for run, found in measured.items() for case in within(run, found)),
-        ),
-    ]  # fmt: skip
+        "The original model knows what it shall forget: at least 98% of it.": every(original),
+        "A retrained model does not know a class it never saw (at most 1%), and knows forgotten single images as it "
+        "knows test images (within 3 points or 3 standard errors).": every(partial(retrained, whole)),
+        "The images an attack starts from score as the forget images do, to one image.": every(start),
+        "An attack is never worse than none, to 1 point or 2 images.": every(never_worse),
+        "No attack moves a pixel by more than ε after rounding to 8 bits.": every(within),
+    }
+    return [_gather(says, cases) for says, cases in found.items()]
 
 
-def repetitions(run: Run, rows: Sequence[Mapping[str, Any]], asked: int) -> Iterator[Case]:
+def repetitions(run: Run, rows: Sequence[Mapping[str, Any]], asked: int) -> Case:
     """Repetitions 0 .. asked - 1, none missing and none besides."""
     there = sorted({int(row["repetition"]) for row in rows})
-    yield _about(run), "" if there == list(range(asked)) else f"repetitions {there}, asked for {asked}"
+    return _about(run), "" if there == list(range(asked)) else f"repetitions {there}, asked for {asked}"
 
 
 def forget_sets(measured: Mapping[Run, Measured], results: Path) -> Iterator[Case]:
@@ -107,7 +98,7 @@ def forget_sets(measured: Mapping[Run, Measured], results: Path) -> Iterator[Cas
             repetition = int(file.stem.removeprefix("seed"))
             sizes[repetition] = len(indices)
             wrong = []
-            if any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
+            if any(a >= b for a, b in pairwise(indices)):
                 wrong.append("indices not ascending and unique")
             if indices and not 0 <= min(indices) <= max(indices) < train:
                 wrong.append(f"indices {min(indices)}..{max(indices)} outside of 0..{train - 1}")
@@ -130,15 +121,19 @@ def forget_sets(measured: Mapping[Run, Measured], results: Path) -> Iterator[Cas
 
 def original(run: Run, found: Measured) -> Iterator[Case]:
     """At least 98% on the forget images."""
+    if run.unlearner != ORIGINAL:
+        return
     for repetition, value, _ in _clean(found, "forget_accuracy"):
         yield f"{_about(run)}, repetition {repetition}", "" if value >= 98 else f"{value:.2f}%"
 
 
-def retrained(run: Run, found: Measured, whole_classes: bool) -> Iterator[Case]:
-    """Near 0 on whole classes; near the test accuracy on single images."""
+def retrained(whole: Collection[str], run: Run, found: Measured) -> Iterator[Case]:
+    """Near 0 where the forget set is among `whole` classes; near the test accuracy on single images."""
+    if run.unlearner != RETRAIN:
+        return
     for repetition, value, n in _clean(found, "forget_accuracy"):
         case = f"{_about(run)}, repetition {repetition}"
-        if whole_classes:
+        if run.forget in whole:
             yield case, "" if value <= 1 else f"{value:.2f}%, at most 1"
         elif (repetition, "none", "", "test_accuracy_full") in found:
             test, m = found[repetition, "none", "", "test_accuracy_full"]
@@ -179,7 +174,7 @@ def within(run: Run, found: Measured) -> Iterator[Case]:
             yield case, f"{levels:g} grey levels, {allowed:g} allowed" if levels > allowed + 1e-6 else ""
 
 
-def _gather(says: str, cases: Iterator[Case]) -> Check:
+def _gather(says: str, cases: Iterable[Case]) -> Check:
     every = list(cases)
     return Check(says, len(every), tuple(f"{what}: {wrong}" for what, wrong in every if wrong))
 

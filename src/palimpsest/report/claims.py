@@ -1,8 +1,8 @@
 """The papers' claims as checks: each evaluated over our numbers, and over the printed ones.
 
 A claim (paper.yaml) names cells by a filter and a check that each must pass: `at_least` or `at_most` a bound, or
-`no_less_than` a partner, the cell that differs in the fields given, by at most `tolerance`. All cells must pass, or with
-`most` more than half.
+`no_less_than` a partner, the cell that differs in the fields given, by at most `tolerance`. All cells must pass, or
+with `most` more than half.
 
 A cell passes when every repetition does and fails when none does; between the two its spread straddles the bound, and
 it decides nothing. Partners are compared repetition by repetition: the two share base model and forget set. A claim

@@ -204,9 +204,8 @@ def latex(table: Table) -> str:
 
 def _tex_line(line: Line, table: Table, label: str) -> list[str]:
     if line.reason:
-        return [rf"{label} & \multicolumn{{{len(line.cells)}}}{{c}}{{{escape(line.reason)}}} \\"] + _tex_printed(
-            line, table
-        )
+        whole = rf"{label} & \multicolumn{{{len(line.cells)}}}{{c}}{{{escape(line.reason)}}} \\"
+        return [whole, *_tex_printed(line, table)]
     found = [label]
     for one, column in zip(line.cells, table.columns, strict=True):
         if one is None:

@@ -1,7 +1,7 @@
 """A table as the paper lays it out: blocks by data set, a line for each unlearner, controls of ours below.
 
-The layout stands in paper.yaml (`layout`: groups of columns, the column of each metric), never here. `arrange` turns the
-compared cells into a `Table`, which `formats` writes as Markdown, LaTeX and HTML; `tidy` writes every cell with all
+The layout stands in paper.yaml (`layout`: groups of columns, the column of each metric), never here. `arrange` turns
+the compared cells into a `Table`, which `formats` writes as Markdown, LaTeX and HTML; `tidy` writes every cell with all
 that is known of it as CSV. None of these depends on when, where or in which order the rows were made.
 """
 
@@ -150,6 +150,7 @@ def _block(
     used = {
         metrics[cell.metric]["column"]: metrics[cell.metric]["says"] for cell in reversed(every) if not cell.control
     }
+    used = {column.name: used[column.name] for column in columns if column.name in used}
     named = names.get(cell.dataset, cell.dataset)
     title, network, forget = (
         f"{names.get(theirs, theirs)}{ARROW}{names.get(ours, ours)}" if ours != theirs else names.get(theirs, theirs)
@@ -164,12 +165,12 @@ def _block(
         about=f"{network}; forgotten: {forget}",
         lines=tuple(line for line in made if not line.control),
         controls=tuple(line for line in made if line.control),
-        variants=f"{named}: " + "; ".join(f"{name} is {used[name]}" for name in dict.fromkeys(c.name for c in columns) if name in used) + ".",
-    )  # fmt: skip
+        variants=f"{named}: {'; '.join(f'{name} is {says}' for name, says in used.items())}.",
+    )
 
 
 def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
-    """What a reader must know before any number: what stands for what, and which budgets are cut; empty where nothing."""
+    """What a reader must know before any number: what stands for what, which budgets are cut; else nothing."""
     ran = [cell for cell in cells if cell.run]
     reduced = [cell for cell in ran if cell.reductions]
     if not reduced:
@@ -196,7 +197,7 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def tidy(found: Iterable[Compared]) -> str:
-    """CSV: a line for each cell, with every field of the cell, what was found, and the record below results/<scale>/."""
+    """CSV: a line for each cell: its fields, what was found, and the record below results/<scale>/."""
     text = io.StringIO()
     about = [field.name for field in fields(Cell) if field.name not in ("run", "reductions")]
     run = ("run_dataset", "run_model", "run_forget", "run_unlearner")
@@ -215,9 +216,8 @@ def tidy(found: Iterable[Compared]) -> str:
             _round(one.half),
             _round(one.difference),
         )
-        writer.writerow(
-            [*(getattr(cell, name) for name in about), *done, *numbers, one.verdict, one.why, "; ".join(cell.reductions), one.record]
-        )  # fmt: skip
+        judged = (one.verdict, one.why, "; ".join(cell.reductions), one.record)
+        writer.writerow([*(getattr(cell, name) for name in about), *done, *numbers, *judged])
     return text.getvalue()
 
 
