@@ -10,7 +10,7 @@ import sys
 
 # The package needs no installation; scripts find it by PYTHONPATH. Nothing imported here may import torch.
 sys.path.insert(0, os.path.join(workflow.basedir, "src"))
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
+os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [sys.path[0], os.getenv("PYTHONPATH")]))}
 
 from palimpsest.pipeline import cells, configuration, method
 
@@ -24,12 +24,12 @@ PLAN = cells.Plan(config)
 SEEDS = range(config["repetitions"])
 
 
+report: "workflow/report/workflow.rst"
+
+
 pathvars:
     results=f"results/{config['scale']}",
     logs=f"logs/{config['scale']}",
-    images="{dataset}",
-    base="{dataset}/{model}",
-    cell="{dataset}/{model}/{forget}/{unlearner}",
 
 
 wildcard_constraints:

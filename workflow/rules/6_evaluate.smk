@@ -5,31 +5,23 @@ out: rows/{dataset}/{model}/{forget}/{unlearner}.jsonl, one JSON object a measur
 """
 
 
-def model_of(wildcards):
-    """The models to evaluate: the base models stand in the place of the unlearner `original`."""
-    place = (
-        "base/{dataset}/{model}"
-        if wildcards.unlearner == cells.ORIGINAL
-        else "unlearned/{dataset}/{model}/{forget}/{unlearner}"
-    )
-    return collect("<results>/" + place + "/seed{seed}.safetensors", seed=SEEDS, **wildcards)
-
-
-def attacked_of(wildcards):
-    """The attacked images of every attack and repetition."""
-    return collect(
-        "<results>/attacked/{dataset}/{model}/{forget}/{unlearner}/{attack}/seed{seed}.safetensors",
-        attack=PLAN.attacks_of(**wildcards),
-        seed=SEEDS,
-        **wildcards,
-    )
-
-
 rule evaluate:
     input:
         images="<results>/data/{dataset}.safetensors",
-        models=model_of,
-        attacked=attacked_of,
+        # The base models stand in the place of the unlearner `original`.
+        models=branch(
+            lambda wildcards: wildcards.unlearner == cells.ORIGINAL,
+            then=collect("<results>/base/{{dataset}}/{{model}}/seed{seed}.safetensors", seed=SEEDS),
+            otherwise=collect(
+                "<results>/unlearned/{{dataset}}/{{model}}/{{forget}}/{{unlearner}}/seed{seed}.safetensors", seed=SEEDS
+            ),
+        ),
+        attacked=lambda wildcards: collect(
+            "<results>/attacked/{dataset}/{model}/{forget}/{unlearner}/{attack}/seed{seed}.safetensors",
+            attack=PLAN.attacks_of(**wildcards),
+            seed=SEEDS,
+            **wildcards,
+        ),
         forget=collect("<results>/forget/{{dataset}}/{{forget}}/seed{seed}.json", seed=SEEDS),
     output:
         rows="<results>/rows/{dataset}/{model}/{forget}/{unlearner}.jsonl",

@@ -62,7 +62,7 @@ def check(plan: Plan, paper: str, results: Path) -> list[Check]:
     def every(cases_of: Callable[[Run, Measured], Iterator[Case]]) -> list[Case]:
         return [case for run, found in measured.items() for case in cases_of(run, found)]
 
-    found: dict[str, Iterable[Case]] = {
+    cases: dict[str, Iterable[Case]] = {
         f"Every run has its {asked} repetitions.": (repetitions(run, rows[run], asked) for run in rows),
         "A forget set lies in the training set, each image once; with the retain set it is all of it.": forget_sets(
             measured, results
@@ -74,7 +74,7 @@ def check(plan: Plan, paper: str, results: Path) -> list[Check]:
         "An attack is never worse than none, to 1 point or 2 images.": every(never_worse),
         "No attack moves a pixel by more than ε after rounding to 8 bits.": every(within),
     }
-    return [_gather(says, cases) for says, cases in found.items()]
+    return [_gather(says, looked_at) for says, looked_at in cases.items()]
 
 
 def repetitions(run: Run, rows: Sequence[Mapping[str, Any]], asked: int) -> Case:

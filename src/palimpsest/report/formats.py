@@ -75,10 +75,17 @@ def legend(table: Table) -> list[tuple[str, str]]:
     return [(compare.SIGNS[verdict], compare.MEANING[verdict]) for verdict in table.signs]
 
 
-def reasons(table: Table) -> list[str]:
-    """Why lines or cells were not run, once each."""
+def below(line: Line, table: Table) -> list[str]:
+    """What the paper prints in each column of a line."""
+    return [printed(one, column) if one else "" for one, column in zip(line.cells, table.columns, strict=True)]
+
+
+def notes(table: Table) -> list[str]:
+    """The footnotes: what each column means for each data set, and why what is not there was not run."""
     cells = [one for block in table.blocks for line in block.lines + block.controls for one in line.cells if one]
-    return list(dict.fromkeys(one.why for one in cells if one.verdict in (compare.NOT_RUN, compare.DIVERGED)))
+    why = dict.fromkeys(one.why for one in cells if one.verdict in (compare.NOT_RUN, compare.DIVERGED))
+    missing = [f"Not run or diverged: {'; '.join(why)}."] if why else []
+    return [*(block.variants for block in table.blocks), *table.footnotes, *missing]
 
 
 def markdown(table: Table) -> str:
@@ -91,11 +98,7 @@ def markdown(table: Table) -> str:
         grid = [["", *heads]]
         for line in block.lines:
             grid.append([line.label, *_cells(line, table)])
-            if any(
-                theirs := [
-                    printed(one, column) if one else "" for one, column in zip(line.cells, table.columns, strict=True)
-                ]
-            ):
+            if any(theirs := below(line, table)):
                 grid.append(["  paper", *(text.replace("unreadable", "?") for text in theirs)])
         parts += [f"## {block.title}", _wrap(block.about + "."), _grid(grid)]
         if block.controls:
@@ -105,19 +108,12 @@ def markdown(table: Table) -> str:
                 cells = _cells(line, table)
                 grid.append([line.control, line.label, *(cells[i] for i in used)])
             parts += ["Controls, ours and not the paper's:", _grid(grid, left=2)]
-    notes = [spread(table), *(block.variants for block in table.blocks), *table.footnotes]
+    said = [spread(table), *notes(table)]
     if table.signs:
-        notes.insert(1, "Signs: " + ", ".join(f"`{sign}` {meaning}" for sign, meaning in legend(table)) + ".")
-    if why := reasons(table):
-        notes.append("Not run or diverged: " + "; ".join(why) + ".")
-    if any(
-        one and printed(one, column) == "unreadable"
-        for block in table.blocks
-        for line in block.lines
-        for one, column in zip(line.cells, table.columns, strict=True)
-    ):
-        notes.append("A `?` in the paper's line: unreadable in the paper's text.")
-    return "\n\n".join([*parts, *(_wrap(note) for note in notes)]) + "\n"
+        said.insert(1, "Signs: " + ", ".join(f"`{sign}` {meaning}" for sign, meaning in legend(table)) + ".")
+    if any("unreadable" in below(line, table) for block in table.blocks for line in block.lines):
+        said.append("A `?` in the paper's line: unreadable in the paper's text.")
+    return "\n\n".join([*parts, *map(_wrap, said)]) + "\n"
 
 
 def _cells(line: Line, table: Table) -> list[str]:
@@ -167,7 +163,7 @@ def latex(table: Table) -> str:
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
-        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+        r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{caption} {signs}.}}" if signs else rf"\caption{{{caption}}}",
         rf"\label{{tab:{table.paper}-{table.name}}}",
         rf"\begin{{tabular}}{{l{'r' * count}}}",
@@ -188,15 +184,12 @@ def latex(table: Table) -> str:
             lines += [r"\addlinespace", rf"\multicolumn{{{count + 1}}}{{l}}{{\emph{{Controls, ours}}}} \\"]
         for line in block.controls:
             lines += _tex_line(line, table, rf"\emph{{{escape(line.label)}, {escape(line.control)}}}")
-    notes = [*(block.variants for block in table.blocks), *table.footnotes]
-    if why := reasons(table):
-        notes.append("Not run or diverged: " + "; ".join(why) + ".")
     lines += [
         r"\bottomrule",
         r"\end{tabular}",
         "",
         r"\medskip\raggedright\scriptsize",
-        *map(escape, notes),
+        *map(escape, notes(table)),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -206,21 +199,23 @@ def _tex_line(line: Line, table: Table, label: str) -> list[str]:
     if line.reason:
         whole = rf"{label} & \multicolumn{{{len(line.cells)}}}{{c}}{{{escape(line.reason)}}} \\"
         return [whole, *_tex_printed(line, table)]
-    found = [label]
-    for one, column in zip(line.cells, table.columns, strict=True):
+    # A control has no test accuracy: its long label takes that column too.
+    first = next(i for i, one in enumerate(line.cells) if one)
+    found = [rf"\multicolumn{{{first + 1}}}{{l}}{{{label}}}" if first else label]
+    for one, column in list(zip(line.cells, table.columns, strict=True))[first:]:
         if one is None:
             found.append("")
         elif one.mean is None:
             found.append(escape(instead(one)))
         else:
             mean, sd = ours(one, column)
-            small = rf"{{\scriptsize$\pm${sd}}}" if sd else ""
+            small = rf"{{\tiny$\pm${sd}}}" if sd else ""
             found.append(f"{mean}{small}{bracketed(one, table)} {escape(compare.SIGNS[one.verdict])}".rstrip())
     return [" & ".join(found) + r" \\", *_tex_printed(line, table)]
 
 
 def _tex_printed(line: Line, table: Table) -> list[str]:
-    theirs = [printed(one, column) if one else "" for one, column in zip(line.cells, table.columns, strict=True)]
+    theirs = below(line, table)
     cells = [rf"\textit{{{escape(text)}}}" if text else "" for text in theirs]
     return [" & ".join([r"\quad\textit{paper}", *cells]) + r" \\"] if any(theirs) else []
 
@@ -236,7 +231,7 @@ def environment() -> jinja2.Environment:
     )
     made.globals.update(
         ours=ours, printed=printed, instead=instead, bracketed=bracketed, spread=spread, legend=legend,
-        tooltip=tooltip, reasons=reasons, signs=compare.SIGNS, verdict_class=verdict_class, zip=zip,
+        tooltip=tooltip, notes=notes, signs=compare.SIGNS, verdict_class=verdict_class, zip=zip,
     )  # fmt: skip
     return made
 

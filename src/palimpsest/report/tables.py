@@ -115,6 +115,8 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         if place[key] in line:
             raise ConfigError(f"{where}: two cells stand in one place of the layout in paper.yaml.")
         line[place[key]] = one
+    of_controls = dict.fromkeys((one.cell.control, one.cell.metric) for one in found if one.cell.control)
+    controls = [f"Control “{label}”: {layout['metrics'][metric]['says']}." for label, metric in of_controls]
     counts = Counter(one.n for one in found if one.n)
     shown = {one.verdict for one in found}
     return Table(
@@ -127,7 +129,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         blocks=tuple(_block(lines, columns, names, layout["metrics"]) for lines in blocks.values()),
         banner=banner((one.cell for one in found), names),
         n=counts.most_common(1)[0][0] if counts else 0,
-        footnotes=(own["footnote"],) if "footnote" in own else (),
+        footnotes=(*([own["footnote"]] if "footnote" in own else []), *controls),
         signs=tuple(verdict for verdict in compare.MEANING if verdict in shown),
     )
 
