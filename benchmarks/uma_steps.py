@@ -1,4 +1,4 @@
-"""One UMA step costs us at most half of what it costs in a textbook PGD loop, at the same loss in float32.
+"""Our UMA makes more image-steps a second than a textbook PGD loop, at the same loss in float32: twice is the aim.
 
 Ours: `palimpsest.attacks.uma.attack`: all epsilons in one batch, no gradients of weights, the original's answer asked
 once, optionally bfloat16. The textbook: one epsilon after another, float32, `loss.backward()` that fills the weights'

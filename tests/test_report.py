@@ -316,7 +316,7 @@ def test_a_number_of_fewer_repetitions_says_so(paper: Plan, tmp_path: Path) -> N
 def test_latex_escapes_what_it_would_stumble_over() -> None:
     assert (
         formats.escape(r"a_b & 5% → {x}~^\$#")
-        == r"a\_b \& 5\% $\rightarrow$ \{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}\$\#"
+        == r"a\_b \& 5\% $\rightarrow$ \{x\}$\sim$\textasciicircum{}\textbackslash{}\$\#"
     )
 
 
@@ -326,7 +326,7 @@ def test_latex_is_ascii_with_balanced_braces_and_full_rows(demo: Plan, reduced: 
         assert text.isascii()
         bare = text.replace(r"\{", "").replace(r"\}", "")
         assert bare.count("{") == bare.count("}")
-        assert text.count(r"\begin{") == text.count(r"\end{") == 2
+        assert text.count(r"\begin{") == text.count(r"\end{") == 6
         for line in text.split(r"\midrule", 1)[1].splitlines():
             if line.endswith(r"\\"):
                 spans = [int(n) for n in re.findall(r"\\multicolumn\{(\d)\}", line)]
@@ -337,12 +337,14 @@ def test_latex_is_ascii_with_balanced_braces_and_full_rows(demo: Plan, reduced: 
 def test_latex_compiles_with_booktabs_alone(demo: Plan, reduced: Path, tmp_path: Path) -> None:
     body = texts(demo, reduced)["tex"]
     (tmp_path / "t.tex").write_text(
-        "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + body + "\\end{document}\n"
+        "\\documentclass{article}\\usepackage{booktabs}\\textwidth=6in\\begin{document}\n" + body + "\\end{document}\n"
     )
     done = subprocess.run(
         ["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout[-2000:]
+    assert "too large for page" not in done.stdout
+    assert not [wide for wide in re.findall(r"Overfull .hbox \(([0-9.]+)pt", done.stdout) if float(wide) > 15]
 
 
 def test_a_metric_without_a_column_is_refused(demo: Plan) -> None:
@@ -624,7 +626,7 @@ def test_a_broken_forget_set_is_found(demo: Plan, tmp_path: Path, indices: list[
 
 def test_the_report_never_imports_torch() -> None:
     code = (
-        "import sys; import palimpsest.report.page, palimpsest.report.tables, palimpsest.report.formats;"
+        "import sys; import palimpsest.report.page;"
         "from palimpsest.pipeline.cells import Plan; from palimpsest.pipeline.configuration import load;"
         "from pathlib import Path;"
         "palimpsest.report.page.render(Plan(load(scale='demo')), 'uma', Path('nowhere'));"

@@ -15,12 +15,12 @@ import jinja2
 from palimpsest.pipeline.configuration import ROOT
 from palimpsest.report import compare
 from palimpsest.report.compare import Compared
-from palimpsest.report.tables import Column, Line, Table
+from palimpsest.report.tables import Block, Column, Line, Table
 
 WIDTH = 110  # of prose in Markdown; tables stay within 120 columns
 TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\rightarrow$", "±": r"$\pm$", "≠": r"$\neq$",
+    "~": r"$\sim$", "^": r"\textasciicircum{}", "→": r"$\rightarrow$", "±": r"$\pm$", "≠": r"$\neq$",
     "ε": r"$\varepsilon$", "σ": r"$\sigma$", "×": r"$\times$", "–": "--", "∞": r"$\infty$", "·": r"$\cdot$",
     "≤": r"$\leq$", "≥": r"$\geq$", "“": "``", "”": "''", "’": "'",
 }  # fmt: skip
@@ -151,48 +151,47 @@ def escape(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """A `table` environment that needs only booktabs."""
-    count = len(table.columns)
-    signs = "; ".join(f"{escape(sign)} {escape(meaning)}" for sign, meaning in legend(table))
-    caption = " ".join(
-        [
-            *(rf"\textbf{{{escape(text)}}}" for text in table.banner),
-            *map(escape, (table.title + ".", table.caption, spread(table))),
+    """A `table*` for each block, since all do not fit on one page; needs booktabs, and a page 6 inches wide."""
+    signs = "; ".join(f"{sign} {meaning}" for sign, meaning in legend(table))
+    about = [table.title.split(". ", 1)[-1] + ".", table.caption, spread(table), *([signs + "."] if signs else [])]
+    caption = " ".join([*(rf"\textbf{{{escape(text)}}}" for text in table.banner), *map(escape, about)])
+    parts = [r"% needs \usepackage{booktabs} and a page 6 inches wide"]
+    for number, block in enumerate(table.blocks):
+        first, last = number == 0, number == len(table.blocks) - 1
+        parts += [
+            r"\begin{table*}",
+            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+            *([] if first else [r"\addtocounter{table}{-1}"]),
+            rf"\caption{{{caption if first else escape(f'Continued: {block.title}.')}}}",
+            *([rf"\label{{tab:{table.paper}-{table.name}}}"] if first else []),
+            *_tex_block(block, table),
+            *(["", r"\medskip\raggedright", *map(escape, notes(table))] if last else []),
+            r"\end{table*}",
         ]
-    )
+    return "\n".join(parts) + "\n"
+
+
+def _tex_block(block: Block, table: Table) -> list[str]:
+    count = len(table.columns)
+    groups = [rf"\multicolumn{{{wide}}}{{c}}{{{escape(label)}}}" for label, _, wide in table.groups]
+    title = rf"\textbf{{{escape(block.title)}}} ({escape(block.about)})"
     lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{caption} {signs}.}}" if signs else rf"\caption{{{caption}}}",
-        rf"\label{{tab:{table.paper}-{table.name}}}",
         rf"\begin{{tabular}}{{l{'r' * count}}}",
         r"\toprule",
-        " & ".join(["", *(rf"\multicolumn{{{wide}}}{{c}}{{{escape(label)}}}" for label, _, wide in table.groups)])
-        + r" \\",
+        rf"\multicolumn{{{count + 1}}}{{p{{0.95\linewidth}}}}{{{title}}} \\",
+        r"\midrule",
+        " & ".join(["", *groups]) + r" \\",
         " ".join(rf"\cmidrule(lr){{{first + 2}-{first + 1 + wide}}}" for _, first, wide in table.groups),
         " & ".join(["", *(escape(column.name) for column in table.columns)]) + r" \\",
+        r"\midrule",
     ]
-    for block in table.blocks:
-        lines += [
-            r"\midrule",
-            rf"\multicolumn{{{count + 1}}}{{l}}{{\textbf{{{escape(block.title)}}} ({escape(block.about)})}} \\",
-        ]
-        for line in block.lines:
-            lines += _tex_line(line, table, escape(line.label))
-        if block.controls:
-            lines += [r"\addlinespace", rf"\multicolumn{{{count + 1}}}{{l}}{{\emph{{Controls, ours}}}} \\"]
-        for line in block.controls:
-            lines += _tex_line(line, table, rf"\emph{{{escape(line.label)}, {escape(line.control)}}}")
-    lines += [
-        r"\bottomrule",
-        r"\end{tabular}",
-        "",
-        r"\medskip\raggedright\scriptsize",
-        *map(escape, notes(table)),
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+    for line in block.lines:
+        lines += _tex_line(line, table, escape(line.label))
+    if block.controls:
+        lines += [r"\addlinespace", rf"\multicolumn{{{count + 1}}}{{l}}{{\emph{{Controls, ours}}}} \\"]
+    for line in block.controls:
+        lines += _tex_line(line, table, rf"\emph{{{escape(line.label)}, {escape(line.control)}}}")
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
 def _tex_line(line: Line, table: Table, label: str) -> list[str]:
