@@ -57,6 +57,7 @@ def render(plan: Plan, paper: str, results: Path) -> str:
 def counts(found: Sequence[Compared]) -> dict[str, int]:
     """The numbers of the summary boxes: cells that the paper prints by verdict, runs, and runs that diverged."""
     published = Counter(one.verdict for one in found if one.cell.published is not None)
+    told = (compare.AGREES, compare.DIFFERS, compare.STAND_IN, compare.NOT_RUN)
     runs = {one.cell.run for one in found if one.values or one.verdict == compare.DIVERGED}
     return {
         "printed": sum(published.values()),
@@ -66,7 +67,7 @@ def counts(found: Sequence[Compared]) -> dict[str, int]:
         "not_run": published[compare.NOT_RUN],
         "runs": len(runs),
         "diverged": len({one.cell.run for one in found if one.verdict == compare.DIVERGED}),
-        "unreadable": sum(one.cell.note.startswith("unreadable") for one in found),
+        "other": sum(published.values()) - sum(published[verdict] for verdict in told),
     }
 
 
