@@ -1,4 +1,4 @@
-"""The workflow end to end, in a copy of the project with a scale of its own: digits, one repetition, little training."""
+"""The workflow end to end, in a copy of the project with a scale of its own: digits, one repetition, few epochs."""
 
 from __future__ import annotations
 
@@ -39,13 +39,20 @@ TINY = {
 }
 
 
-def snakemake(project: Path, *arguments: str, check: bool = True) -> str:
-    """What `snakemake --cores 2 --config scale=tiny ARGUMENTS` says in `project`."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "scale=tiny", *arguments]
+def snakemake(project: Path, *arguments: str, config: tuple[str, ...] = ("scale=tiny",), check: bool = True) -> str:
+    """What `snakemake --cores 2 ARGUMENTS --config CONFIG` says in `project`."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--config", *config]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     said = done.stdout + done.stderr
     assert not check or done.returncode == 0, said[-5000:]
     return said
+
+
+def with_recipe(project: Path, **recipe: float) -> list[str]:
+    """Arguments that put another recipe behind the scale's network."""
+    file = project / "other.yaml"
+    file.write_text(yaml.safe_dump({"scale": "tiny", "recipes": {"small_cnn_narrow": {"batch_size": 64, **recipe}}}))
+    return ["--configfile", str(file)]
 
 
 def jobs(said: str) -> dict[str, int]:
@@ -58,7 +65,16 @@ def jobs(said: str) -> dict[str, int]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project after one whole run at the scale `tiny`, with a toy unlearner: one file, one line."""
     copy = tmp_path_factory.mktemp("project")
-    for name in ("Snakefile", "config", "profiles", "workflow", "src", "environment.yml", "requirements.lock", "README.md"):
+    for name in (
+        "Snakefile",
+        "config",
+        "profiles",
+        "workflow",
+        "src",
+        "environment.yml",
+        "requirements.lock",
+        "README.md",
+    ):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -75,7 +91,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "    return scaled\n"
     )
     config = copy / "config" / "config.yaml"
-    config.write_text(config.read_text().replace("\nattacks:", "  toy: {factor: 0.25, also_in: uma_table1}\n\nattacks:", 1))
+    config.write_text(
+        config.read_text().replace("\nattacks:", "  toy: {factor: 0.25, also_in: uma_table1}\n\nattacks:", 1)
+    )
     snakemake(copy)
     return copy
 
@@ -142,7 +160,7 @@ def test_every_number_leads_to_the_data_by_its_records(project: Path) -> None:
 
 def test_a_killed_training_resumes_and_ends_with_the_same_weights(project: Path) -> None:
     target = CELL.format("base") + "/seed5.safetensors"
-    overrides = ["--config", "scale=tiny", "recipes={small_cnn_narrow: {epochs: 400, batch_size: 64, lr: 0.001}}"]
+    overrides = with_recipe(project, epochs=60, lr=0.001)
     environment = {**os.environ, "PALIMPSEST_CHECKPOINT_SECONDS": "0"}
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", target, *overrides]
 
@@ -160,7 +178,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights(project: Path)
     assert resume.exists() and not (project / target).exists(), "killed in the middle"
     resumed = run_to_the_end()
     log = (project / "logs/tiny/train/digits/small_cnn_narrow/seed5.log").read_text()
-    assert "resuming" in log and "epoch 1 of 400" not in log
+    assert "resuming" in log and "epoch 1 of 60" not in log
     assert not resume.exists()
     (project / target).unlink()
     assert torch.equal(run_to_the_end(), resumed)
@@ -169,9 +187,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights(project: Path)
 def test_a_diverged_training_is_a_row_and_stops_nothing(project: Path) -> None:
     target = CELL.format("rows") + "/class_0/original.jsonl"
     kept = (project / target).read_text()
-    overrides = ["--config", "scale=tiny", "recipes={small_cnn_narrow: {epochs: 1, batch_size: 64, lr: 1.0e+30}}"]
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", target, *overrides]
-    subprocess.run(command, cwd=project, check=True, capture_output=True)
+    snakemake(project, target, *with_recipe(project, epochs=1, lr=1e30))
     (row,) = [json.loads(line) for line in (project / target).read_text().splitlines()]
     assert row["status"] == "diverged" and "epoch 1 of 1" in row["reason"]
     snakemake(project, target)
@@ -179,10 +195,10 @@ def test_a_diverged_training_is_a_row_and_stops_nothing(project: Path) -> None:
 
 
 def test_bad_input_ends_in_a_sentence(project: Path) -> None:
-    assert "has no scale 'tinny'; Did you mean 'tiny'?" in snakemake(project, "--config", "scale=tinny", check=False)
-    said = snakemake(project, "--config", "scale=tiny", "repetition=2", check=False)
+    assert "has no scale 'tinny'; Did you mean 'tiny'?" in snakemake(project, config=("scale=tinny",), check=False)
+    said = snakemake(project, config=("scale=tiny", "repetition=2"), check=False)
     assert "no key 'repetition'; Did you mean 'repetitions'?" in said and "Job stats" not in said
     target = "results/tiny/data/svhn.safetensors"
-    said = snakemake(project, target, "--config", "scale=tiny", "data_root=nowhere", check=False)
+    said = snakemake(project, target, config=("scale=tiny", "data_root=nowhere"), check=False)
     assert "train_32x32.mat" in said
     assert not (project / target).exists()

@@ -33,8 +33,11 @@ RECIPE = (
 )  # fmt: skip
 
 
-class ConfigError(Exception):
-    """The configuration cannot be run; the message says what is wrong and lists what is valid."""
+class ConfigError(SystemExit):
+    """The configuration cannot be run; the message says what is wrong and lists what is valid.
+
+    An exit, so that Snakemake ends with this one sentence instead of a trace through the Snakefile.
+    """
 
 
 def scale_file(scale: object) -> Path:
