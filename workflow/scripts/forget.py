@@ -1,7 +1,5 @@
 """Rule forget: draw one forget set."""
 
-import json
-
 from safetensors import safe_open
 
 from palimpsest.forget import choose
@@ -11,5 +9,4 @@ with job(snakemake) as run, safe_open(run.input.images, framework="numpy") as fi
     seed = run.seed(run.wildcards["seed"])
     indices = choose(file.get_tensor("train_labels"), seed, **run.params.rule)
     content = {"rule": run.params.rule, "seed": seed, "data": file.metadata()["digest"], "indices": indices.tolist()}
-    run.facts["data"] = json.loads(json.dumps(content["data"]))
     run.write_json(run.output.forget, content)
