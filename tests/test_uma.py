@@ -13,7 +13,7 @@ from torch import nn
 
 from palimpsest import evaluate, models
 from palimpsest.attacks import aimed_at
-from palimpsest.attacks.uma import attack, distance
+from palimpsest.attacks.uma import _frozen, attack, distance
 from palimpsest.data import Images
 from palimpsest.metrics import Outputs, svc_membership
 from palimpsest.train import Recipe, fit
@@ -215,3 +215,34 @@ def test_an_evaluation_scores_every_attack_against_the_label(
     assert found["uma", "0", "forget_accuracy"]["value"] == found["none", "", "forget_accuracy"]["value"]
     assert found["none", "", "retain_accuracy"]["n"] == 48 and found["none", "", "test_accuracy_full"]["n"] == 40
     assert {row["unit"] for row in rows} == {"%", "fraction", "grey levels", "nats"}
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords"), [("resnet", {"width": 8}), ("resnet", {"width": 8, "depth": 50}), ("small_cnn", {})]
+)
+def test_the_copy_that_is_searched_computes_what_the_model_does(name: str, keywords: dict[str, int]) -> None:
+    model = models.create(models.Spec(name, 4, 1, keywords), torch.tensor([0.4]), torch.tensor([0.2]), 0)
+    model.train()
+    images = samples(16).images / 255
+    for _ in range(3):  # running statistics that are not the initial ones
+        model(images)
+    model.eval()
+    copy = _frozen(model, images)
+    assert torch.allclose(copy(images), model(images), rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in copy.modules())
+    assert not any(parameter.requires_grad for parameter in copy.parameters())
+
+
+def test_a_network_whose_order_of_registration_misleads_is_searched_as_it_is() -> None:
+    class Before(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 1, 3, padding=1), nn.BatchNorm2d(1)
+            nn.init.constant_(self.norm.running_mean, 3.0)
+            nn.init.constant_(self.conv.weight, 1.0)
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.norm(pixels)).flatten(1)
+
+    model, images = Before().eval(), samples(4).images / 255
+    assert torch.equal(_frozen(model, images)(images), model(images))
