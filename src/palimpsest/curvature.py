@@ -53,17 +53,17 @@ def move(model: nn.Module, step: torch.Tensor) -> None:
     if not torch.isfinite(step).all():
         raise Diverged("the update of the weights is not finite; more damping or a larger scale mends it")
     for parameter, part in zip(model.parameters(), step.split(_sizes(model)), strict=True):
-        parameter += part.view(parameter.shape)
+        parameter.add_(part.view(parameter.shape))
 
 
-def tail(model: nn.Module, tensors: int | None) -> slice:
-    """Where in a flat vector the last `tensors` parameter tensors lie; all of them for None."""
+def tail(model: nn.Module, tensors: int | None) -> int:
+    """Where in a flat vector the last `tensors` parameter tensors begin; 0, where all of them do, for None."""
     sizes = _sizes(model)
     if tensors is None:
-        return slice(0, sum(sizes))
+        return 0
     if not 1 <= tensors <= len(sizes):
         raise ValueError(f"the last {tensors} tensors of a network that has {len(sizes)}")
-    return slice(sum(sizes[:-tensors]), sum(sizes))
+    return sum(sizes[:-tensors])
 
 
 def pixels(images: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -84,6 +84,29 @@ def gradient(model: nn.Module, samples: Samples, *, batch_size: int = 512) -> to
     return total
 
 
+def request_gradient(model: nn.Module, forget: Samples, replacement: Samples | None) -> torch.Tensor:
+    """What a request takes out of the sum of gradients (P,): the forget set's, less its replacement's if it has one.
+
+    Raises `ValueError` where `replacement` does not have one sample for each of `forget`.
+    """
+    taken = gradient(model, forget)
+    if replacement is None:
+        return taken
+    if len(replacement.labels) != len(forget.labels):
+        raise ValueError(f"{len(replacement.labels)} samples cannot replace {len(forget.labels)}, one for each")
+    return taken - gradient(model, replacement)
+
+
+def remaining(retain: Samples, replacement: Samples | None) -> Samples:
+    """The training set after the request: the retained samples and the replacements."""
+    if replacement is None:
+        return retain
+    images = [retain.images, replacement.images]
+    if replacement.images.is_floating_point() and not retain.images.is_floating_point():
+        images[0] = pixels(retain.images, replacement.images)
+    return Samples(torch.cat(images), torch.cat([retain.labels, replacement.labels]))
+
+
 def per_sample_gradients(model: nn.Module, samples: Samples, *, memory: int = 2**29) -> Iterator[torch.Tensor]:
     """Each sample's gradient, in order, as blocks (B, P).
 
@@ -98,6 +121,16 @@ def per_sample_gradients(model: nn.Module, samples: Samples, *, memory: int = 2*
         for images, labels in _batches(samples, micro_batch(model, samples, memory)):
             found = of_each(held, pixels(images, some), labels)
             yield torch.cat([part.reshape(len(labels), -1) for part in found.values()], 1)
+
+
+def fisher_diagonal(model: nn.Module, samples: Samples, *, memory: int = 2**29) -> torch.Tensor:
+    """The diagonal (P,) of the empirical Fisher matrix: the mean of the squared gradients of `samples`."""
+    if not len(samples.labels):
+        raise ValueError("a Fisher matrix is a mean over samples, and there are none: nothing is retained")
+    total = torch.zeros_like(weights(model))
+    for block in per_sample_gradients(model, samples, memory=memory):
+        total += block.square_().sum(0)
+    return total / len(samples.labels)
 
 
 def micro_batch(model: nn.Module, samples: Samples, memory: int) -> int:
@@ -122,9 +155,7 @@ def micro_batch(model: nn.Module, samples: Samples, memory: int) -> int:
     return max(1, memory // each)
 
 
-def hessian_product(
-    model: nn.Module, samples: Samples, vector: torch.Tensor, *, batch_size: int = 512
-) -> torch.Tensor:
+def hessian_product(model: nn.Module, samples: Samples, vector: torch.Tensor, *, batch_size: int = 512) -> torch.Tensor:
     """H v (P,), H the Hessian of the mean cross entropy over `samples`; `batch_size` samples at once."""
 
     def product(held: Named, direction: Named, images: torch.Tensor, labels: torch.Tensor) -> Named:
@@ -158,9 +189,9 @@ def fisher_product(
             return F.cross_entropy(logits(given), truth, reduction="none")
 
         if labels == "data":
-            _, slopes = jvp(losses, (held,), (direction,))
+            slopes = jvp(losses, (held,), (direction,))[1]
             return vjp(losses, held)[1](slopes)[0]
-        output, change = jvp(logits, (held,), (direction,))
+        output, change = jvp(logits, (held,), (direction,))[:2]
         share = output.softmax(1)
         # (diag p - p p^T) u, the covariance of the one-hot label under the softmax
         return vjp(logits, held)[1](share * (change - (share * change).sum(1, keepdim=True)))[0]
@@ -191,7 +222,9 @@ def lissa(
         change = float((following - u).abs().sum())
         u = following
         if not math.isfinite(change):
-            raise Diverged(f"LiSSA left the numbers at step {step + 1} of {depth}; more damping or a larger scale mends it")
+            raise Diverged(
+                f"LiSSA left the numbers at step {step + 1} of {depth}; more damping or a larger scale mends it"
+            )
         if change < least:
             least, waited = change, 0
         else:
@@ -210,6 +243,8 @@ def _mean_product(
     product: Callable[[Named, Named, torch.Tensor, torch.Tensor], Named],
 ) -> torch.Tensor:
     """The mean over `samples` of a matrix times `vector`, from products that sum over a batch."""
+    if not len(samples.labels):
+        raise ValueError("curvature is a mean over samples, and there are none: nothing is retained")
     total = torch.zeros_like(vector)
     with _evaluated(model):
         held = _detached(model)
