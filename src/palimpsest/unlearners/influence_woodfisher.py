@@ -17,8 +17,8 @@ deepunlearn and torchunlearn; methods.md 2.3), N = 1000 and the first N + 2 reta
     o = g_1, k = v;   for each next g:   k <- k - (k.g)/(N + o.g) o;   o <- o - (o.g)/(N + o.g) o
 
 The recursion above needs o = F_{i-1}^-1 g; here o is only ever rescaled, so k - v is a multiple of g_1 and no inverse
-is approximated: what that code gives is, nearly, one step of length alpha along v. Since o and k - v have one number
-each, that is how they are computed here, from the products g_1.g_i and v.g_i.
+is approximated: where gradients are short against sqrt(N), what that code gives is one step of length alpha along v.
+Since o and k - v have one number each, that is how they are computed here, from the products g_1.g_i and v.g_i.
 
 alpha 0.2 is the code's default; the SalUn paper's range 1 to 20 fails for its users (issue 7), so it must be tuned.
 damping 1.0 is where the released recursion starts from (k = v); with it F_N is rarely far from I on a trained
