@@ -272,7 +272,7 @@ class TestInfluenceWoodfisher:
         v, gradients = self.gradients(count)
         found = influence_woodfisher.woodbury(v, lambda start: gradients[start:].split(64), count, damping)
         fisher = gradients.T @ gradients / count
-        assert relative(found, torch.linalg.solve(damping * torch.eye(30) + fisher, v)) < 1e-5
+        assert relative(found, torch.linalg.solve(damping * torch.eye(30, dtype=v.dtype) + fisher, v)) < 1e-5
         assert relative(found, literal_woodfisher(v, gradients, damping)) < 1e-5
 
     @pytest.mark.parametrize("memory", [20_000, 2**29])  # many blocks, and one
