@@ -1,9 +1,10 @@
 """Unlearners: each file is one method and has one function, `unlearn(model, forget, retain, *, ...) -> Network`.
 
-Keyword-only arguments are the method's hyper-parameters, the paper's values as defaults. Three of them are not
-for the configuration, the workflow fills them in for methods that name them: `seed`, `recipe` (the base model's)
-and `checkpoint` (where a long training may resume). The model handed in is never changed. An empty forget set gives
-the original weights back: nothing was asked to be forgotten.
+Keyword-only arguments are the method's hyper-parameters, the paper's values as defaults. Some of them are not for the
+configuration, the workflow fills them in for methods that name them: `seed`, `recipe` (the base model's),
+`checkpoint` (where a long training may resume), `initial` (the network that training began with) and `replacement`
+(what the forget set shall become instead of being removed, one image for each of its images). The model handed in is
+never changed. An empty forget set gives the original weights back: nothing was asked to be forgotten.
 """
 
 from __future__ import annotations

@@ -10,12 +10,13 @@ Values: 10 epochs, SGD, momentum 0.9, weight decay 5e-4, batch 256, lr 0.013 (Sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Literal
 
 import torch
+from torch import nn
 
 from palimpsest.models import Network
 from palimpsest.train import Checkpoint, Recipe, fit
@@ -46,6 +47,42 @@ def unlearn(
     tuned = deepcopy(model)
     if not len(forget.labels):
         return tuned
+    return train(
+        tuned,
+        forget,
+        retain,
+        seed=seed,
+        recipe=recipe,
+        checkpoint=checkpoint,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        true_label=true_label,
+        order=order,
+    )
+
+
+def train(
+    model: Network,
+    forget: Samples,
+    retain: Samples,
+    *,
+    seed: int,
+    recipe: Recipe,
+    checkpoint: Checkpoint | None,
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    momentum: float,
+    weight_decay: float,
+    true_label: bool,
+    order: Literal["as_released", "forget_first", "mixed"],
+    before_step: Callable[[nn.Module], None] | None = None,
+    after_step: Callable[[nn.Module], None] | None = None,
+) -> Network:
+    """What `unlearn` does, on `model` in place; SalUn does the same with a mask around every step."""
     classes, count = model.spec.classes, len(forget.labels)
     forget_first = order == "forget_first" or (order == "as_released" and classes <= 10)
 
@@ -74,13 +111,15 @@ def unlearn(
         warmup_epochs=0.0,
     )
     return fit(
-        tuned,
+        model,
         torch.cat([forget.images, retain.images]),
         torch.cat([forget.labels, retain.labels]),
         recipe,
         seed=seed,
         batches=batches,
         relabel=relabel,
+        before_step=before_step,
+        after_step=after_step,
         checkpoint=checkpoint,
     )
 

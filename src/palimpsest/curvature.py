@@ -1,0 +1,287 @@
+"""Gradients and curvature of the cross entropy as flat vectors: per sample, and times a vector, never as a matrix.
+
+A vector (P,) holds every parameter in the order of `model.parameters()`, each flattened row by row; so do gradients,
+steps and the vectors that a Hessian is multiplied with. The loss of one sample is l(z; theta), its cross entropy;
+a Hessian or a Fisher matrix here is the mean over the samples given.
+
+    H = 1/n sum_z d2 l(z),   empirical F = 1/n sum_z g g^T,  g = d l(z; y of the data),
+    true F = 1/n sum_z E_{y ~ softmax} g g^T  (the Gauss-Newton matrix of the cross entropy, never indefinite)
+
+Hessian times vector is forward-over-reverse differentiation (Pearlmutter, Neural Computation 1994); the Fisher
+products are a Jacobian-vector and a vector-Jacobian product; H^-1 v is LiSSA (Agarwal et al., JMLR 2017) in the form
+of Warnecke et al.'s code (methods.md 2.4).
+
+BatchNorm: everything here is computed in evaluation mode. A batch's statistics would tie its samples together, and
+there would be no gradient of one sample. Running statistics are constants; scale and shift are parameters.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call, grad, jvp, vjp, vmap
+from torch.nn import functional as F
+
+from palimpsest.models import Diverged
+from palimpsest.unlearners import Samples
+
+log = logging.getLogger(__name__)
+
+Named = dict[str, torch.Tensor]
+
+
+def flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors as one vector, row by row whatever their memory format."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    """A copy of the parameters (P,), without their graph."""
+    return flat([parameter.detach() for parameter in model.parameters()])
+
+
+@torch.no_grad()
+def move(model: nn.Module, step: torch.Tensor) -> None:
+    """theta <- theta + step (P,), in place. Raises `Diverged` where the step is not finite."""
+    if not torch.isfinite(step).all():
+        raise Diverged("the update of the weights is not finite; more damping or a larger scale mends it")
+    for parameter, part in zip(model.parameters(), step.split(_sizes(model)), strict=True):
+        parameter.add_(part.view(parameter.shape))
+
+
+def tail(model: nn.Module, tensors: int | None) -> int:
+    """Where in a flat vector the last `tensors` parameter tensors begin; 0, where all of them do, for None."""
+    sizes = _sizes(model)
+    if tensors is None:
+        return 0
+    if not 1 <= tensors <= len(sizes):
+        raise ValueError(f"the last {tensors} tensors of a network that has {len(sizes)}")
+    return sum(sizes[:-tensors])
+
+
+def pixels(images: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Images as a network of `like`'s dtype takes them: `uint8` levels become [0, 1], floats are there already."""
+    return images.to(like.dtype) / 255 if images.dtype == torch.uint8 else images.to(like.dtype)
+
+
+def gradient(model: nn.Module, samples: Samples, *, batch_size: int = 512) -> torch.Tensor:
+    """The sum of the samples' gradients (P,), not their mean. samples: images `uint8` or float in [0, 1]."""
+    total = torch.zeros_like(weights(model))
+    with _evaluated(model):
+        parameters = list(model.parameters())
+        for images, labels in _batches(samples, batch_size):
+            loss = F.cross_entropy(model(pixels(images, total)), labels, reduction="sum")
+            # A frozen or unused parameter has no gradient, and takes no step.
+            found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            total += flat(found)
+    return total
+
+
+def request_gradient(model: nn.Module, forget: Samples, replacement: Samples | None) -> torch.Tensor:
+    """What a request takes out of the sum of gradients (P,): the forget set's, less its replacement's if it has one.
+
+    Raises `ValueError` where `replacement` does not have one sample for each of `forget`.
+    """
+    taken = gradient(model, forget)
+    if replacement is None:
+        return taken
+    if len(replacement.labels) != len(forget.labels):
+        raise ValueError(f"{len(replacement.labels)} samples cannot replace {len(forget.labels)}, one for each")
+    return taken - gradient(model, replacement)
+
+
+def remaining(retain: Samples, replacement: Samples | None) -> Samples:
+    """The training set after the request: the retained samples and the replacements."""
+    if replacement is None:
+        return retain
+    images = [retain.images, replacement.images]
+    if replacement.images.is_floating_point() and not retain.images.is_floating_point():
+        images[0] = pixels(retain.images, replacement.images)
+    return Samples(torch.cat(images), torch.cat([retain.labels, replacement.labels]))
+
+
+def per_sample_gradients(model: nn.Module, samples: Samples, *, memory: int = 2**29) -> Iterator[torch.Tensor]:
+    """Each sample's gradient, in order, as blocks (B, P).
+
+    memory: bytes that a block takes while it is made, on top of the model and of what the caller keeps of it: the
+    gradients, a copy of them as one matrix and the activations. B follows from it (`micro_batch`).
+    """
+    with _evaluated(model):
+        held = _detached(model)
+        loss = _loss_of_one(model)
+        some = next(iter(held.values()))
+        of_each = vmap(grad(loss), in_dims=(None, 0, 0))
+        for images, labels in _batches(samples, micro_batch(model, samples, memory)):
+            found = of_each(held, pixels(images, some), labels)
+            yield torch.cat([part.reshape(len(labels), -1) for part in found.values()], 1)
+
+
+def fisher_diagonal(model: nn.Module, samples: Samples, *, memory: int = 2**29) -> torch.Tensor:
+    """The diagonal (P,) of the empirical Fisher matrix: the mean of the squared gradients of `samples`."""
+    if not len(samples.labels):
+        raise ValueError("a Fisher matrix is a mean over samples, and there are none: nothing is retained")
+    total = torch.zeros_like(weights(model))
+    for block in per_sample_gradients(model, samples, memory=memory):
+        total += block.square_().sum(0)
+    return total / len(samples.labels)
+
+
+def micro_batch(model: nn.Module, samples: Samples, memory: int) -> int:
+    """How many per-sample gradients fit into `memory` bytes, at least 1.
+
+    A sample costs three vectors (P,): its gradients, the same as a row of the block, and the room in which a
+    convolution sums them; and four times the activations that one forward pass keeps, for their gradients, which are as
+    large, and the copies in which convolutions reorder both (measured: 2.8 times on a network of little else).
+    """
+    like = weights(model)
+    kept: dict[int, int] = {}
+    known = {parameter.untyped_storage().data_ptr() for parameter in [*model.parameters(), *model.buffers()]}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in known:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with _evaluated(model), saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(pixels(samples.images[:1], like))  # kept alive, so that no storage is counted under two names
+        F.cross_entropy(output, samples.labels[:1])
+    each = 3 * like.numel() * like.element_size() + 4 * sum(kept.values())
+    return max(1, memory // each)
+
+
+def hessian_product(model: nn.Module, samples: Samples, vector: torch.Tensor, *, batch_size: int = 512) -> torch.Tensor:
+    """H v (P,), H the Hessian of the mean cross entropy over `samples`; `batch_size` samples at once."""
+
+    def product(held: Named, direction: Named, images: torch.Tensor, labels: torch.Tensor) -> Named:
+        def loss(given: Named) -> torch.Tensor:
+            return F.cross_entropy(functional_call(model, given, (images,)), labels, reduction="sum")
+
+        return jvp(grad(loss), (held,), (direction,))[1]
+
+    return _mean_product(model, samples, vector, batch_size, product)
+
+
+def fisher_product(
+    model: nn.Module,
+    samples: Samples,
+    vector: torch.Tensor,
+    *,
+    labels: Literal["data", "model"] = "data",
+    batch_size: int = 512,
+) -> torch.Tensor:
+    """F v (P,), F the Fisher matrix averaged over `samples`.
+
+    labels: `data` is the empirical Fisher matrix, with the labels given; `model` the true one, whose labels are drawn
+    from the softmax (in expectation, without drawing).
+    """
+
+    def product(held: Named, direction: Named, images: torch.Tensor, truth: torch.Tensor) -> Named:
+        def logits(given: Named) -> torch.Tensor:
+            return functional_call(model, given, (images,))
+
+        def losses(given: Named) -> torch.Tensor:
+            return F.cross_entropy(logits(given), truth, reduction="none")
+
+        if labels == "data":
+            slopes = jvp(losses, (held,), (direction,))[1]
+            return vjp(losses, held)[1](slopes)[0]
+        output, change = jvp(logits, (held,), (direction,))[:2]
+        share = output.softmax(1)
+        # (diag p - p p^T) u, the covariance of the one-hot label under the softmax
+        return vjp(logits, held)[1](share * (change - (share * change).sum(1, keepdim=True)))[0]
+
+    return _mean_product(model, samples, vector, batch_size, product)
+
+
+def lissa(
+    product: Callable[[torch.Tensor, int], torch.Tensor],
+    vector: torch.Tensor,
+    *,
+    damping: float,
+    scale: float,
+    depth: int,
+    patience: int | None = None,
+) -> torch.Tensor:
+    """H^-1 v (P,) by `depth` steps of u <- v + (1 - damping) u - H u / scale from u = v; the result is u / scale.
+
+    product: (u, step) to H u, of all samples or of some drawn for that step. The fixed point is
+    (H + damping * scale * I)^-1 v, reached where the eigenvalues of H lie in (-damping * scale, (2 - damping) * scale).
+    patience: stop when |change of u|_1 has not been less than before for so many steps; None never stops early.
+    Raises `Diverged` when u leaves the numbers.
+    """
+    u, least, waited = vector, math.inf, 0
+    change = math.inf
+    for step in range(depth):
+        following = vector + (1 - damping) * u - product(u, step) / scale
+        change = float((following - u).abs().sum())
+        u = following
+        if not math.isfinite(change):
+            raise Diverged(
+                f"LiSSA left the numbers at step {step + 1} of {depth}; more damping or a larger scale mends it"
+            )
+        if change < least:
+            least, waited = change, 0
+        else:
+            waited += 1
+            if patience is not None and waited >= patience:
+                break
+    log.info("LiSSA: %d steps, last change %.3g, least %.3g", step + 1 if depth else 0, change, least)
+    return u / scale
+
+
+def _mean_product(
+    model: nn.Module,
+    samples: Samples,
+    vector: torch.Tensor,
+    batch_size: int,
+    product: Callable[[Named, Named, torch.Tensor, torch.Tensor], Named],
+) -> torch.Tensor:
+    """The mean over `samples` of a matrix times `vector`, from products that sum over a batch."""
+    if not len(samples.labels):
+        raise ValueError("curvature is a mean over samples, and there are none: nothing is retained")
+    total = torch.zeros_like(vector)
+    with _evaluated(model):
+        held = _detached(model)
+        parts = vector.split(_sizes(model))
+        direction = {name: part.view(held[name].shape) for name, part in zip(held, parts, strict=True)}
+        for images, labels in _batches(samples, batch_size):
+            total += flat(list(product(held, direction, pixels(images, vector), labels).values()))
+    return total / len(samples.labels)
+
+
+def _loss_of_one(model: nn.Module) -> Callable[[Named, torch.Tensor, torch.Tensor], torch.Tensor]:
+    def loss(held: Named, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(functional_call(model, held, (image[None],)), label[None])
+
+    return loss
+
+
+def _batches(samples: Samples, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    yield from zip(samples.images.split(batch_size), samples.labels.split(batch_size), strict=True)
+
+
+def _detached(model: nn.Module) -> Named:
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def _sizes(model: nn.Module) -> list[int]:
+    return [parameter.numel() for parameter in model.parameters()]
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[Any]:
+    """Evaluation mode inside; every module's own mode again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

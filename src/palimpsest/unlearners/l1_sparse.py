@@ -1,0 +1,70 @@
+"""l1-sparse: fine-tune on the retained data with an l1 penalty that fades (Jia et al., NeurIPS 2023, section 4).
+
+    min_theta CE(retain) + alpha_t |theta|_1,   alpha_t = alpha (1 - t / (E - E_no_l1)) for t < E - E_no_l1, else 0
+
+with t the epoch from 0 and E all epochs; the norm is taken over all parameters, biases and BatchNorm's scale and
+shift included (Unlearn-Sparse and SalUn, FT.py, reached through FT_prune; nothing is pruned despite the name;
+methods.md 2.3). Values of their argument defaults: 10 epochs, SGD, lr 0.01, momentum 0.9, weight decay 5e-4, batch
+256, E_no_l1 0. alpha was never published; 5e-4 is our choice from the middle of the grid 1e-5 to 1e-3, to be tuned.
+
+BatchNorm: training mode; the running statistics follow the retained data.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from palimpsest.models import Network
+from palimpsest.train import Checkpoint, Recipe, fit
+from palimpsest.unlearners import Samples
+
+
+def unlearn(
+    model: Network,
+    forget: Samples,
+    retain: Samples,
+    *,
+    seed: int,
+    recipe: Recipe,
+    checkpoint: Checkpoint | None = None,
+    alpha: float = 5e-4,
+    epochs: int = 10,
+    epochs_without_penalty: int = 0,
+    lr: float = 0.01,
+    batch_size: int = 256,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+) -> Network:
+    """`model` trained on for `epochs` passes over `retain`, the last `epochs_without_penalty` of them plain.
+
+    alpha: weight of the l1 norm in the first epoch. Augmentation and precision are the base `recipe`'s.
+    """
+    tuned = deepcopy(model)
+    if not len(forget.labels):
+        return tuned
+    recipe = replace(
+        recipe,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        optimizer="sgd",
+        schedule="constant",
+        warmup_epochs=0.0,
+    )
+
+    def penalty(model: nn.Module, epoch: int) -> torch.Tensor:
+        norm = torch.stack([parameter.abs().sum() for parameter in model.parameters()]).sum()
+        return alpha * share(epoch, epochs - epochs_without_penalty) * norm
+
+    return fit(tuned, retain.images, retain.labels, recipe, seed=seed, penalty=penalty, checkpoint=checkpoint)
+
+
+def share(epoch: int, penalised: int) -> float:
+    """alpha_t / alpha in `epoch` (from 0), of which the first `penalised` have the penalty."""
+    return 1 - epoch / penalised if epoch < penalised else 0.0

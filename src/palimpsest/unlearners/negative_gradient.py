@@ -1,0 +1,62 @@
+"""NG: gradient ascent on the forget set alone (Thudi et al., EuroS&P 2022, as Unlearn-Sparse and SalUn have it: GA).
+
+max_theta CE(forget), from the original weights: SGD on -CE, with the weight decay still pulling towards zero
+(SalUn, GA.py; methods.md 2.2). The label-leakage paper calls it NG and cites a reference that its list lacks.
+Values: 5 epochs, lr 1e-4 (Unlearn-Sparse's README; its issue 5 searches 1e-5 to 0.1), SGD, momentum 0.9, weight decay
+5e-4, batch 256. Ascent has no optimum to stop at: the learning rate decides everything, and must be tuned.
+
+BatchNorm: training mode, as released; the running statistics move to those of the forget set.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+from torch import nn
+
+from palimpsest.models import Network
+from palimpsest.train import Checkpoint, Recipe, fit
+from palimpsest.unlearners import Samples
+
+
+def unlearn(
+    model: Network,
+    forget: Samples,
+    retain: Samples,
+    *,
+    seed: int,
+    recipe: Recipe,
+    checkpoint: Checkpoint | None = None,
+    epochs: int = 5,
+    lr: float = 1e-4,
+    batch_size: int = 256,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+) -> Network:
+    """`model` after `epochs` passes of ascent over `forget`; augmentation and precision as in the base `recipe`.
+
+    `retain` is not used. Raises `Diverged` when the loss climbs out of the numbers.
+    """
+    tuned = deepcopy(model)
+    if not len(forget.labels):
+        return tuned
+    recipe = replace(
+        recipe,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        optimizer="sgd",
+        schedule="constant",
+        warmup_epochs=0.0,
+    )
+    return fit(tuned, forget.images, forget.labels, recipe, seed=seed, before_step=turn, checkpoint=checkpoint)
+
+
+def turn(model: nn.Module) -> None:
+    """Negate the gradients: the optimiser, which adds weight decay to them afterwards, sees those of -CE."""
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.neg_()

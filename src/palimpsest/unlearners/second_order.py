@@ -1,0 +1,82 @@
+"""Second order: a Newton step to the minimum without samples, or with others instead (Warnecke et al., NDSS 2023).
+
+    theta_u = theta - H^-1 (sum_replacement dl(z~) - sum_forget dl(z))
+
+(S004:68-70), without the first sum where data is removed; evaluation mode, H^-1 by LiSSA (S004:123). H is the Hessian
+of the summed loss of what remains (`retain`, and `replacement`), so the step is the mean Hessian's inverse times the
+sum over their number m. l is the training's objective: with `weight_decay` w each sample carries w/2 |theta|^2, which
+adds w to the Hessian and, where data is removed, w * theta for each removed sample to the gradient. On a convex
+objective at its minimum the step is then Newton's towards exact retraining; 0 leaves the loss alone, as the public
+code does.
+
+Values: the paper gives none. Public code (core.py, configs/unlearn.json; methods.md 2.5): batches of 1024, damping
+1e-4, patience 20, one repetition, 100 ceil(m / 1024) steps; its scale 2e5 belongs to a loss summed over a batch, 2e5
+/ 1024 = 200 for the mean taken here. There the Hessian of one batch stands for that of all m, which lengthens the step
+m / 1024 times; here it does not. The result is (H + damping * scale * I)^-1: 0.02 of damping, tune both together.
+The public code moves the last six tensors only, its dense head: `last_tensors=6`.
+
+BatchNorm: evaluation mode; running statistics stay, scale and shift move like any parameter.
+"""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+
+import torch
+
+from palimpsest.curvature import hessian_product, lissa, move, remaining, request_gradient, tail, weights
+from palimpsest.models import Network
+from palimpsest.train import Recipe
+from palimpsest.unlearners import Samples
+
+
+def unlearn(
+    model: Network,
+    forget: Samples,
+    retain: Samples,
+    *,
+    seed: int,
+    recipe: Recipe,
+    replacement: Samples | None = None,
+    damping: float = 1e-4,
+    scale: float = 200.0,
+    depth: int | None = None,
+    patience: int | None = 20,
+    batch_size: int = 1024,
+    weight_decay: float | None = None,
+    last_tensors: int | None = None,
+) -> Network:
+    """`model` after one Newton step.
+
+    replacement: one image and label for each of `forget`, `uint8` or floats in [0, 1]; None removes `forget`.
+    damping, scale, depth, patience: LiSSA's (`curvature.lissa`); depth None is the public code's 100 passes.
+    batch_size: remaining samples a step of LiSSA, in the order of one permutation drawn with the seed.
+    weight_decay: of the objective; None takes the base `recipe`'s. last_tensors: how many parameter tensors move,
+    counted from the output, with the Hessian of these alone; None moves all.
+    Raises `Diverged` when LiSSA does, `ValueError` when nothing remains.
+    """
+    tuned = deepcopy(model)
+    if not len(forget.labels):
+        return tuned
+    decay = recipe.weight_decay if weight_decay is None else weight_decay
+    left = remaining(retain, replacement)
+    count = len(left.labels)
+    fixed = tail(tuned, last_tensors)
+    taken = request_gradient(tuned, forget, replacement)
+    if replacement is None:
+        taken += len(forget.labels) * decay * weights(tuned)
+    taken[:fixed] = 0
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(left.labels.device)
+    plan = order.split(batch_size)
+
+    def product(u: torch.Tensor, step: int) -> torch.Tensor:
+        index = plan[step % len(plan)]
+        bent = hessian_product(tuned, Samples(left.images[index], left.labels[index]), u) + decay * u
+        bent[:fixed] = 0
+        return bent
+
+    depth = 100 * math.ceil(count / batch_size) if depth is None else depth
+    # LiSSA is linear in its vector: dividing by m before keeps the numbers small.
+    move(tuned, lissa(product, taken / count, damping=damping, scale=scale, depth=depth, patience=patience))
+    return tuned.eval()
