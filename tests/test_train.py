@@ -35,7 +35,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(t
     class Killed(Exception):
         pass
 
-    def kill(model: torch.nn.Module, step: list[int] = [0]) -> None:  # noqa: B006 — counts the steps of one training
+    def kill(model: torch.nn.Module, batch: train.Batch, step: list[int] = [0]) -> None:  # noqa: B006 — counts the steps of one training
         step[0] += 1
         if step[0] == 15:  # in the fourth epoch of four steps each
             raise Killed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 
 from palimpsest import models
 from palimpsest.curvature import fisher_product, per_sample_gradients, weights
-from palimpsest.train import Recipe, fit
+from palimpsest.train import Batch, Penalty, Recipe, fit
 from palimpsest.unlearners import (
     Samples,
     finetune,
@@ -172,7 +171,7 @@ class TestSalun:
 class TestL1Sparse:
     @pytest.mark.parametrize("plain_epochs", [0, 3, 10])
     def test_penalty_is_the_formula_in_every_epoch(self, monkeypatch: pytest.MonkeyPatch, plain_epochs: int) -> None:
-        seen: dict[str, Callable[[nn.Module, int], torch.Tensor]] = {}
+        seen: dict[str, Penalty] = {}
         monkeypatch.setattr(l1_sparse, "fit", lambda model, images, labels, recipe, **hooks: seen.update(hooks))
         l1_sparse.unlearn(
             tiny_model(), FORGET, RETAIN, seed=0, recipe=RECIPE, alpha=0.02, epochs_without_penalty=plain_epochs
@@ -180,7 +179,7 @@ class TestL1Sparse:
         model = models.create(models.Spec("resnet", 4, 1, {"width": 2}), torch.tensor([0.4]), torch.tensor([0.3]), 1)
         norm = sum(float(parameter.detach().abs().sum()) for parameter in model.parameters())
         assert any("bn" in name for name, _ in model.named_parameters()), "BatchNorm's parameters count as well"
-        found = [float(seen["penalty"](model, epoch).detach()) for epoch in range(10)]
+        found = [float(seen["penalty"](model, Batch(epoch, *[NOTHING.labels] * 3)).detach()) for epoch in range(10)]
         last = 10 - plain_epochs
         assert found == pytest.approx([0.02 * (1 - e / last) * norm if e < last else 0.0 for e in range(10)], rel=1e-5)
 

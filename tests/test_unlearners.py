@@ -41,7 +41,16 @@ NOTHING = Samples(*(tensor[:0] for tensor in samples(40)))
 
 def run(name: str, model: models.Network, forget: Samples, seed: int = 7) -> models.Network:
     unlearn = import_module(f"palimpsest.unlearners.{name}").unlearn
-    filled = {"seed": seed, "recipe": RECIPE, "checkpoint": None, "initial": tiny_model(2), "replacement": None}
+    filled = {
+        "seed": seed,
+        "recipe": RECIPE,
+        "checkpoint": None,
+        "initial": tiny_model(2),
+        "replacement": None,
+        "indices": torch.arange(len(forget.labels)),
+        "kept": None,
+        "penalty": None,
+    }
     wanted = {key: value for key, value in filled.items() if key in method.keywords("unlearners", name)}
     return unlearn(model, forget, RETAIN, **wanted)
 

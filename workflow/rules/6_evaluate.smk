@@ -37,6 +37,6 @@ rule evaluate:
         runtime=config["runtime"],
     params:
         attacks=lambda wildcards: PLAN.attacks_of(**wildcards),
-        code=method.code("metrics/accuracy", "metrics/svc_membership"),
+        code=method.code("evaluate"),
     script:
         "../scripts/evaluate.py"

@@ -11,7 +11,7 @@ with job(snakemake) as run:
     images = data.read(run.input.images).to(run.device)
     for repetition, output in enumerate(run.output.attacked):
         seed = run.seed(repetition)
-        forget, retain = unlearners.split(images, run.input.forget[repetition])
+        forget, retain, _ = unlearners.split(images, run.input.forget[repetition])
         aimed = attacks.aimed_at(run.params.on, images, forget, retain, seed)
         header = {"on": run.params.on, "epsilons": ",".join(run.params.keywords["epsilons"])}
         try:

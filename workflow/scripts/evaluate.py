@@ -8,7 +8,7 @@ with job(snakemake) as run:
     images = data.read(run.input.images).to(run.device)
     count, rows = len(run.input.models), []
     for repetition, path in enumerate(run.input.models):
-        forget, retain = unlearners.split(images, run.input.forget[repetition])
+        forget, retain, _ = unlearners.split(images, run.input.forget[repetition])
         files = [run.input.attacked[i * count + repetition] for i in range(len(run.params.attacks))]
         about = {**run.wildcards, "repetition": repetition, "seed": models.metadata(path).get("seed", "")}
         try:

@@ -114,6 +114,12 @@ class Run:
         with self.writing(path) as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
 
+    def read_tensors(self, path: str) -> dict[str, Any]:
+        """Tensors that `write_tensors` wrote, on the job's device."""
+        from safetensors.torch import load_file
+
+        return dict(load_file(path, device=self.device))
+
     def keep_model(self, path: str, make: Callable[[], Network], **metadata: str) -> None:
         """Write the network that `make` returns; a diverged training is kept as such and is no error."""
         from palimpsest import models

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1]
 # Which function of a file is the method, by folder.
 FUNCTIONS = {"data": "load", "models": "build", "unlearners": "unlearn", "attacks": "attack", "forget.py": "choose"}
 # Keyword-only arguments that the workflow fills in; the configuration may not set them.
-FILLED_IN = frozenset({"seed", "recipe", "checkpoint", "initial", "replacement"})
+FILLED_IN = frozenset({"seed", "recipe", "checkpoint", "initial", "indices", "replacement", "penalty", "kept"})
 
 
 class MethodError(Exception):

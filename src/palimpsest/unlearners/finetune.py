@@ -8,7 +8,6 @@ batch 256; their milestones lie beyond the last epoch, so the rate is constant (
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import replace
 
 from palimpsest.models import Network
 from palimpsest.train import Checkpoint, Recipe, fit
@@ -33,15 +32,5 @@ def unlearn(
     tuned = deepcopy(model)
     if not len(forget.labels):
         return tuned
-    recipe = replace(
-        recipe,
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        optimizer="sgd",
-        schedule="constant",
-        warmup_epochs=0.0,
-    )
+    recipe = recipe.continued(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, weight_decay=weight_decay)
     return fit(tuned, retain.images, retain.labels, recipe, seed=seed, checkpoint=checkpoint)

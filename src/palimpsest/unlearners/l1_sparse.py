@@ -13,13 +13,12 @@ BatchNorm: training mode; the running statistics follow the retained data.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import replace
 
 import torch
 from torch import nn
 
 from palimpsest.models import Network
-from palimpsest.train import Checkpoint, Recipe, fit
+from palimpsest.train import Batch, Checkpoint, Recipe, fit
 from palimpsest.unlearners import Samples
 
 
@@ -46,21 +45,11 @@ def unlearn(
     tuned = deepcopy(model)
     if not len(forget.labels):
         return tuned
-    recipe = replace(
-        recipe,
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        optimizer="sgd",
-        schedule="constant",
-        warmup_epochs=0.0,
-    )
+    recipe = recipe.continued(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, weight_decay=weight_decay)
 
-    def penalty(model: nn.Module, epoch: int) -> torch.Tensor:
+    def penalty(model: nn.Module, batch: Batch) -> torch.Tensor:
         norm = torch.stack([parameter.abs().sum() for parameter in model.parameters()]).sum()
-        return alpha * share(epoch, epochs - epochs_without_penalty) * norm
+        return alpha * share(batch.epoch, epochs - epochs_without_penalty) * norm
 
     return fit(tuned, retain.images, retain.labels, recipe, seed=seed, penalty=penalty, checkpoint=checkpoint)
 

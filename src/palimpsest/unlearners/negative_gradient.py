@@ -11,12 +11,11 @@ BatchNorm: training mode, as released; the running statistics move to those of t
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import replace
 
 from torch import nn
 
 from palimpsest.models import Network
-from palimpsest.train import Checkpoint, Recipe, fit
+from palimpsest.train import Batch, Checkpoint, Penalty, Recipe, fit
 from palimpsest.unlearners import Samples
 
 
@@ -28,6 +27,7 @@ def unlearn(
     seed: int,
     recipe: Recipe,
     checkpoint: Checkpoint | None = None,
+    penalty: Penalty | None = None,
     epochs: int = 5,
     lr: float = 1e-4,
     batch_size: int = 256,
@@ -36,26 +36,26 @@ def unlearn(
 ) -> Network:
     """`model` after `epochs` passes of ascent over `forget`; augmentation and precision as in the base `recipe`.
 
-    `retain` is not used. Raises `Diverged` when the loss climbs out of the numbers.
+    penalty: added to every batch's cross entropy, so that both rise; `adversarial` fills it in. `retain` is not used.
+    Raises `Diverged` when the loss climbs out of the numbers.
     """
     tuned = deepcopy(model)
     if not len(forget.labels):
         return tuned
-    recipe = replace(
+    recipe = recipe.continued(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, weight_decay=weight_decay)
+    return fit(
+        tuned,
+        forget.images,
+        forget.labels,
         recipe,
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        optimizer="sgd",
-        schedule="constant",
-        warmup_epochs=0.0,
+        seed=seed,
+        penalty=penalty,
+        before_step=turn,
+        checkpoint=checkpoint,
     )
-    return fit(tuned, forget.images, forget.labels, recipe, seed=seed, before_step=turn, checkpoint=checkpoint)
 
 
-def turn(model: nn.Module) -> None:
+def turn(model: nn.Module, batch: Batch) -> None:
     """Negate the gradients: the optimiser, which adds weight decay to them afterwards, sees those of -CE."""
     for parameter in model.parameters():
         if parameter.grad is not None:

@@ -10,16 +10,14 @@ Values: 10 epochs, SGD, momentum 0.9, weight decay 5e-4, batch 256, lr 0.013 (Sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import nn
 
 from palimpsest.models import Network
-from palimpsest.train import Checkpoint, Recipe, fit
+from palimpsest.train import Checkpoint, Hook, Penalty, Recipe, fit
 from palimpsest.unlearners import Samples
 
 
@@ -31,6 +29,7 @@ def unlearn(
     seed: int,
     recipe: Recipe,
     checkpoint: Checkpoint | None = None,
+    penalty: Penalty | None = None,
     epochs: int = 10,
     lr: float = 0.013,
     batch_size: int = 256,
@@ -42,7 +41,8 @@ def unlearn(
     """`model` trained on for `epochs` passes over both sets, forget labels drawn uniformly from all classes.
 
     true_label: whether the true label may be drawn. order: `forget_first` or `mixed`; `as_released` takes the first
-    for ten classes or fewer, else the second.
+    for ten classes or fewer, else the second. penalty: added to every batch's loss, in which the forget images have the
+    indices from 0 on; `adversarial` fills it in.
     """
     tuned = deepcopy(model)
     if not len(forget.labels):
@@ -54,6 +54,7 @@ def unlearn(
         seed=seed,
         recipe=recipe,
         checkpoint=checkpoint,
+        penalty=penalty,
         epochs=epochs,
         lr=lr,
         batch_size=batch_size,
@@ -72,6 +73,7 @@ def train(
     seed: int,
     recipe: Recipe,
     checkpoint: Checkpoint | None,
+    penalty: Penalty | None,
     epochs: int,
     lr: float,
     batch_size: int,
@@ -79,8 +81,8 @@ def train(
     weight_decay: float,
     true_label: bool,
     order: Literal["as_released", "forget_first", "mixed"],
-    before_step: Callable[[nn.Module], None] | None = None,
-    after_step: Callable[[nn.Module], None] | None = None,
+    before_step: Hook | None = None,
+    after_step: Hook | None = None,
 ) -> Network:
     """What `unlearn` does, on `model` in place; SalUn does the same with a mask around every step."""
     classes, count = model.spec.classes, len(forget.labels)
@@ -99,17 +101,7 @@ def train(
         second = (count + torch.randperm(total - count, generator=generator)).split(batch_size)
         return [*first, *second]
 
-    recipe = replace(
-        recipe,
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        optimizer="sgd",
-        schedule="constant",
-        warmup_epochs=0.0,
-    )
+    recipe = recipe.continued(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, weight_decay=weight_decay)
     return fit(
         model,
         torch.cat([forget.images, retain.images]),
@@ -118,6 +110,7 @@ def train(
         seed=seed,
         batches=batches,
         relabel=relabel,
+        penalty=penalty,
         before_step=before_step,
         after_step=after_step,
         checkpoint=checkpoint,

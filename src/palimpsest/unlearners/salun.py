@@ -27,7 +27,7 @@ from torch import nn
 
 from palimpsest.curvature import gradient
 from palimpsest.models import Network
-from palimpsest.train import Checkpoint, Recipe
+from palimpsest.train import Batch, Checkpoint, Penalty, Recipe
 from palimpsest.unlearners import Samples, random_label
 
 
@@ -39,6 +39,7 @@ def unlearn(
     seed: int,
     recipe: Recipe,
     checkpoint: Checkpoint | None = None,
+    penalty: Penalty | None = None,
     ratio: float = 0.5,
     variant: Literal["corrected", "as_released"] = "corrected",
     epochs: int = 10,
@@ -62,13 +63,13 @@ def unlearn(
     masks = mask(tuned, forget, ratio)
     start = [parameter.detach().clone() for parameter in tuned.parameters()]
 
-    def hide(model: nn.Module) -> None:
+    def hide(model: nn.Module, batch: Batch) -> None:
         for parameter, kept in zip(model.parameters(), masks, strict=True):
             if parameter.grad is not None:
                 parameter.grad.mul_(kept)
 
     @torch.no_grad()
-    def restore(model: nn.Module) -> None:
+    def restore(model: nn.Module, batch: Batch) -> None:
         for parameter, kept, old in zip(model.parameters(), masks, start, strict=True):
             parameter.copy_(torch.where(kept, parameter, old))
 
@@ -79,6 +80,7 @@ def unlearn(
         seed=seed,
         recipe=recipe,
         checkpoint=checkpoint,
+        penalty=penalty,
         epochs=epochs,
         lr=lr,
         batch_size=batch_size,
