@@ -22,6 +22,7 @@ configfile: configuration.scale_file(config["scale"])
 config = configuration.resolve(config)
 PLAN = cells.Plan(config)
 SEEDS = range(config["repetitions"])
+HELD_OUT = config["tuning_seed"]  # the repetition that no table uses
 
 
 report: "workflow/report/workflow.rst"
@@ -38,6 +39,7 @@ wildcard_constraints:
     forget="[a-z0-9_]+",
     unlearner="[a-z0-9_]+",
     attack="[a-z0-9_]+",
+    defense="[a-z0-9_]+",
     seed="[0-9]+",
     paper="|".join(PLAN.papers),
     table="[a-z0-9]+",
@@ -53,5 +55,6 @@ include: "workflow/rules/1_data.smk"
 include: "workflow/rules/2_train.smk"
 include: "workflow/rules/3_unlearn.smk"
 include: "workflow/rules/4_attack.smk"
+include: "workflow/rules/5_defend.smk"
 include: "workflow/rules/6_evaluate.smk"
 include: "workflow/rules/7_paper.smk"

@@ -22,9 +22,10 @@ import pytest
 
 from palimpsest.pipeline.cells import Cell, Plan, Run
 from palimpsest.pipeline.configuration import ROOT, ConfigError, load
-from palimpsest.report import checks, claims, compare, formats, page, tables
+from palimpsest.report import checks, claims, compare, cost, formats, page, tables
 from palimpsest.report.compare import Compared, judge
 
+TABLES = ("table1", "table2", "table4", "released", "purification")
 TRAIN, FORGET, TEST = 5000, 500, 1000
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 Change = Callable[[Run, dict[str, Any]], dict[str, Any] | None]
@@ -40,19 +41,26 @@ def write_results(plan: Plan, root: Path, *, noise: float = 0.05, change: Change
         generator, rows = random.Random(str(run)), []
         for repetition in range(plan.config["repetitions"]):
             about = {**vars(run), "repetition": repetition, "seed": str(100 + repetition), "status": "ok"}
-            found = {(cell.attack, cell.epsilon, cell.metric): cell.published for cell in cells if cell.run == run}
-            clean = found.get(("none", "", "forget_accuracy"), 50.0)
-            found |= {("none", "", "retain_accuracy"): 100.0, ("none", "", "test_accuracy_full"): clean}
+            found: dict[tuple[str, str, str, str], float | None] = {}
+            for cell in cells:  # a table without a printed number must not hide one that another table has
+                if cell.run == run:
+                    key = (cell.attack, cell.epsilon, cell.defense, cell.metric)
+                    found[key] = found.get(key) if cell.published is None else cell.published
+            clean = found.get(("none", "", "", "forget_accuracy"))
+            clean = 50.0 if clean is None else clean
+            found |= {("none", "", "", "retain_accuracy"): 100.0, ("none", "", "", "test_accuracy_full"): clean}
+            found[("none", "", "", "forget_accuracy")] = clean
             if run.unlearner != "original":
-                found[("uma", "0", "forget_accuracy")] = clean
-                found |= {("uma", e, "largest_change_levels"): float(e.split("/")[0]) for e in ("8/255", "16/255")}
-            for (attack, epsilon, metric), value in found.items():
+                found[("uma", "0", "", "forget_accuracy")] = clean
+                found |= {("uma", e, "", "largest_change_levels"): float(e.split("/")[0]) for e in ("8/255", "16/255")}
+            for (attack, epsilon, defense, metric), value in found.items():
                 one = 1 if "rate" in metric else 100
                 value = one / 2 if value is None else value
                 if attack != "none" and epsilon != "0" and "levels" not in metric:
                     value = min(one, max(0, value + generator.gauss(0, noise) * one / 100))
                 row = {
-                    **about, "attack": attack, "epsilon": epsilon, "metric": metric, "value": round(value, 6),
+                    **about, "attack": attack, "epsilon": epsilon, "defense": defense, "metric": metric,
+                    "value": round(value, 6),
                     "unit": "fraction" if one == 1 else "%",
                     "n": {"retain": TRAIN - FORGET, "test": TEST}.get(metric.split("_")[0], FORGET),
                 }  # fmt: skip
@@ -70,7 +78,11 @@ def write_results(plan: Plan, root: Path, *, noise: float = 0.05, change: Change
             seconds = {"retrain": 100.0}.get(run.unlearner, 12.5)
             if run.unlearner != "original":
                 place = f"unlearned/{run.dataset}/{run.model}/{run.forget}/{run.unlearner}/seed{repetition}.record.json"
-                write_json(root / place, {"method_seconds": [seconds], "device": "cpu"})
+                costs = {"method_seconds": [seconds], "peak_memory_mb": 8 * seconds, "device": "cpu", "forget": FORGET}
+                write_json(root / place, costs)
+                # The held-out repetition is another's business.
+                held_out = place.replace(f"seed{repetition}", f"seed{plan.config['tuning_seed']}")
+                write_json(root / held_out, costs | {"method_seconds": [1e6]})
         write_json(root / f"data/{run.dataset}.record.json", {"train": TRAIN, "test": TEST})
     return root
 
@@ -115,8 +127,8 @@ def cell(**changes: Any) -> Cell:
     run = Run("cifar10", "resnet50", "class_0", "finetune")
     fields: dict[str, Any] = {
         "paper": "uma", "table": "table1", "line": 2, "dataset": "cifar10", "model": "resnet50", "forget": "class_0",
-        "unlearner": "finetune", "attack": "uma", "epsilon": "8/255", "metric": "forget_accuracy", "control": "",
-        "published": 90.0, "note": "", "run": run, "missing": "", "reductions": (),
+        "unlearner": "finetune", "attack": "uma", "epsilon": "8/255", "defense": "", "metric": "forget_accuracy",
+        "control": "", "published": 90.0, "note": "", "run": run, "missing": "", "reductions": (),
     }  # fmt: skip
     return Cell(**(fields | changes))
 
@@ -124,7 +136,8 @@ def cell(**changes: Any) -> Cell:
 def rows_of(values: list[float], one: Cell | None = None, n: int = 10_000, unit: str = "%") -> list[dict[str, Any]]:
     one = one or cell()
     return [
-        {"attack": one.attack, "epsilon": one.epsilon, "metric": one.metric, "value": value, "unit": unit, "n": n,
+        {"attack": one.attack, "epsilon": one.epsilon, "defense": one.defense, "metric": one.metric,
+         "value": value, "unit": unit, "n": n,
          "repetition": k, "seed": str(k), "status": "ok"}
         for k, value in enumerate(values)
     ]  # fmt: skip
@@ -171,9 +184,11 @@ def test_a_stand_in_is_never_judged_however_close_it_is() -> None:
 
 
 def test_no_cell_of_the_demo_agrees_or_differs(demo: Plan, reduced: Path) -> None:
-    for table in ("table1", "table2"):
+    for table in TABLES:
         _, found = tables.of(demo, "uma", table, reduced)
-        assert {one.verdict for one in found} <= {"stand-in", "not run", "not applicable", "no published value"}
+        assert {one.verdict for one in found} <= {
+            "stand-in", "not run", "not applicable", "no published value", "unreadable"
+        }  # fmt: skip
         assert any(one.verdict == "stand-in" for one in found)
 
 
@@ -227,7 +242,7 @@ def test_the_csv_carries_mean_spread_difference_and_record(paper: Plan, full: Pa
         values = [
             json.loads(line)["value"]
             for line in (full / row["record"].replace(".record.json", ".jsonl")).read_text().splitlines()
-            if all(json.loads(line)[key] == row[key] for key in ("attack", "epsilon", "metric"))
+            if all(json.loads(line)[key] == row[key] for key in ("attack", "epsilon", "defense", "metric"))
         ]
         assert (int(row["n"]), float(row["mean"])) == (len(values), pytest.approx(sum(values) / len(values), abs=1e-6))
         if row["published"]:
@@ -248,7 +263,7 @@ def test_the_same_rows_give_the_same_bytes_in_any_order(demo: Plan, reduced: Pat
 
 def test_markdown_fits_into_a_terminal_of_120_columns(demo: Plan, reduced: Path, paper: Plan, full: Path) -> None:
     for plan, results in ((demo, reduced), (paper, full)):
-        for table in ("table1", "table2"):
+        for table in TABLES:
             lines = texts(plan, results, table)["md"].splitlines()
             assert max(map(len, lines)) <= 120
             grids = [line for line in lines if line.startswith("|")]
@@ -321,7 +336,7 @@ def test_latex_escapes_what_it_would_stumble_over() -> None:
 
 
 def test_latex_is_ascii_with_balanced_braces_and_full_rows(demo: Plan, reduced: Path) -> None:
-    for table in ("table1", "table2"):
+    for table in TABLES:
         text = texts(demo, reduced, table)["tex"]
         assert text.isascii()
         bare = text.replace(r"\{", "").replace(r"\}", "")
@@ -402,13 +417,13 @@ def test_html_is_well_formed_and_every_number_links_to_an_existing_record(
     results: Path = request.getfixturevalue({"demo": "reduced", "paper": "full"}[scale])
     folder = results / "papers" / "uma"
     folder.mkdir(parents=True, exist_ok=True)
-    for table in ("table1", "table2"):
+    for table in TABLES:
         for suffix, text in texts(plan, results, table).items():
             (folder / f"{table}.{suffix}").write_text(text)
     (folder / "index.html").write_text(page.render(plan, "uma", results))
     for file in sorted(folder.glob("*.html")):
         found = parse(file.read_text())
-        assert found.numbers == found.linked > 50
+        assert found.numbers == found.linked > 10
         assert len(set(found.ids)) == len(found.ids)
         for link in found.links:
             assert (folder / link).is_file(), link
@@ -436,13 +451,36 @@ def test_violated_checks_stand_before_any_number(demo: Plan, tmp_path: Path) -> 
     assert "20 grey levels, 8 allowed" in text
 
 
-def test_run_times_are_shares_of_retraining(demo: Plan, reduced: Path) -> None:
+def test_costs_are_shares_of_retraining_and_the_held_out_repetition_does_not_count(demo: Plan, reduced: Path) -> None:
     _, found = tables.of(demo, "uma", "table1", reduced)
-    _, lines, devices = page.run_times(found, demo.papers["uma"]["names"], reduced)
-    by_name = {line.label: line.cells[0] for line in lines}
-    assert by_name["FT"] is not None and by_name["FT"][:2] == (12.5, 0.125)
-    assert by_name["Retrain"] is not None and by_name["Retrain"][:2] == (100.0, 1.0)
-    assert devices == ["cpu"]
+    runs = [one.cell.run for one in found if one.cell.run]
+    made = cost.costs(runs, demo.config["tuning_seed"], demo.papers["uma"]["names"], reduced)
+    first = {label: cells[0] for label, cells in made.lines}
+    finetune, retrain = first["FT"], first["Retrain"]
+    assert finetune and (finetune.seconds, finetune.of_retrain, finetune.n) == (12.5, 0.125, 2)
+    assert (finetune.memory, finetune.memory_of_retrain) == (100.0, 0.125)
+    assert retrain and (retrain.seconds, retrain.of_retrain) == (100.0, 1.0)
+    assert made.places[0].images == FORGET and made.devices == ("cpu",)
+
+
+def test_the_page_shows_what_tuning_chose_and_from_what(demo: Plan, reduced: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(reduced, results)
+    run = next(run for run in demo.attacks if run.unlearner == "l1_sparse")
+    trials = [
+        {"values": {"alpha": 1e-5}, "metrics": {}, "gap": 7.25, "status": "ok"},
+        {"values": {"alpha": 1e-4}, "metrics": {}, "gap": 3.5, "status": "ok"},
+        {"values": {"alpha": 1e-3}, "metrics": {}, "gap": None, "status": "diverged: the loss was nan"},
+    ]
+    write_json(
+        results / f"tuned/{run.dataset}/{run.model}/{run.forget}/l1_sparse.json",
+        {"chosen": {"alpha": 1e-4}, "retrained": {}, "trials": trials},
+    )
+    (search,) = page.searches(demo, [run], demo.papers["uma"]["names"], results)
+    assert search.trials == (("alpha 1e-05", 7.25, False), ("alpha 0.0001", 3.5, True), ("alpha 0.001", None, False))
+    text = page.render(demo, "uma", results)
+    assert "<b>alpha 0.0001: 3.5</b>" in text and "alpha 0.001: diverged" in text
+    assert "Tuned values" not in page.render(demo, "uma", reduced)
 
 
 # Claims
@@ -523,17 +561,17 @@ def test_a_diverged_cell_decides_no_claim() -> None:
 
 def test_a_claim_decided_on_stand_ins_says_so(demo: Plan, reduced: Path, paper: Plan, full: Path) -> None:
     for plan, results, stands in ((demo, reduced, True), (paper, full, False)):
-        found = [one for table in ("table1", "table2") for one in tables.of(plan, "uma", table, results)[1]]
+        found = [one for table in TABLES for one in tables.of(plan, "uma", table, results)[1]]
         assert {claim.stand_in for claim in claims.evaluate(plan.papers["uma"], found)[:3]} == {stands}
 
 
 def test_the_papers_claims_over_its_own_numbers(paper: Plan, full: Path) -> None:
-    found = [one for table in ("table1", "table2") for one in tables.of(paper, "uma", table, full)[1]]
+    found = [one for table in TABLES for one in tables.of(paper, "uma", table, full)[1]]
     printed = {
         claim.says: claim.printed.verdict for claim in claims.evaluate(paper.papers["uma"], found) if claim.printed
     }
     contradicted = [says for says, verdict in printed.items() if verdict != "holds"]
-    assert len(printed) == 9
+    assert len(printed) == 11
     assert len(contradicted) == 1 and contradicted[0].startswith(
         "Class-level unlearning generally shows strong robustness"
     )
@@ -650,7 +688,7 @@ def test_every_name_that_a_table_prints_is_the_papers(demo: Plan) -> None:
 
 
 def test_every_cell_of_a_table_has_a_place(paper: Plan, full: Path) -> None:
-    for table in ("table1", "table2"):
+    for table in TABLES:
         made, found = tables.of(paper, "uma", table, full)
         placed: list[Compared] = [
             one for block in made.blocks for line in block.lines + block.controls for one in line.cells if one

@@ -1,14 +1,17 @@
-"""All measurements of one model: clean, and under each attack.
+"""All measurements of one model: clean, under each attack, and each of these behind each defense.
 
-A measurement is a dictionary `{attack, epsilon, metric, value, unit, n}`; `n` counts the images behind it. Attacks are
-scored with the label (decision U-8), the SVC that calls members is fitted once, on clean images.
+A measurement is a dictionary `{attack, epsilon, defense, metric, value, unit, n}`; `n` counts the images behind it.
+Attacks are scored with the label (decision U-8), the SVC that calls members is fitted once, on clean images. A defense
+purifies every image that the model is asked about; the attacks did not know of it, so that what it keeps is the most
+that it can keep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +23,7 @@ from palimpsest.models import Diverged, Network, predict
 from palimpsest.unlearners import Samples
 
 Measurement = dict[str, Any]
+Purify = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,17 @@ class Attacked:
 
 
 def measure(
-    model: Network, images: Images, forget: Samples, retain: Samples, attacked: Mapping[str, Attacked]
+    model: Network,
+    images: Images,
+    forget: Samples,
+    retain: Samples,
+    attacked: Mapping[str, Attacked],
+    defenses: Mapping[str, Purify] = MappingProxyType({}),
 ) -> Iterator[Measurement]:
-    """Every measurement of `model`; images, model and attacked images on one device."""
+    """Every measurement of `model`; images, model and attacked images on one device.
+
+    defenses: by name, `uint8` images to purified ones of the same form. Retain accuracy is measured without only.
+    """
     outputs = Outputs(
         *(
             tensor.cpu()
@@ -47,37 +59,65 @@ def measure(
         )
     )
     members = svc_membership.attackers(outputs)
-    sizes = {"forget": len(forget.labels), "retain": len(retain.labels), "test": len(images.test_labels)}
+    yield from _clean(outputs, members)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    yield _row("none", "", "", "parameters", parameters, len(forget.labels))
+    yield from _under(model, attacked, members)
+    for name, purify in defenses.items():
+        purified = replace(
+            outputs,
+            forget=predict(model, purify(forget.images)).cpu(),
+            test=predict(model, purify(images.test_images)).cpu(),
+        )
+        yield from (row for row in _clean(purified, members, name) if row["metric"] != "retain_accuracy")
+        yield from _under(model, attacked, members, name, purify)
+
+
+def _clean(
+    outputs: Outputs, members: Mapping[str, svc_membership.Attacker], defense: str = ""
+) -> Iterator[Measurement]:
+    sizes = {"forget": len(outputs.forget), "retain": len(outputs.retain), "test": len(outputs.test)}
     sizes["test_accuracy_retained"] = int(outputs.test_retained.sum())
-    clean = accuracy.measure(outputs) | {
+    found = accuracy.measure(outputs) | {
         name: rate(outputs.forget, outputs.forget_labels) for name, rate in members.items()
     }
-    for metric, value in clean.items():
+    for metric, value in found.items():
         n = sizes.get(metric, sizes.get(metric.split("_")[0], sizes["forget"]))
-        yield _row("none", "", metric, value, n)
+        yield _row("none", "", defense, metric, value, n)
+
+
+def _under(
+    model: Network,
+    attacked: Mapping[str, Attacked],
+    members: Mapping[str, svc_membership.Attacker],
+    defense: str = "",
+    purify: Purify | None = None,
+) -> Iterator[Measurement]:
     for name, made in attacked.items():
         labels, targets = made.labels.cpu(), made.targets.cpu()
         for epsilon, pixels, loss in zip(
             ("0", *made.epsilons), (made.clean, *made.images), (None, *made.loss), strict=True
         ):
-            probabilities = predict(model, pixels).cpu()
+            probabilities = predict(model, purify(pixels) if purify else pixels).cpu()
             found = {
                 f"{made.on}_accuracy": accuracy.accuracy(probabilities, labels),
                 "target_accuracy": accuracy.accuracy(probabilities, targets),
-                "largest_change_levels": float((pixels.int() - made.clean.int()).abs().max()),
             }
-            if loss is not None:
+            if not purify:  # what the attack itself did
+                found["largest_change_levels"] = float((pixels.int() - made.clean.int()).abs().max())
+            if loss is not None and not purify:
                 found["attack_loss"] = loss.double().mean().item()
             if made.on == "forget":
                 found |= {metric: rate(probabilities, labels) for metric, rate in members.items()}
             for metric, value in found.items():
-                yield _row(name, epsilon, metric, value, len(labels))
+                yield _row(name, epsilon, defense, metric, value, len(labels))
 
 
-def _row(attack: str, epsilon: str, metric: str, value: float, n: int) -> Measurement:
+def _row(attack: str, epsilon: str, defense: str, metric: str, value: float, n: int) -> Measurement:
     return {
         "attack": attack,
         "epsilon": epsilon,
+        "defense": defense,
         "metric": metric,
         "value": round(value, 6),
         "unit": unit(metric),

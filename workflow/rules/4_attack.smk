@@ -8,7 +8,11 @@ out: attacked/{dataset}/{model}/{forget}/{unlearner}/{attack}/seed{seed}.safeten
 rule attack:
     input:
         images="<results>/data/{dataset}.safetensors",
-        base=collect("<results>/base/{{dataset}}/{{model}}/seed{seed}.safetensors", seed=SEEDS),
+        base=lambda wildcards: collect(
+            "<results>/{base}/seed{seed}.safetensors",
+            base=cells.base_of(config, wildcards.dataset, wildcards.model, wildcards.unlearner),
+            seed=SEEDS,
+        ),
         unlearned=collect(
             "<results>/unlearned/{{dataset}}/{{model}}/{{forget}}/{{unlearner}}/seed{seed}.safetensors", seed=SEEDS
         ),

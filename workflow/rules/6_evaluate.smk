@@ -1,6 +1,6 @@
-"""Evaluation: every metric of a model, clean and under each attack that some table asks for.
+"""Evaluation: every metric of a model, clean and under each attack and behind each defense that some table asks for.
 
-in: base/… (the original) or unlearned/…, attacked/…, data/{dataset}, forget/…
+in: base/… (the original) or unlearned/…, attacked/…, defended/…, data/{dataset}, forget/…
 out: rows/{dataset}/{model}/{forget}/{unlearner}.jsonl, one JSON object a measurement
 """
 
@@ -22,6 +22,12 @@ rule evaluate:
             seed=SEEDS,
             **wildcards,
         ),
+        prepared=lambda wildcards: collect(
+            "<results>/defended/{dataset}/{forget}/{defense}/seed{seed}.safetensors",
+            defense=[name for name in PLAN.defenses_of(**wildcards) if cells.prepares(config, name)],
+            seed=SEEDS,
+            **wildcards,
+        ),
         forget=collect("<results>/forget/{{dataset}}/{{forget}}/seed{seed}.json", seed=SEEDS),
     output:
         rows="<results>/rows/{dataset}/{model}/{forget}/{unlearner}.jsonl",
@@ -37,6 +43,14 @@ rule evaluate:
         runtime=config["runtime"],
     params:
         attacks=lambda wildcards: PLAN.attacks_of(**wildcards),
+        defenses=lambda wildcards: {
+            name: (
+                configuration.method_of(config, "defenses", name),
+                configuration.keywords_of(config, "defenses", name),
+                cells.code_of(config, "defenses", name),
+            )
+            for name in PLAN.defenses_of(**wildcards)
+        },
         code=method.code("evaluate"),
     script:
         "../scripts/evaluate.py"

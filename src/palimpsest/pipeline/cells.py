@@ -16,11 +16,14 @@ from typing import Any
 import yaml
 
 from palimpsest.pipeline import method
-from palimpsest.pipeline.configuration import ROOT, SECTIONS, ConfigError, method_of
+from palimpsest.pipeline.configuration import ROOT, SECTIONS, ConfigError, grid_of, keywords_of, method_of
 
 ORIGINAL = "original"  # the model before unlearning, in the place of an unlearner
 NO_ATTACK = "none"
-COLUMNS = ("dataset", "model", "forget", "unlearner", "attack", "epsilon", "metric", "control", "published", "note")
+NO_DEFENSE = ""
+COLUMNS = (
+    "dataset", "model", "forget", "unlearner", "attack", "epsilon", "defense", "metric", "control", "published", "note"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Run:
 class Cell:
     """One number of a table.
 
-    dataset, model, forget, unlearner, attack, epsilon, metric: as the paper has them. control: a label, where the
-    row is a control of ours that the paper lacks. published: the printed number, None where there is none; `note`
+    dataset, model, forget, unlearner, attack, epsilon, defense, metric: as the paper has them. control: a label, where
+    the row is a control of ours that the paper lacks. published: the printed number, None where there is none; `note`
     then says why. run: what to compute at this scale; None where that cannot be, and `missing` says why.
     reductions: in what the run differs from the paper's; a number with any is not a reproduction.
     """
@@ -57,6 +60,7 @@ class Cell:
     unlearner: str
     attack: str
     epsilon: str
+    defense: str
     metric: str
     control: str
     published: float | None
@@ -97,6 +101,16 @@ class Plan:
                     found.setdefault(cell.run, set()).update({cell.attack} - {NO_ATTACK})
         return {run: sorted(names) for run, names in found.items()}
 
+    @cached_property
+    def defenses(self) -> dict[Run, list[str]]:
+        """The defenses that some cell asks of each run."""
+        found: dict[Run, set[str]] = {}
+        for cells in self.tables.values():
+            for cell in cells:
+                if cell.run and cell.defense != NO_DEFENSE:
+                    found.setdefault(cell.run, set()).add(cell.defense)
+        return {run: sorted(names) for run, names in found.items()}
+
     def rows(self, paper: str, table: str | None = None) -> list[str]:
         """The row files behind a table, or behind all tables of a paper, below results/<scale>/."""
         chosen = [cells for (p, t), cells in self.tables.items() if p == paper and table in (None, t)]
@@ -105,6 +119,18 @@ class Plan:
     def attacks_of(self, dataset: str, model: str, forget: str, unlearner: str) -> list[str]:
         """The attacks to evaluate on one run."""
         return self.attacks.get(Run(dataset, model, forget, unlearner), [])
+
+    def defenses_of(self, dataset: str, model: str, forget: str, unlearner: str) -> list[str]:
+        """The defenses to evaluate one run under."""
+        return self.defenses.get(Run(dataset, model, forget, unlearner), [])
+
+    def requests_of(self, dataset: str, model: str, unlearner: str) -> list[str]:
+        """The forget sets that an unlearner's own base training must know; none where it does not ask."""
+        name = method_of(self.config, "unlearners", unlearner)
+        if "requests" not in method.keywords("unlearners", name, "train_base"):
+            return []
+        runs = (cell.run for cells in self.tables.values() for cell in cells if cell.run)
+        return sorted({r.forget for r in runs if (r.dataset, r.model, r.unlearner) == (dataset, model, unlearner)})
 
     def _read(self, paper: str, table: str) -> Iterator[Cell]:
         file = ROOT / "config" / "papers" / paper / f"{table}.csv"
@@ -130,7 +156,7 @@ class Plan:
                 continue
             shapes: set[tuple[str, ...]] = set()
             for line, row in rows:
-                shape = tuple(row[c] for c in ("dataset", "model", "forget", "attack", "epsilon", "metric"))
+                shape = tuple(row[c] for c in ("dataset", "model", "forget", "attack", "epsilon", "defense", "metric"))
                 if row["unlearner"] == ORIGINAL or row["control"] or shape in shapes:
                     continue
                 shapes.add(shape)
@@ -164,8 +190,9 @@ class Plan:
     def _run(self, row: dict[str, str]) -> tuple[Run | None, str]:
         if row["note"].startswith("not applicable"):
             return None, row["note"]
-        for kind, name in (("unlearners", row["unlearner"]), ("attacks", row["attack"])):
-            if name not in (ORIGINAL, NO_ATTACK) and name not in self.config[kind]:
+        for kind in ("unlearners", "attacks", "defenses"):
+            name = row[kind.removesuffix("s")]
+            if name not in (ORIGINAL, NO_ATTACK, NO_DEFENSE) and name not in self.config[kind]:
                 return None, f"not built yet: {kind.removesuffix('s')} {name}"
         substitutes = {
             "dataset": self._stand_in("datasets", row["dataset"], row["dataset"]),
@@ -192,10 +219,14 @@ class Plan:
             )
             if name != substitute
         ]
-        for kind, name in (("unlearners", row["unlearner"]), ("attacks", row["attack"])):
+        for kind in ("unlearners", "attacks", "defenses"):
+            name = row[kind.removesuffix("s")]
             if name in self.config[kind]:
                 budgets = self.config["budgets"].get(kind, {})
-                cuts = {**budgets.get(method_of(self.config, kind, name), {}), **budgets.get(name, {})}
+                backbone = keywords_of(self.config, kind, name).get("backbone", "")
+                cuts: dict[str, Any] = {}
+                for source in (backbone, method_of(self.config, kind, name), name):
+                    cuts |= budgets.get(source, {})
                 found += [f"{name}: {key} {value}" for key, value in cuts.items()]
         return tuple(found)
 
@@ -208,6 +239,44 @@ def recipe_of(config: Mapping[str, Any], dataset: str, model: str) -> dict[str, 
     return {**recipes.get(model, {}), **recipes.get(f"{dataset}/{model}", {})}
 
 
+def prepares(config: Mapping[str, Any], defense: str) -> bool:
+    """Whether a defense is trained before it is used."""
+    return method.has("defenses", method_of(config, "defenses", defense), "prepare")
+
+
+def base_of(config: Mapping[str, Any], dataset: str, model: str, unlearner: str) -> str:
+    """The folder of an unlearner's base models: one of its own where its method trains them in its own way."""
+    return f"base/{dataset}/{model}" + (f"/{unlearner}" if trains_base(config, unlearner) else "")
+
+
+def trains_base(config: Mapping[str, Any], unlearner: str) -> bool:
+    """Whether an unlearner's method has a base training of its own."""
+    return method.has("unlearners", method_of(config, "unlearners", unlearner), "train_base")
+
+
+def fixed_of(config: Mapping[str, Any], unlearner: str) -> dict[str, Any]:
+    """An unlearner's keywords without those that rule `tune` chooses."""
+    tuned = grid_of(config, unlearner)
+    return {key: value for key, value in keywords_of(config, "unlearners", unlearner).items() if key not in tuned}
+
+
+def base_keywords_of(config: Mapping[str, Any], unlearner: str) -> dict[str, Any]:
+    """Of an unlearner's keywords those that its own base training takes too."""
+    return _taken_by(config, "unlearners", unlearner, "train_base")
+
+
+def prepare_keywords_of(config: Mapping[str, Any], defense: str) -> dict[str, Any]:
+    """Of a defense's keywords those of its training."""
+    return _taken_by(config, "defenses", defense, "prepare")
+
+
+def _taken_by(config: Mapping[str, Any], section: str, name: str, function: str) -> dict[str, Any]:
+    valid = method.keywords(SECTIONS[section], method_of(config, section, name), function)
+    return {key: value for key, value in keywords_of(config, section, name).items() if key in valid}
+
+
 def code_of(config: Mapping[str, Any], section: str, name: str) -> str:
     """The hash of the code behind an entry of the configuration, for a rule's `params`."""
-    return method.code(f"{SECTIONS[section]}/{method_of(config, section, name)}")
+    backbone = keywords_of(config, section, name).get("backbone")
+    around = [f"{SECTIONS[section]}/{method_of(config, section, backbone)}"] if backbone else []
+    return method.code(f"{SECTIONS[section]}/{method_of(config, section, name)}", *around)

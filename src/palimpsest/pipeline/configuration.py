@@ -19,13 +19,20 @@ from palimpsest.pipeline import method
 
 ROOT = Path(__file__).parents[3]
 # Sections of the configuration and the folder whose files their entries name.
-SECTIONS = {"datasets": "data", "models": "models", "unlearners": "unlearners", "attacks": "attacks"}
+SECTIONS = {
+    "datasets": "data",
+    "models": "models",
+    "unlearners": "unlearners",
+    "attacks": "attacks",
+    "defenses": "defenses",
+}
 # Keys of an entry that are the workflow's, not the method's.
 RESERVED = {
     "datasets": {"method", "subset"},
     "models": {"method"},
     "unlearners": {"method", "also_in"},
     "attacks": {"method", "images"},
+    "defenses": {"method"},
 }
 RECIPE = (
     "epochs", "batch_size", "lr", "optimizer", "momentum", "weight_decay", "schedule", "milestones",
@@ -77,6 +84,8 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         _check_keywords(f"recipes.{name}", recipe, RECIPE)
         if "/" not in name and not {"epochs", "batch_size", "lr"} <= set(recipe):
             raise ConfigError(f"recipes.{name} must give at least epochs, batch_size and lr.")
+    for name, entry in merged["unlearners"].items():
+        _check_backbone(merged, name, entry)
     _check_stand_ins(merged)
     return merged
 
@@ -91,7 +100,16 @@ def keywords_of(config: Mapping[str, Any], section: str, name: str) -> dict[str,
     entry = config[section][name]
     parent = method_of(config, section, name)
     inherited = keywords_of(config, section, parent) if parent != name and parent in config[section] else {}
-    return {**inherited, **{key: value for key, value in entry.items() if key not in RESERVED[section]}}
+    found = {**inherited, **{key: value for key, value in entry.items() if key not in RESERVED[section]}}
+    if "backbone" in found:  # a method around another, with what the configuration gives that one
+        found["settings"] = {**keywords_of(config, section, found["backbone"]), **found.get("settings", {})}
+    return found
+
+
+def grid_of(config: Mapping[str, Any], name: str) -> dict[str, list[Any]]:
+    """The keywords of an unlearner that rule `tune` shall choose, `{tune: [...]}` in its line, and their values."""
+    found = keywords_of(config, "unlearners", name)
+    return {key: list(value["tune"]) for key, value in found.items() if _is_grid(value)}
 
 
 def _check_schema(config: dict[str, Any]) -> None:
@@ -114,12 +132,46 @@ def _check_entry(section: str, folder: str, name: str, entry: Mapping[str, Any])
         raise ConfigError(_unknown(f"config.yaml: {section}.{name}", "method", str(file), method.names(folder)))
     valid = method.keywords(folder, str(file)) - method.FILLED_IN
     _check_keywords(f"config.yaml: {section}.{name}", entry, valid, RESERVED[section])
+    for key, value in entry.items():
+        if isinstance(value, dict) and "tune" in value and (section != "unlearners" or not _is_grid(value)):
+            raise ConfigError(
+                f"config.yaml: {section}.{name}.{key} cannot be {value!r}; an unlearner's keyword may be "
+                "{tune: [two values or more]}."
+            )
+
+
+def _is_grid(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"tune"}
+        and isinstance(value["tune"], list)
+        and len(value["tune"]) > 1
+    )
 
 
 def _check_keywords(where: str, entry: Mapping[str, Any], valid: Iterable[str], reserved: Iterable[str] = ()) -> None:
     for key in entry:
         if key not in {*valid, *reserved}:
             raise ConfigError(_unknown(where, "keyword", key, valid))
+
+
+def _check_backbone(config: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> None:
+    if "backbone" not in entry:
+        return
+    where, backbone = f"config.yaml: unlearners.{name}", str(entry["backbone"])
+    fit = {
+        other
+        for other in config["unlearners"]
+        if "penalty" in method.keywords("unlearners", method_of(config, "unlearners", other))
+        and "backbone" not in keywords_of(config, "unlearners", other)
+    }
+    if backbone not in fit:
+        raise ConfigError(
+            f"{where}.backbone cannot be {backbone!r}: it must train on the forget set; "
+            f"it takes {', '.join(sorted(fit))}."
+        )
+    valid = method.keywords("unlearners", method_of(config, "unlearners", backbone)) - method.FILLED_IN
+    _check_keywords(f"{where}.settings", entry.get("settings", {}), valid)
 
 
 def _check_stand_ins(config: Mapping[str, Any]) -> None:

@@ -13,9 +13,18 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 
 # Which function of a file is the method, by folder.
-FUNCTIONS = {"data": "load", "models": "build", "unlearners": "unlearn", "attacks": "attack", "forget.py": "choose"}
+FUNCTIONS = {
+    "data": "load",
+    "models": "build",
+    "unlearners": "unlearn",
+    "attacks": "attack",
+    "defenses": "purify",
+    "forget.py": "choose",
+}
 # Keyword-only arguments that the workflow fills in; the configuration may not set them.
-FILLED_IN = frozenset({"seed", "recipe", "checkpoint", "initial", "indices", "replacement", "penalty", "kept"})
+FILLED_IN = frozenset(
+    {"seed", "recipe", "checkpoint", "initial", "indices", "replacement", "penalty", "kept", "requests"}
+)
 
 
 class MethodError(Exception):
@@ -38,14 +47,21 @@ def exists(kind: str, name: str) -> bool:
 
 
 @cache
-def keywords(kind: str, name: str) -> frozenset[str]:
-    """The keyword-only arguments of the method's function, those the workflow fills in included."""
-    file = path(kind, name)
-    for node in ast.parse(file.read_text()).body:
-        if isinstance(node, ast.FunctionDef) and node.name == FUNCTIONS[kind]:
-            # A loader's and a network builder's options are keyword-only too; what stands before `*` is the contract's.
+def keywords(kind: str, name: str, function: str = "") -> frozenset[str]:
+    """The keyword-only arguments of the method's function, or of another of its file, those filled in included."""
+    wanted = function or FUNCTIONS[kind]
+    for node in ast.parse(path(kind, name).read_text()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == wanted:
+            # What stands before `*` is the contract's.
             return frozenset(argument.arg for argument in node.args.kwonlyargs)
-    raise MethodError(f"{file.relative_to(PACKAGE)} has no function {FUNCTIONS[kind]}()")
+    raise MethodError(f"{path(kind, name).relative_to(PACKAGE)} has no function {wanted}()")
+
+
+@cache
+def has(kind: str, name: str, function: str) -> bool:
+    """Whether the method's file has another function, as `train_base` of an unlearner or `prepare` of a defense."""
+    body = ast.parse(path(kind, name).read_text()).body
+    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in body)
 
 
 @cache

@@ -183,7 +183,7 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> Measured:
     return {
         (int(row["repetition"]), row["attack"], row["epsilon"], row["metric"]): (float(row["value"]), int(row["n"]))
         for row in rows
-        if row["status"] == "ok"
+        if row["status"] == "ok" and not row["defense"]
     }
 
 

@@ -1,8 +1,8 @@
 """The papers' claims as checks: each evaluated over our numbers, and over the printed ones.
 
 A claim (paper.yaml) names cells by a filter and a check that each must pass: `at_least` or `at_most` a bound, or
-`no_less_than` a partner, the cell that differs in the fields given, by at most `tolerance`. All cells must pass, or
-with `most` more than half.
+`no_less_than` and `no_more_than` a `share` of a partner, the cell that differs in the fields given, give or take
+`tolerance`. All cells must pass, or with `most` more than half.
 
 A cell passes when every repetition does and fails when none does; between the two its spread straddles the bound, and
 it decides nothing. Partners are compared repetition by repetition: the two share base model and forget set. A claim
@@ -22,7 +22,8 @@ from palimpsest.report import compare
 from palimpsest.report.compare import Compared
 
 HOLDS, FAILS, CANNOT_TELL = "holds", "does not hold", "cannot tell"
-CHECKS = {"at_least", "at_most", "no_less_than", "tolerance", "most"}
+BOUNDS = {"at_least", "at_most", "no_less_than", "no_more_than"}
+CHECKS = BOUNDS | {"share", "tolerance", "most"}
 Numbers = Callable[[Compared], Mapping[int, float]]
 
 
@@ -69,8 +70,8 @@ def evaluate(about: Mapping[str, Any], found: Sequence[Compared]) -> list[Claim]
 
 def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[str, Any]) -> Claim:
     check = claim["check"]
-    if not set(check) <= CHECKS or len(set(check) & {"at_least", "at_most", "no_less_than"}) != 1:
-        raise ConfigError(f"paper.yaml: the check of {claim['says']!r} takes one of at_least, at_most, no_less_than.")
+    if not set(check) <= CHECKS or len(set(check) & BOUNDS) != 1:
+        raise ConfigError(f"paper.yaml: the check of {claim['says']!r} takes one of {', '.join(sorted(BOUNDS))}.")
     where = dict(claim["cells"]) | ({"table": claim["table"]} if "table" in claim else {})
     chosen = [one for one in found if compare.matches(one.cell, where) and one.verdict != compare.NOT_APPLICABLE]
     if not chosen:
@@ -107,11 +108,12 @@ def _case(one: Compared, check: Mapping[str, Any], found: Sequence[Compared], nu
         return Case(one, {k: value - check["at_least"] for k, value in own.items()})
     if "at_most" in check:
         return Case(one, {k: check["at_most"] - value for k, value in own.items()})
-    wanted = _identity(replace(one.cell, **check["no_less_than"]))
+    sign = 1 if "no_less_than" in check else -1
+    wanted = _identity(replace(one.cell, **check["no_less_than" if sign > 0 else "no_more_than"]))
     partner = next((other for other in found if _identity(other.cell) == wanted), None)
     other = numbers(partner) if partner else {}
-    slack = check.get("tolerance", 0)
-    return Case(one, {k: own[k] - other[k] + slack for k in own if k in other}, partner)
+    share, slack = check.get("share", 1), check.get("tolerance", 0)
+    return Case(one, {k: sign * (own[k] - share * other[k]) + slack for k in own if k in other}, partner)
 
 
 def _identity(cell: Cell) -> tuple[str, ...]:
@@ -123,6 +125,7 @@ def _identity(cell: Cell) -> tuple[str, ...]:
         cell.unlearner,
         cell.attack,
         cell.epsilon,
+        cell.defense,
         cell.metric,
         cell.control,
     )

@@ -44,6 +44,7 @@ MEANING = {
     UNREADABLE: "the published number cannot be read",
     NO_INTERVAL: "run once, no interval",
 }
+FIELDS = ("attack", "epsilon", "defense", "metric")  # what a measurement and a cell have in common
 SCALES = {"%": 100.0, "fraction": 1.0}  # units of proportions, and what 1 is in them
 
 Row = Mapping[str, Any]
@@ -102,8 +103,8 @@ def compare(cells: Iterable[Cell], results: Path) -> list[Compared]:
 
 def judge(cell: Cell, rows: Sequence[Row], record: str = "") -> Compared:
     """One cell beside the rows of its run."""
-    key = (cell.attack, cell.epsilon, cell.metric)
-    own = [row for row in rows if row["status"] == "ok" and (row["attack"], row["epsilon"], row["metric"]) == key]
+    key = [getattr(cell, field) for field in FIELDS]
+    own = [row for row in rows if row["status"] == "ok" and [row[field] for field in FIELDS] == key]
     own.sort(key=lambda row: int(row["repetition"]))
     lost = [row for row in rows if row["status"] == "diverged"]
     values = {int(row["repetition"]): float(row["value"]) for row in own}

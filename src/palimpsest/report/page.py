@@ -1,30 +1,34 @@
-"""The page of a paper: its claims, its tables with each number a link to its record, checks, controls and run times.
+"""The page of a paper: its claims, its tables with each number a link to its record, checks, controls, costs and
+tuning.
 
-The look is in workflow/report/ (page.html.j2, table.html.j2, style.css). Nothing is fetched and there is no script. Run
-times come from the records and stand here alone: the tables must come out the same however long they took.
+The look is in workflow/report/ (page.html.j2, table.html.j2, style.css). Nothing is fetched and there is no script.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
-from palimpsest.report import checks, claims, compare, formats, tables
+from palimpsest.pipeline.configuration import grid_of
+from palimpsest.report import checks, claims, compare, cost, formats, tables
 from palimpsest.report.compare import Compared
 
 
 @dataclass(frozen=True)
-class Times:
-    """Seconds of one unlearner: for each column mean seconds and their ratio to retraining's, None where not run."""
+class Search:
+    """What rule `tune` chose for one unlearner in one place, and what it chose from.
 
-    label: str
-    cells: tuple[tuple[float, float | None, str] | None, ...]
+    trials: values as text, gap to retraining in points (None: diverged), whether chosen.
+    """
+
+    unlearner: str
+    where: str
+    trials: tuple[tuple[str, float | None, bool], ...]
+    record: str
 
 
 def render(plan: Plan, paper: str, results: Path) -> str:
@@ -35,8 +39,8 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         arranged, compared = tables.of(plan, paper, table, results)
         made.append(arranged)
         found += compared
-    columns, times, devices = run_times(found, about.get("names", {}), results)
     names = about.get("names", {})
+    runs = dict.fromkeys(one.cell.run for one in found if one.cell.run)
     return formats.environment().get_template("page.html.j2").render(
         paper=paper,
         about=about,
@@ -47,9 +51,8 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         claims=claims.evaluate(about, found),
         checks=checks.check(plan, paper, results),
         counts=counts(found),
-        columns=columns,
-        times=times,
-        devices=devices,
+        costs=cost.costs(runs, plan.config["tuning_seed"], names, results),
+        searches=searches(plan, runs, names, results),
         others=[name for name in plan.papers if name == paper or (results / "papers" / name / "index.html").is_file()],
     )  # fmt: skip
 
@@ -71,36 +74,25 @@ def counts(found: Sequence[Compared]) -> dict[str, int]:
     }
 
 
-def run_times(
-    found: Sequence[Compared], names: Mapping[str, str], results: Path
-) -> tuple[list[tuple[str, str]], list[Times], list[str]]:
-    """Seconds of unlearning by unlearner (lines) and data set with forget set (columns); empty without records."""
-    runs = dict.fromkeys(one.cell.run for one in found if one.cell.run and one.cell.run.unlearner != ORIGINAL)
-    seconds: dict[Run, tuple[float, str]] = {}
-    devices: dict[str, None] = {}
+def searches(plan: Plan, runs: Iterable[Run], names: Mapping[str, str], results: Path) -> list[Search]:
+    """Every search of rule `tune` behind the runs, in their order; those not run yet are left out."""
+    found = []
     for run in runs:
-        records = _records(run, results)
-        spent = [float(record["method_seconds"][0]) for _, record in records if record.get("method_seconds")]
-        if spent:
-            seconds[run] = (statistics.fmean(spent), records[0][0])
-            devices |= dict.fromkeys(str(record.get("device", "")) for _, record in records)
-    places = list(dict.fromkeys((run.dataset, run.model, run.forget) for run in seconds))
-    retrain = {place: seconds.get(Run(*place, checks.RETRAIN)) for place in places}
-    lines = []
-    for unlearner in dict.fromkeys(run.unlearner for run in seconds):
-        cells: list[tuple[float, float | None, str] | None] = []
-        for place in places:
-            spent_here = seconds.get(Run(*place, unlearner))
-            base = retrain[place]
-            cells.append(spent_here and (spent_here[0], spent_here[0] / base[0] if base else None, spent_here[1]))
-        lines.append(Times(names.get(unlearner, unlearner), tuple(cells)))
-    heads = [(names.get(place[0], place[0]), names.get(place[2], place[2])) for place in places]
-    return heads, lines, sorted(devices)
-
-
-def _records(run: Run, results: Path) -> list[tuple[str, dict[str, Any]]]:
-    folder = results / "unlearned" / run.dataset / run.model / run.forget / run.unlearner
-    return [
-        (str(file.relative_to(results)), json.loads(file.read_text()))
-        for file in sorted(folder.glob("seed*.record.json"))
-    ]
+        if run.unlearner == ORIGINAL or not grid_of(plan.config, run.unlearner):
+            continue
+        file = results / "tuned" / run.dataset / run.model / run.forget / f"{run.unlearner}.json"
+        if not file.is_file():
+            continue
+        content = json.loads(file.read_text())
+        trials = tuple(
+            (
+                ", ".join(f"{key} {value:g}" for key, value in trial["values"].items()),
+                trial["gap"],
+                trial["values"] == content["chosen"],
+            )
+            for trial in content["trials"]
+        )
+        where = f"{names.get(run.dataset, run.dataset)}, {names.get(run.forget, run.forget)}"
+        record = str(file.with_suffix(".record.json").relative_to(results))
+        found.append(Search(names.get(run.unlearner, run.unlearner), where, trials, record))
+    return found

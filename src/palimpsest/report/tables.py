@@ -102,7 +102,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         for index, (group, name) in enumerate((g, n) for g in layout["groups"] for n in g["columns"])
         for epsilon in group["epsilons"]
     }
-    blocks: dict[tuple[str, str, str], dict[tuple[str, str], dict[int, Compared]]] = {}
+    blocks: dict[tuple[str, str, str], dict[tuple[str, str, str], dict[int, Compared]]] = {}
     for one in found:
         cell = one.cell
         where = f"config/papers/{cell.paper}/{cell.table}.csv:{cell.line}"
@@ -110,7 +110,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         if key not in place:
             raise ConfigError(f"{where}: the layout in paper.yaml has no column for {cell.metric} at {cell.epsilon!r}.")
         line = blocks.setdefault((cell.dataset, cell.model, cell.forget), {}).setdefault(
-            (cell.control, cell.unlearner), {}
+            (cell.control, cell.unlearner, cell.defense), {}
         )
         if place[key] in line:
             raise ConfigError(f"{where}: two cells stand in one place of the layout in paper.yaml.")
@@ -135,18 +135,19 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
 
 
 def _block(
-    lines: Mapping[tuple[str, str], Mapping[int, Compared]],
+    lines: Mapping[tuple[str, str, str], Mapping[int, Compared]],
     columns: Sequence[Column],
     names: Mapping[str, str],
     metrics: Mapping[str, Any],
 ) -> Block:
     made = []
-    for (control, unlearner), placed in lines.items():
+    for (control, unlearner, defense), placed in lines.items():
         cells = tuple(placed.get(index) for index in range(len(columns)))
         missing = {one.why for one in placed.values() if one.verdict == compare.NOT_RUN}
         whole = all(one.verdict in (compare.NOT_RUN, compare.NOT_APPLICABLE) for one in placed.values())
         reason = missing.pop() if whole and len(missing) == 1 else ""
-        made.append(Line(names.get(unlearner, unlearner), control, cells, reason))
+        label = names.get(unlearner, unlearner) + (f", {names.get(defense, defense)}" if defense else "")
+        made.append(Line(label, control, cells, reason))
     every = [one.cell for placed in lines.values() for one in placed.values()]
     cell, run = every[0], next((cell.run for cell in every if cell.run), None)
     used = {
