@@ -87,6 +87,11 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, entry in merged["unlearners"].items():
         _check_backbone(merged, name, entry)
     _check_stand_ins(merged)
+    if merged["tuning_seed"] < merged["repetitions"]:
+        raise ConfigError(
+            f"tuning_seed cannot be {merged['tuning_seed']}: the tables use the repetitions 0 to "
+            f"{merged['repetitions'] - 1}, and tuning needs one of its own."
+        )
     return merged
 
 
