@@ -106,8 +106,10 @@ def keywords_of(config: Mapping[str, Any], section: str, name: str) -> dict[str,
     parent = method_of(config, section, name)
     inherited = keywords_of(config, section, parent) if parent != name and parent in config[section] else {}
     found = {**inherited, **{key: value for key, value in entry.items() if key not in RESERVED[section]}}
-    if "backbone" in found:  # a method around another, with what the configuration gives that one
-        found["settings"] = {**keywords_of(config, section, found["backbone"]), **found.get("settings", {})}
+    if "backbone" in found:  # a method around another entry, with what the configuration gives that one
+        backbone = found["backbone"]
+        found["settings"] = {**keywords_of(config, section, backbone), **found.get("settings", {})}
+        found["backbone"] = method_of(config, section, backbone)
     return found
 
 
