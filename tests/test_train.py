@@ -131,6 +131,8 @@ def test_channel_statistics_are_those_of_the_pixels() -> None:
         ("resnet", {"depth": 18, "stem": "imagenet"}, (3, 64), 11_181_642),  # torchvision's with 10 classes
         ("resnet", {"depth": 18, "width": 16}, (3, 32), None),
         ("small_cnn", {}, (1, 8), None),
+        ("ensemble", {"method": "lenet", "members": 3}, (1, 28), 3 * 61_706),
+        ("ensemble", {"method": "small_cnn", "members": 2, "keywords": {"width": 4}}, (1, 8), None),
     ],
 )
 def test_networks_have_the_published_size_and_survive_saving(

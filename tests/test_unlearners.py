@@ -37,9 +37,20 @@ RECIPE = Recipe(epochs=2, batch_size=8, lr=0.01)
 FORGET = Samples(*(tensor[:8] for tensor in samples(40)))
 RETAIN = Samples(*(tensor[8:] for tensor in samples(40)))
 NOTHING = Samples(*(tensor[:0] for tensor in samples(40)))
+Kept = dict[str, torch.Tensor] | None
 
 
-def run(name: str, model: models.Network, forget: Samples, seed: int = 7) -> models.Network:
+def start(name: str) -> tuple[models.Network, Kept]:
+    """What the method unlearns on: any network, or what its own base training made of one and kept."""
+    module = import_module(f"palimpsest.unlearners.{name}")
+    if not hasattr(module, "train_base"):
+        return tiny_model(), None
+    filled = {"seed": 3, "recipe": RECIPE, "checkpoint": None, "requests": [torch.arange(len(FORGET.labels))]}
+    wanted = {key: value for key, value in filled.items() if key in inspect.signature(module.train_base).parameters}
+    return module.train_base(tiny_model(), samples(40), **wanted)
+
+
+def run(name: str, model: models.Network, forget: Samples, seed: int = 7, kept: Kept = None) -> models.Network:
     unlearn = import_module(f"palimpsest.unlearners.{name}").unlearn
     filled = {
         "seed": seed,
@@ -48,7 +59,7 @@ def run(name: str, model: models.Network, forget: Samples, seed: int = 7) -> mod
         "initial": tiny_model(2),
         "replacement": None,
         "indices": torch.arange(len(forget.labels)),
-        "kept": None,
+        "kept": kept,
         "penalty": None,
     }
     wanted = {key: value for key, value in filled.items() if key in method.keywords("unlearners", name)}
@@ -74,20 +85,22 @@ class TestContract:
         assert module.__doc__ and module.unlearn.__doc__
 
     def test_same_seed_same_weights(self, name: str) -> None:
-        first, second = (run(name, tiny_model(), FORGET) for _ in range(2))
+        first, second = (run(name, model, FORGET, kept=kept) for model, kept in (start(name), start(name)))
         assert torch.equal(flat(first), flat(second))
 
     def test_inputs_stay_untouched(self, name: str) -> None:
-        model = tiny_model()
+        model, kept = start(name)
         before, forget, retain = flat(model).clone(), FORGET.images.clone(), RETAIN.images.clone()
-        run(name, model, FORGET)
+        kept_before = {key: tensor.clone() for key, tensor in (kept or {}).items()}
+        run(name, model, FORGET, kept=kept)
         assert torch.equal(flat(model), before)
+        assert all(torch.equal(tensor, kept_before[key]) for key, tensor in (kept or {}).items())
         assert torch.equal(FORGET.images, forget) and torch.equal(RETAIN.images, retain)
         assert all(parameter.requires_grad for parameter in model.parameters())
 
     def test_weights_are_finite_float32_on_the_models_device_and_changed(self, name: str) -> None:
-        model = tiny_model()
-        unlearned = run(name, model, FORGET)
+        model, kept = start(name)
+        unlearned = run(name, model, FORGET, kept=kept)
         for tensor in unlearned.state_dict().values():
             assert tensor.device == model.mean.device
             assert torch.isfinite(tensor).all() and tensor.dtype == torch.float32
@@ -95,8 +108,8 @@ class TestContract:
         assert not torch.equal(flat(unlearned), flat(model))
 
     def test_empty_forget_set_gives_the_original_weights(self, name: str) -> None:
-        model = tiny_model()
-        assert torch.equal(flat(run(name, model, NOTHING)), flat(model))
+        model, kept = start(name)
+        assert torch.equal(flat(run(name, model, NOTHING, kept=kept)), flat(model))
 
     def test_unknown_keyword_is_refused(self, name: str) -> None:
         with pytest.raises(TypeError, match="learning_rat"):

@@ -1,0 +1,479 @@
+"""Methods whose base is trained in a way of its own: SISA's voting ensemble and amnesiac unlearning's log."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_unlearners import CLASSES, FORGET, NOTHING, RETAIN, flat, samples, tiny_model
+from torch import nn
+from torch.nn import functional as F
+
+from palimpsest import models
+from palimpsest.attacks import uma
+from palimpsest.curvature import per_sample_gradients, weights
+from palimpsest.models.ensemble import Ensemble
+from palimpsest.seeds import stable_seed
+from palimpsest.train import Batch, Checkpoint, Recipe, fit
+from palimpsest.unlearners import Samples, amnesiac, sisa
+
+DATA = samples(40)
+SEED = 3
+CHANGED = Samples(255 - FORGET.images, FORGET.labels)
+
+
+def batch_norm_model() -> models.Network:
+    spec = models.Spec("resnet", CLASSES, 1, {"width": 2})
+    return models.create(spec, torch.tensor([0.3]), torch.tensor([0.3]), 1)
+
+
+def voting(method: str = "small_cnn", members: int = 3, **keywords: Any) -> models.Network:
+    spec = models.Spec("ensemble", CLASSES, 1, {"method": method, "members": members, "keywords": keywords})
+    return models.create(spec, torch.tensor([0.3]), torch.tensor([0.3]), 1)
+
+
+class Killed(Exception):
+    pass
+
+
+def killing(monkeypatch: pytest.MonkeyPatch, module: Any, at: int) -> None:
+    """The module's trainings end with `Killed` after so many steps, all of them counted together."""
+    steps = 0
+
+    def killed(*given: Any, after_step: Callable[[nn.Module, Batch], None] | None = None, **named: Any) -> Any:
+        def count(model: nn.Module, batch: Batch) -> None:
+            nonlocal steps
+            if after_step:
+                after_step(model, batch)
+            steps += 1
+            if steps == at:
+                raise Killed
+
+        return fit(*given, after_step=count, **named)
+
+    monkeypatch.setattr(module, "fit", killed)
+
+
+class Told(nn.Module):
+    """A member that answers with given logits (N, classes), whatever it is shown."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.logits
+
+
+class TestEnsemble:
+    def test_answer_is_the_majority_and_the_softmax_is_the_mean_probability(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        logits = 2 * torch.randn(5, 500, CLASSES, generator=generator)
+        output = Ensemble([Told(each) for each in logits])(torch.zeros(500, 1, 8, 8))
+        outvoted = ties = 0
+        for row in range(500):
+            votes = Counter(int(each[row].argmax()) for each in logits)
+            mean = sum(each[row].softmax(0) for each in logits) / 5
+            best = max(votes.values())
+            first = [label for label, count in votes.items() if count == best]
+            winner = max(first, key=lambda label: float(mean[label]))
+            found = output[row].softmax(0)
+            assert int(found.argmax()) == winner
+            assert torch.allclose(found.sort().values, mean.sort().values, atol=1e-5)
+            if winner == int(mean.argmax()):
+                assert torch.allclose(found, mean, atol=1e-6)
+            else:
+                outvoted += 1
+            ties += len(first) > 1
+        assert outvoted > 20 and ties > 20, "both cases occur"
+
+    def test_majority_wins_where_the_mean_is_a_tie(self) -> None:
+        lean = torch.linspace(0.001, 0.24, 500)
+        shares = torch.stack([0.5 - lean, 0.5 - lean, 0.5 + 2 * lean])  # of class 0: outvoted two to one, mean 1/2
+        output = Ensemble([Told(torch.stack([share, 1 - share], 1).log()) for share in shares])(
+            torch.zeros(500, 1, 8, 8)
+        )
+        assert (output.softmax(1).argmax(1) == 1).all()
+
+    def test_a_majority_stays_finite_against_a_member_that_is_certain(self) -> None:
+        logits = torch.tensor([[[0.0, 1e4]], [[0.1, 0.2]], [[1e4, 0.0]]])
+        output = Ensemble([Told(each) for each in logits])(torch.zeros(1, 1, 8, 8))
+        assert torch.isfinite(output).all() and int(output.argmax(1)) == 1
+
+    def test_gradient_is_that_of_the_log_of_the_mean_probability(self) -> None:
+        model = voting(width=4, hidden=8).double()
+        pixels = torch.rand(64, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        direction = torch.randn(pixels.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        factor = torch.randn(64, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+        def naive(at: torch.Tensor) -> torch.Tensor:
+            normal = (at - model.mean) / model.std
+            mean = torch.stack([member(normal).softmax(1) for member in model.net.members]).mean(0)
+            return (factor * mean.log()).sum(1)
+
+        pixels.requires_grad_(True)
+        output = model(pixels)
+        (slope,) = torch.autograd.grad((factor * output).sum(), pixels)
+        with torch.no_grad():
+            expected = (naive(pixels + 1e-6 * direction) - naive(pixels - 1e-6 * direction)) / 2e-6
+            mean = torch.stack([m((pixels - model.mean) / model.std).softmax(1) for m in model.net.members]).mean(0)
+        assert (output.argmax(1) != mean.argmax(1)).any(), "some rows are exchanged, their gradient is not"
+        assert torch.allclose((slope * direction).sum((1, 2, 3)), expected, rtol=1e-5, atol=1e-8)
+
+    def test_uma_finds_its_way_down_on_an_ensemble(self) -> None:
+        model, original = voting(width=4, hidden=8), voting(width=4, hidden=8)
+        for parameter in original.parameters():
+            parameter.data *= 1.2
+        settings: dict[str, Any] = {"seed": 0, "epsilons": ("16/255",)}
+        still, moved = (uma.attack(model, original, *FORGET, steps=steps, **settings) for steps in (0, 10))
+        assert (moved.loss < still.loss).double().mean() > 0.8
+        assert (moved.images[0].int() - FORGET.images.int()).abs().max() <= 16
+
+    def test_uma_folds_the_members_batch_normalisation(self) -> None:
+        model, probe = voting("resnet", 1, width=2).eval(), FORGET.images.float() / 255
+        folded = uma._frozen(model, probe)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+        assert torch.allclose(folded(probe), model(probe), atol=1e-4)
+
+    def test_per_sample_gradients_go_through_the_vote(self) -> None:
+        model = voting(width=4, hidden=8).double()
+        total = torch.cat(list(per_sample_gradients(model, FORGET))).sum(0)
+        loss = F.cross_entropy(model(FORGET.images.double() / 255), FORGET.labels, reduction="sum")
+        expected = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
+        assert torch.allclose(total, expected, rtol=1e-9, atol=1e-12)
+
+    @pytest.mark.parametrize(
+        ("method", "members", "fault"), [("../lenet", 2, "no network file"), ("lenet", 0, "0 members")]
+    )
+    def test_refuses_members_that_do_not_exist(self, method: str, members: int, fault: str) -> None:
+        with pytest.raises(models.ModelError, match=fault):
+            voting(method, members)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "slices", "expected"),
+    [
+        (10, 5, [3, 3, 4, 3, 3]),
+        (5, 5, [1, 2, 2, 1, 2]),
+        (3, 5, [1] * 5),
+        (7, 1, [7]),
+        (21, 8, [4, 5, 5, 4, 5, 5, 4, 5]),
+    ],
+)
+def test_slice_epochs_are_the_formulas(epochs: int, slices: int, expected: list[int]) -> None:
+    assert sisa.slice_epochs(epochs, slices) == expected
+    share = 2 * epochs / (slices + 1)
+    assert expected == [int((s + 1) * 2 * epochs / (slices + 1)) - int(s * share + 1e-9) for s in range(slices)]
+
+
+class TestSisa:
+    RECIPE = Recipe(epochs=4, batch_size=4, lr=0.02, schedule="cosine", warmup_epochs=1, augment=("crop",))
+    SHAPE: dict[str, Any] = {"shards": 3, "slices": 3}  # noqa: RUF012
+    SETTINGS: dict[str, Any] = {"seed": SEED, "recipe": RECIPE, **SHAPE}  # noqa: RUF012
+
+    def unlearned(
+        self, base: tuple[models.Network, dict[str, torch.Tensor]], indices: torch.Tensor, **settings: Any
+    ) -> models.Network:
+        chosen = torch.zeros(40, dtype=torch.bool)
+        chosen[indices] = True
+        forget, retain = (Samples(*(tensor[part] for tensor in DATA)) for part in (chosen, ~chosen))
+        return sisa.unlearn(base[0], forget, retain, indices=indices, kept=base[1], **{**self.SETTINGS, **settings})
+
+    def from_scratch(
+        self,
+        model: models.Network,
+        data: Samples,
+        kept: dict[str, torch.Tensor],
+        gone: set[int],
+        recipe: Recipe = Recipe(2, 4, 0.02, schedule="cosine", warmup_epochs=0.5, augment=("crop",)),  # noqa: B008
+        shards: int = 3,
+        slices: int = 3,
+    ) -> dict[str, torch.Tensor]:
+        """Every shard's network after its last slice, trained one after the other without the samples `gone`.
+
+        recipe: what one slice trains with.
+        """
+        found: dict[str, torch.Tensor] = {}
+        place = list(zip(kept["assignment/shard"].tolist(), kept["assignment/slice"].tolist(), strict=True))
+        for k in range(shards):
+            member = models.fresh(model, stable_seed(SEED, k, "initial"))
+            for s in range(slices):
+                chosen = [i for i, (of, part) in enumerate(place) if of == k and part <= s and i not in gone]
+                fit(member, data.images[chosen], data.labels[chosen], recipe, seed=stable_seed(SEED, k, s))
+            found |= {f"net.members.{k}.{name}": tensor for name, tensor in member.net.state_dict().items()}
+        return found
+
+    def assert_same(self, network: models.Network, expected: dict[str, torch.Tensor]) -> None:
+        state = {name: tensor for name, tensor in network.state_dict().items() if name not in ("mean", "std")}
+        assert state.keys() == expected.keys()
+        assert [name for name, tensor in state.items() if not torch.equal(tensor, expected[name])] == []
+
+    def test_shards_and_slices_are_disjoint_even_random_and_the_seeds(self) -> None:
+        place = []
+        for seed in (SEED, SEED, SEED + 1):
+            recipe = Recipe(epochs=2, batch_size=40, lr=0.0)
+            _, kept = sisa.train_base(tiny_model(), DATA, seed=seed, recipe=recipe, **self.SHAPE)
+            place.append(list(zip(*(kept[f"assignment/{name}"].tolist() for name in ("shard", "slice")), strict=True)))
+        assert place[0] == place[1] != place[2]
+        shards, cells = Counter(k for k, _ in place[0]), Counter(place[0])
+        assert sorted(shards.values()) == [13, 13, 14] and len(cells) == 9 and set(cells.values()) == {4, 5}
+        assert place[0] != sorted(place[0])
+
+    def test_a_request_gives_the_network_that_never_saw_the_samples(self) -> None:
+        model = tiny_model()
+        before = flat(model).clone()
+        base = sisa.train_base(model, DATA, **self.SETTINGS)
+        assert torch.equal(flat(model), before)
+        self.assert_same(base[0], self.from_scratch(model, DATA, base[1], set()))
+        shard, part = base[1]["assignment/shard"], base[1]["assignment/slice"]
+        # Shard 0 from its second slice on, shard 2 from its first; shard 1 is not asked.
+        indices = (
+            torch.cat([((shard == k) & (part == s)).nonzero().flatten()[:2] for k, s in ((0, 1), (0, 2), (2, 0))])
+            .sort()
+            .values
+        )
+        after = self.unlearned(base, indices)
+        self.assert_same(after, self.from_scratch(model, DATA, base[1], set(indices.tolist())))
+        for k, same in ((0, False), (1, True), (2, False)):
+            assert torch.equal(flat(after.net.members[k]), flat(base[0].net.members[k])) == same
+        other = self.unlearned(base, indices, seed=SEED + 1)
+        assert torch.equal(flat(other.net.members[1]), flat(after.net.members[1]))
+        assert not torch.equal(flat(other.net.members[2]), flat(after.net.members[2]))
+
+    def test_batch_norms_statistics_go_back_with_the_weights(self) -> None:
+        recipe = Recipe(epochs=2, batch_size=4, lr=0.02)
+        few = Samples(*(tensor[:16] for tensor in DATA))
+        network, kept = sisa.train_base(batch_norm_model(), few, seed=SEED, recipe=recipe, shards=2, slices=2)
+        gone = ((kept["assignment/shard"] == 1) & (kept["assignment/slice"] == 1)).nonzero().flatten()[:1]
+        rest = Samples(*(torch.cat([tensor[: gone[0]], tensor[gone[0] + 1 :]]) for tensor in few))
+        after = sisa.unlearn(
+            network,
+            Samples(*(tensor[gone] for tensor in few)),
+            rest,
+            seed=SEED,
+            recipe=recipe,
+            indices=gone,
+            kept=kept,
+            shards=2,
+            slices=2,
+        )
+        once = Recipe(epochs=1, batch_size=4, lr=0.02)
+        self.assert_same(after, self.from_scratch(batch_norm_model(), few, kept, {int(gone)}, once, 2, 2))
+
+    def test_only_slices_from_the_first_touched_one_on_are_retrained(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        base = sisa.train_base(tiny_model(), DATA, **self.SETTINGS)
+        trained: list[int] = []
+
+        def counted(model: models.Network, images: torch.Tensor, *given: Any, **named: Any) -> models.Network:
+            trained.append(len(images))
+            return fit(model, images, *given, **named)
+
+        monkeypatch.setattr(sisa, "fit", counted)
+        for k in range(3):
+            for s in range(3):
+                trained.clear()
+                place = (base[1]["assignment/shard"] == k, base[1]["assignment/slice"])
+                self.unlearned(base, (place[0] & (place[1] == s)).nonzero().flatten()[:1])
+                assert trained == [int((place[0] & (place[1] <= later)).sum()) - 1 for later in range(s, 3)]
+
+    def test_it_goes_on_from_the_kept_state_before_the_slice(self) -> None:
+        network, kept = sisa.train_base(tiny_model(), DATA, **self.SETTINGS)
+        indices = ((kept["assignment/shard"] == 1) & (kept["assignment/slice"] == 1)).nonzero().flatten()[:1]
+        plain = self.unlearned((network, kept), indices)
+        for s, matters in ((0, True), (1, False), (2, False)):
+            other = {name: t + 0.1 if name.startswith(f"shard1/slice{s}/net") else t for name, t in kept.items()}
+            assert torch.equal(flat(self.unlearned((network, other), indices)), flat(plain)) != matters
+
+    def test_kept_states_are_finite_and_the_last_ones_are_the_members(self, tmp_path: Path) -> None:
+        network, kept = sisa.train_base(tiny_model(), DATA, **self.SETTINGS)
+        for k in range(3):
+            for name, tensor in network.net.members[k].state_dict().items():
+                states = [kept[f"shard{k}/slice{s}/net.{name}"] for s in range(3)]
+                assert torch.equal(states[2], tensor) and not torch.equal(states[1], tensor)
+        models.save(network, tmp_path / "model.safetensors")
+        again = models.load(tmp_path / "model.safetensors")
+        assert again.spec == network.spec
+        assert torch.equal(models.predict(again, DATA.images), models.predict(network, DATA.images))
+        save_file(kept, str(tmp_path / "kept.safetensors"))
+        left, indices = load_file(str(tmp_path / "kept.safetensors")), torch.tensor([5, 20])
+        assert torch.equal(flat(self.unlearned((again, left), indices)), flat(self.unlearned((network, kept), indices)))
+
+    def test_a_modified_sample_is_trained_on_in_its_place(self) -> None:
+        base = sisa.train_base(tiny_model(), DATA, **self.SETTINGS)
+        indices = torch.tensor([2, 17, 30])
+        put = Samples(255 - DATA.images[indices], (DATA.labels[indices] + 1) % CLASSES)
+        after = self.unlearned(base, indices, replacement=put)
+        changed = Samples(DATA.images.clone(), DATA.labels.clone())
+        for place, image, label in zip(indices.tolist(), *put, strict=True):
+            changed.images[place], changed.labels[place] = image, label
+        self.assert_same(after, self.from_scratch(tiny_model(), changed, base[1], set()))
+
+    @pytest.mark.parametrize("at", [1, 12, 40])
+    def test_a_killed_training_or_request_ends_as_if_it_were_not(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    ) -> None:
+        checkpoint = Checkpoint(tmp_path / "base.resume", "key", seconds=0)
+        whole = sisa.train_base(tiny_model(), DATA, **self.SETTINGS)
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killing(patch, sisa, at)
+            sisa.train_base(tiny_model(), DATA, checkpoint=checkpoint, **self.SETTINGS)
+        assert any(tmp_path.iterdir()) == (at > 4), "written after every epoch and every slice"
+        again = sisa.train_base(tiny_model(), DATA, checkpoint=checkpoint, **self.SETTINGS)
+        assert torch.equal(flat(again[0]), flat(whole[0]))
+        assert all(torch.equal(tensor, whole[1][name]) for name, tensor in again[1].items())
+        assert not list(tmp_path.glob("*.slice"))
+
+        indices = torch.arange(0, 40, 5)
+        checkpoint = Checkpoint(tmp_path / "request.resume", "key", seconds=0)
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killing(patch, sisa, (at + 1) // 2)
+            self.unlearned(whole, indices, checkpoint=checkpoint)
+        after = self.unlearned(whole, indices, checkpoint=checkpoint)
+        assert torch.equal(flat(after), flat(self.unlearned(whole, indices)))
+
+    def test_a_resumed_training_does_not_repeat_finished_slices(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checkpoint = Checkpoint(tmp_path / "base.resume", "key", seconds=0)
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killing(patch, sisa, 12)  # shard 0: 2 epochs of 2 steps, of 3, of 4: in the third slice
+            sisa.train_base(tiny_model(), DATA, checkpoint=checkpoint, **self.SETTINGS)
+        seen: list[int] = []
+        monkeypatch.setattr(sisa, "fit", lambda model, *given, seed, **named: seen.append(seed))
+        sisa.train_base(tiny_model(), DATA, checkpoint=checkpoint, **self.SETTINGS)
+        assert seen == [stable_seed(SEED, k, s) for k in range(3) for s in range(3)][2:]
+
+    def test_refuses_in_one_sentence(self) -> None:
+        network, kept = sisa.train_base(tiny_model(), DATA, **self.SETTINGS)
+        indices = torch.arange(8)
+        whole_slice = ((kept["assignment/shard"] == 0) & (kept["assignment/slice"] == 0)).nonzero().flatten()
+        for fault, call in (
+            ("slice 0 none; take at least 3 epochs", lambda: sisa.slice_epochs(2, 5)),
+            (
+                "40 samples do not fill",
+                lambda: sisa.train_base(tiny_model(), DATA, seed=0, recipe=self.RECIPE, shards=41),
+            ),
+            ("no ensemble", lambda: self.unlearned((tiny_model(), None), indices)),  # type: ignore[arg-type]
+            ("in 3 shards of 3 slices", lambda: self.unlearned((network, kept), indices, shards=5)),
+            ("nothing is left of shard 0", lambda: self.unlearned((network, kept), whole_slice)),
+            ("one for each", lambda: self.unlearned((network, kept), indices, replacement=NOTHING)),
+        ):
+            with pytest.raises(ValueError, match=fault):
+                call()
+
+
+class TestAmnesiac:
+    ONE, SOME, ALL = torch.tensor([3]), torch.arange(8), torch.arange(40)
+
+    def recipe(self, optimizer: str = "sgd") -> Recipe:
+        return Recipe(epochs=4, batch_size=4, lr=0.01, optimizer=optimizer, augment=("crop",), schedule="cosine")
+
+    def base(
+        self, recipe: Recipe, model: models.Network | None = None, checkpoint: Checkpoint | None = None
+    ) -> tuple[models.Network, dict[str, torch.Tensor]]:
+        return amnesiac.train_base(
+            model or tiny_model(),
+            DATA,
+            seed=SEED,
+            recipe=recipe,
+            requests=[self.ONE, self.SOME, self.ALL],
+            checkpoint=checkpoint,
+        )
+
+    def undone(
+        self, base: tuple[models.Network, dict[str, torch.Tensor]], indices: torch.Tensor, **settings: Any
+    ) -> models.Network:
+        """The network after the request; nothing is fine-tuned unless told."""
+        chosen = torch.zeros(40, dtype=torch.bool)
+        chosen[indices] = True
+        forget, retain = (Samples(*(tensor[part] for tensor in DATA)) for part in (chosen, ~chosen))
+        given = {"seed": SEED, "recipe": self.recipe(), "kept": base[1], "epochs": 0, **settings}
+        return amnesiac.unlearn(base[0], forget, retain, indices=indices, **given)
+
+    @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+    def test_logging_changes_no_bit_and_forgetting_everything_gives_the_initial_weights(self, optimizer: str) -> None:
+        model = tiny_model()
+        network, kept = self.base(self.recipe(optimizer), model)
+        assert torch.equal(flat(model), flat(tiny_model()))
+        assert torch.equal(flat(network), flat(fit(tiny_model(), *DATA, self.recipe(optimizer), seed=SEED)))
+        assert not torch.allclose(flat(network), flat(model), atol=1e-3)
+        assert torch.equal(flat(self.undone((network, kept), self.ALL)), flat(model))
+
+    def test_a_request_takes_back_what_its_batches_did_and_nothing_else(self) -> None:
+        network, kept = self.base(self.recipe())
+        steps: list[tuple[set[int], torch.Tensor]] = []
+        last = [weights(tiny_model()).double()]
+
+        def record(model: nn.Module, batch: Batch) -> None:
+            now = weights(model).double()
+            steps.append((set(batch.index.tolist()), now - last[0]))
+            last[0] = now
+
+        fit(tiny_model(), *DATA, self.recipe(), seed=SEED, after_step=record)
+        for indices, expected_steps in ((self.ONE, 4), (self.SOME, None), (self.ALL, 40)):
+            deltas = [delta for batch, delta in steps if batch & set(indices.tolist())]
+            assert expected_steps in (None, len(deltas)) and len(steps) == 40
+            assert indices is not self.SOME or 16 < len(deltas) < 40
+            expected = (weights(network).double() - sum(deltas)).float()
+            assert torch.allclose(weights(self.undone((network, kept), indices)), expected, rtol=0, atol=1e-8)
+
+    def test_log_is_one_float64_sum_a_request(self) -> None:
+        network, kept = self.base(self.recipe())
+        names = [name for name, _ in network.named_parameters()]
+        assert kept.keys() == {f"request{r}/{name}" for r in range(3) for name in [*names, "indices"]}
+        assert all(tensor.dtype == torch.float64 for name, tensor in kept.items() if "indices" not in name)
+        none = amnesiac.train_base(tiny_model(), DATA, seed=SEED, recipe=self.recipe(), requests=[torch.arange(0)])[1]
+        assert not any(tensor.any() for tensor in none.values())
+
+    @pytest.mark.parametrize("at", [15, 38])
+    def test_log_of_a_killed_and_resumed_training_is_that_of_an_uninterrupted_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    ) -> None:
+        network, kept = self.base(self.recipe("adam"))
+        checkpoint = Checkpoint(tmp_path / "model.resume", "key", seconds=0)
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killing(patch, amnesiac, at)
+            self.base(self.recipe("adam"), checkpoint=checkpoint)
+        assert checkpoint.path.exists()
+        resumed, log = self.base(self.recipe("adam"), checkpoint=checkpoint)
+        assert torch.equal(flat(resumed), flat(network))
+        assert all(torch.equal(log[name], tensor) for name, tensor in kept.items())
+
+    def test_running_statistics_stay_until_fine_tuning(self) -> None:
+        network, kept = self.base(Recipe(epochs=1, batch_size=20, lr=0.01), batch_norm_model())
+        after = self.undone((network, kept), self.ALL)
+        assert torch.equal(weights(after), weights(batch_norm_model()))
+        trained = dict(network.named_buffers())
+        assert all(torch.equal(trained[name], buffer) for name, buffer in after.named_buffers())
+        tuned = dict(self.undone((network, kept), self.SOME, epochs=1, recipe=Recipe(1, 16, 0.01)).named_buffers())
+        assert not torch.equal(tuned["net.bn1.running_mean"], trained["net.bn1.running_mean"])
+
+    @pytest.mark.parametrize("replacement", [None, CHANGED], ids=["removed", "replaced"])
+    def test_then_it_trains_on_what_is_left_and_on_the_replacements(self, replacement: Samples | None) -> None:
+        base = self.base(self.recipe())
+        expected = self.undone(base, self.SOME)
+        images, labels = RETAIN
+        if replacement:
+            images, labels = torch.cat([images, replacement.images]), torch.cat([labels, replacement.labels])
+        constant = Recipe(epochs=2, batch_size=4, lr=0.05, augment=("crop",), schedule="constant")
+        fit(expected, images, labels, constant, seed=9)
+        found = self.undone(base, self.SOME, seed=9, epochs=2, lr=0.05, replacement=replacement)
+        assert torch.equal(flat(found), flat(expected))
+
+    def test_refuses_in_one_sentence(self) -> None:
+        base = self.base(self.recipe())
+        floats = Samples(CHANGED.images.float() / 255, CHANGED.labels)
+        for fault, call in (
+            ("no log", lambda: self.undone((base[0], None), self.SOME)),  # type: ignore[arg-type]
+            ("request for these 7 samples", lambda: self.undone(base, torch.arange(7))),
+            ("request for these 8 samples", lambda: self.undone(base, torch.arange(1, 9))),
+            ("nothing is retained", lambda: self.undone(base, self.ALL, epochs=1)),
+            ("uint8", lambda: self.undone(base, self.SOME, replacement=floats)),
+        ):
+            with pytest.raises(ValueError, match=fault):
+                call()
