@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from palimpsest.train import Checkpoint
 
 log = logging.getLogger("palimpsest")
+PACKAGE = Path(__file__).parents[1]
 
 # Errors whose message is the one sentence that a user needs, by name: importing their classes would import torch.
 CLEAR = {"DataError", "ForgetError", "ModelError", "ConfigError", "Diverged"}
@@ -135,7 +136,8 @@ class Run:
             with self.writing(path) as temporary:
                 models.save(model, temporary, **metadata)
         for resume in self._resume:
-            resume.unlink(missing_ok=True)
+            for file in resume.parent.glob(f"{resume.name}*"):  # a method may keep more than one beside it
+                file.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -188,4 +190,7 @@ def _sentence(error: Exception) -> str:
         return str(error)
     if type(error).__name__ == "OutOfMemoryError":
         return f"The card's memory is too small for this job: lower batch_size in the scale file. ({error})"
+    last = traceback.extract_tb(error.__traceback__)[-1].filename
+    if isinstance(error, ValueError) and Path(last).is_relative_to(PACKAGE):  # raised by a method, in its own words
+        return str(error)
     return traceback.format_exc()
