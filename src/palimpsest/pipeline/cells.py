@@ -227,7 +227,8 @@ class Plan:
                 cuts: dict[str, Any] = {}
                 for source in (backbone, method_of(self.config, kind, name), name):
                     cuts |= budgets.get(source, {})
-                found += [f"{name}: {key} {value}" for key, value in cuts.items()]
+                said = {key: f"of {value['tune']}" if isinstance(value, dict) else value for key, value in cuts.items()}
+                found += [f"{name}: {key} {value}" for key, value in said.items()]
         return tuple(found)
 
 
