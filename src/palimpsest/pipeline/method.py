@@ -13,7 +13,14 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 
 # Which function of a file is the method, by folder.
-FUNCTIONS = {"data": "load", "models": "build", "unlearners": "unlearn", "attacks": "attack", "forget.py": "choose"}
+FUNCTIONS = {
+    "data": "load",
+    "models": "build",
+    "unlearners": "unlearn",
+    "attacks": "attack",
+    "defenses": "purify",
+    "forget.py": "choose",
+}
 # Keyword-only arguments that the workflow fills in; the configuration may not set them.
 FILLED_IN = frozenset({"seed", "recipe", "checkpoint", "initial", "indices", "replacement", "penalty", "kept"})
 
