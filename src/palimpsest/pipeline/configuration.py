@@ -34,6 +34,8 @@ RESERVED = {
     "attacks": {"method", "images"},
     "defenses": {"method"},
 }
+# The function besides a method's own that some files have, to train what it needs before; it shares the keywords.
+TRAINED_BY = {"unlearners": "train_base", "defenses": "prepare"}
 RECIPE = (
     "epochs", "batch_size", "lr", "optimizer", "momentum", "weight_decay", "schedule", "milestones",
     "warmup_epochs", "augment", "precision",
@@ -138,6 +140,8 @@ def _check_entry(section: str, folder: str, name: str, entry: Mapping[str, Any])
     if not method.exists(folder, str(file)):
         raise ConfigError(_unknown(f"config.yaml: {section}.{name}", "method", str(file), method.names(folder)))
     valid = method.keywords(folder, str(file)) - method.FILLED_IN
+    if section in TRAINED_BY and method.has(folder, str(file), TRAINED_BY[section]):
+        valid |= method.keywords(folder, str(file), TRAINED_BY[section]) - method.FILLED_IN
     _check_keywords(f"config.yaml: {section}.{name}", entry, valid, RESERVED[section])
     for key, value in entry.items():
         if isinstance(value, dict) and "tune" in value and (section != "unlearners" or not _is_grid(value)):
