@@ -12,7 +12,7 @@ import sys
 sys.path.insert(0, os.path.join(workflow.basedir, "src"))
 os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [sys.path[0], os.getenv("PYTHONPATH")]))}
 
-from palimpsest.pipeline import cells, configuration, method
+from palimpsest.pipeline import cells, configuration, method, warm
 
 
 configfile: "config/config.yaml"
@@ -23,6 +23,11 @@ config = configuration.resolve(config)
 PLAN = cells.Plan(config)
 SEEDS = range(config["repetitions"])
 HELD_OUT = config["tuning_seed"]  # the repetition that no table uses
+
+
+# Jobs of this run may start warm (pipeline/warm.py); the server ends with this process.
+if config["warm_start"]:
+    os.environ[warm.SWITCH] = str(os.getpid())
 
 
 report: "workflow/report/workflow.rst"

@@ -32,10 +32,22 @@ TINY = {
         },
     },
     "budgets": {
-        "unlearners": {"finetune": {"epochs": 1}, "random_label": {"epochs": 1}},
+        "unlearners": {
+            "finetune": {"epochs": 1},
+            "random_label": {"epochs": 1},
+            "salun": {"epochs": 1},
+            "l1_sparse": {"epochs": 1, "alpha": {"tune": [1e-4, 1e-3]}},
+            "influence_woodfisher": {"alpha": 1, "samples": 20},
+            "influence_woodfisher_corrected": {"alpha": 1, "samples": 20},
+            # The methods with a base training of their own stand in no table yet.
+            "amnesiac": {"also_in": "uma_table1"},
+            "sisa": {"also_in": "uma_table1", "shards": 2},
+        },
         "attacks": {"uma": {"steps": 2}},
+        "defenses": {"denoiser": {"steps": 5}},
     },
     "repetitions": 1,
+    "warm_start": True,
 }
 
 
@@ -116,6 +128,42 @@ def test_a_toy_unlearner_of_one_file_and_one_line_appears_in_table_1(project: Pa
     )
     for name, weight in base.named_parameters():
         assert torch.equal(dict(toy.named_parameters())[name], weight * 0.25)
+
+
+def test_a_cold_job_gives_what_a_warm_one_gave(project: Path) -> None:
+    file = project / CELL.format("rows") / "random_tenth/salun.jsonl"
+    warm = file.read_text()
+    place = "unlearned/digits/small_cnn_narrow/random_tenth/salun/seed0.safetensors"
+    (project / "results/tiny" / place).unlink()
+    snakemake(project, str(file.relative_to(project)), config=("scale=tiny", "warm_start=false"))
+    assert file.read_text() == warm
+
+
+def test_methods_with_a_base_training_of_their_own_start_from_it(project: Path) -> None:
+    cell = project / CELL.format("base")
+    plain, own = (models.load(path) for path in (cell / "seed0.safetensors", cell / "amnesiac/seed0.safetensors"))
+    assert torch.equal(flat(plain), flat(own)), "the log changes no weight"
+    record = json.loads((cell / "amnesiac/seed0.record.json").read_text())
+    asked = {name for name in record["inputs"] if "/forget/" in name}
+    assert asked == {"results/tiny/forget/digits/class_0/seed0.json"}, "the requests of the tables that name it"
+    vote = models.load(project / CELL.format("unlearned") / "class_0/sisa/seed0.safetensors")
+    assert vote.spec.method == "ensemble" and vote.spec.keywords["members"] == 2
+    for name in ("amnesiac", "sisa"):
+        attack = project / CELL.format("attacked") / f"class_0/{name}/uma/attack.record.json"
+        assert (
+            f"results/tiny/base/digits/small_cnn_narrow/{name}/seed0.safetensors"
+            in json.loads(attack.read_text())["inputs"]
+        ), "UMA aims at what this method's own base said"
+
+
+def test_tuned_values_reach_the_method_and_their_search_is_kept(project: Path) -> None:
+    search = json.loads((project / CELL.format("tuned") / "class_0/l1_sparse.json").read_text())
+    gaps = {trial["values"]["alpha"]: trial["gap"] for trial in search["trials"]}
+    assert set(gaps) == {1e-4, 1e-3} and gaps[search["chosen"]["alpha"]] == min(gaps.values())
+    record = json.loads((project / CELL.format("unlearned") / "class_0/l1_sparse/seed0.record.json").read_text())
+    assert record["tuned"] == search["chosen"]
+    tuning = json.loads((project / CELL.format("tuned") / "class_0/l1_sparse.record.json").read_text())
+    assert all("seed0" not in name for name in tuning["inputs"]), "the repetition of the tables is not looked at"
 
 
 def test_editing_an_unlearner_reruns_it_and_what_depends_on_it(project: Path) -> None:

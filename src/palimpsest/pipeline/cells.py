@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from palimpsest.pipeline import method
-from palimpsest.pipeline.configuration import ROOT, SECTIONS, ConfigError, grid_of, keywords_of, method_of
+from palimpsest.pipeline.configuration import RESERVED, ROOT, SECTIONS, ConfigError, grid_of, keywords_of, method_of
 
 ORIGINAL = "original"  # the model before unlearning, in the place of an unlearner
 NO_ATTACK = "none"
@@ -227,8 +227,10 @@ class Plan:
                 cuts: dict[str, Any] = {}
                 for source in (backbone, method_of(self.config, kind, name), name):
                     cuts |= budgets.get(source, {})
-                said = {key: f"of {value['tune']}" if isinstance(value, dict) else value for key, value in cuts.items()}
-                found += [f"{name}: {key} {value}" for key, value in said.items()]
+                for key, value in cuts.items():
+                    if key not in RESERVED[kind]:
+                        said = f"of {value['tune']}" if isinstance(value, dict) and "tune" in value else value
+                        found.append(f"{name}: {key} {said}")
         return tuple(found)
 
 

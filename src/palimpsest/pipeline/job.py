@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palimpsest.pipeline import provenance
+from palimpsest.pipeline import provenance, warm
 from palimpsest.seeds import stable_seed
 
 if TYPE_CHECKING:
@@ -143,12 +143,15 @@ class Run:
 @contextmanager
 def job(snakemake: Any) -> Iterator[Run]:
     """Run the block as the job of a rule; writes `output.record` at the end, where the rule has one."""
+    warm.hand_over()
     logging.basicConfig(
         filename=snakemake.log[0], filemode="w", level=logging.INFO, format="%(asctime)s %(message)s", force=True
     )
     # Small networks use few threads a job, so that jobs and not threads fill the cores; set before torch is imported.
     os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if "torch" in sys.modules:  # a warm start: imported before anybody knew how many threads
+        sys.modules["torch"].set_num_threads(snakemake.threads)
     run = Run(snakemake)
     started = time.perf_counter()
     try:

@@ -1,0 +1,145 @@
+"""Warm start: jobs that run in a copy of a process in which torch and its like are already imported.
+
+A small job computes for a second and imports for three. Where the configuration says `warm_start: true`, the first job
+of a run starts a server that imports what jobs need and then waits on a socket; every later job hands its script over,
+the server forks, the copy runs the script with the job's own arguments, environment, folder and output streams, and the
+job ends with its exit status. Nothing of this package is imported by the server: a copy reads the code as it is.
+
+The pair lives and dies together: a copy whose job was killed kills itself, a job whose copy died fails, and the server
+ends with the Snakemake that it belongs to. Both ends must be the same user's. Without a server (not started yet, not
+Linux, an error) a job runs as if none of this existed; results are the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import traceback
+
+SWITCH = "PALIMPSEST_WARM"  # the process id of the Snakemake whose jobs may start warm
+PRELOADED = ("snakemake.script", "torch", "torch._dynamo", "torch.func", "safetensors.torch", "sklearn.svm")
+
+
+def hand_over() -> None:
+    """Run this job's script in a copy of the server and exit with its status; return where it must run here."""
+    owner = os.environ.get(SWITCH)
+    if not owner or sys.platform != "linux":
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+        try:
+            line.connect(_address(owner))
+        except OSError:
+            # This job goes on cold; the server will be there for the next. Of several only the first can bind.
+            command = [sys.executable, "-P", __file__, owner]
+            quiet = subprocess.DEVNULL
+            subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+            return
+        if not _same_user(line):
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
+        task = {"argv": sys.argv, "path": sys.path, "folder": os.getcwd(), "environment": dict(os.environ)}
+        text = json.dumps(task).encode()
+        socket.send_fds(line, [struct.pack("!I", len(text))], [0, 1, 2])
+        line.sendall(text)
+        status = line.recv(1)
+    if not status:
+        sys.stderr.write("The job's process was killed; memory that ran out is the usual cause. Run again.\n")
+    os._exit(status[0] if status else 1)
+
+
+def serve(owner: str) -> None:
+    """Import what jobs need, then fork for each that asks, until process `owner` is gone."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        try:
+            listener.bind(_address(owner))
+        except OSError:
+            return  # another server was faster
+        for module in PRELOADED:
+            importlib.import_module(module)
+        gc.collect()
+        gc.freeze()  # or the first collection in each copy would touch, and so copy, every page
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # copies are not waited for
+        listener.listen(64)  # from here on jobs find the server
+        listener.settimeout(1)
+        while _alive(int(owner)):
+            try:
+                line, _ = listener.accept()
+            except TimeoutError:
+                continue
+            if _same_user(line) and os.fork() == 0:
+                listener.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                _run(line)
+            line.close()
+
+
+def _run(line: socket.socket) -> None:
+    """In the copy: become the job, run its script, tell its status, end."""
+    status = 1
+    try:
+        line.settimeout(None)
+        head, streams, _, _ = socket.recv_fds(line, 4, 3)
+        wanted, text = struct.unpack("!I", head)[0], b""
+        while len(text) < wanted:
+            text += line.recv(wanted - len(text))
+        task = json.loads(text)
+        for target, stream in enumerate(streams):
+            os.dup2(stream, target)
+            os.close(stream)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 — lives as long as the process
+        sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
+        os.environ.clear()
+        os.environ.update(task["environment"])
+        del os.environ[SWITCH]  # the script asks to be handed over once more
+        os.chdir(task["folder"])
+        sys.argv, sys.path[:] = task["argv"], task["path"]
+        threading.Thread(target=_end_with, args=(line,), daemon=True).start()
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        line.sendall(bytes([status & 255]))
+        os._exit(status)
+
+
+def _end_with(line: socket.socket) -> None:
+    """Wait for the job at the other end to vanish, and vanish too."""
+    line.recv(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _address(owner: str) -> str:
+    """In Linux's abstract namespace: no file is left behind, whatever happens."""
+    return f"\0palimpsest-{os.getuid()}-{owner}"
+
+
+def _same_user(line: socket.socket) -> bool:
+    peer = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return bool(struct.unpack("3i", peer)[1] == os.getuid())
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
