@@ -135,7 +135,7 @@ def test_a_cold_job_gives_what_a_warm_one_gave(project: Path) -> None:
     warm = file.read_text()
     place = "unlearned/digits/small_cnn_narrow/random_tenth/salun/seed0.safetensors"
     (project / "results/tiny" / place).unlink()
-    snakemake(project, str(file.relative_to(project)), config=("scale=tiny", "warm_start=false"))
+    snakemake(project, str(file.relative_to(project)), config=("scale=tiny", "warm_start=False"))
     assert file.read_text() == warm
 
 
