@@ -92,7 +92,7 @@ def test_a_grid_in_the_configuration_is_told_from_fixed_values_and_inherited() -
     ],
 )
 def test_what_is_not_a_grid_is_refused(wrong: dict[str, Any]) -> None:
-    config = configuration.load(scale="demo")
+    config = configuration.load(scale="paper")
     for section, entries in wrong.items():
         for name, entry in entries.items():
             config[section][name] = {**config[section][name], **entry}
