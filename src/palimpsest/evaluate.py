@@ -23,6 +23,7 @@ from palimpsest.models import Diverged, Network, predict
 from palimpsest.unlearners import Samples
 
 Measurement = dict[str, Any]
+BEFORE = "_before"  # ends the name of a metric of the model before unlearning
 Purify = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -46,10 +47,14 @@ def measure(
     retain: Samples,
     attacked: Mapping[str, Attacked],
     defenses: Mapping[str, Purify] = MappingProxyType({}),
+    before: Network | None = None,
+    members: bool = True,
 ) -> Iterator[Measurement]:
     """Every measurement of `model`; images, model and attacked images on one device.
 
     defenses: by name, `uint8` images to purified ones of the same form. Retain accuracy is measured without only.
+    before: the model before unlearning, of which the test accuracies are measured too. members: whether to fit the
+    attacker that calls members, which takes long on much data.
     """
     outputs = Outputs(
         *(
@@ -58,19 +63,24 @@ def measure(
             for tensor in (predict(model, part.images), part.labels)
         )
     )
-    members = svc_membership.attackers(outputs)
-    yield from _clean(outputs, members)
+    attackers = svc_membership.attackers(outputs) if members else {}
+    yield from _clean(outputs, attackers)
+    if before:
+        known = replace(outputs, test=predict(before, images.test_images).cpu())
+        for row in _clean(known, {}):
+            if row["metric"].startswith("test_"):
+                yield {**row, "metric": row["metric"] + BEFORE}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     yield _row("none", "", "", "parameters", parameters, len(forget.labels))
-    yield from _under(model, attacked, members)
+    yield from _under(model, attacked, attackers)
     for name, purify in defenses.items():
         purified = replace(
             outputs,
             forget=predict(model, purify(forget.images)).cpu(),
             test=predict(model, purify(images.test_images)).cpu(),
         )
-        yield from (row for row in _clean(purified, members, name) if row["metric"] != "retain_accuracy")
-        yield from _under(model, attacked, members, name, purify)
+        yield from (row for row in _clean(purified, attackers, name) if row["metric"] != "retain_accuracy")
+        yield from _under(model, attacked, attackers, name, purify)
 
 
 def _clean(
@@ -78,6 +88,7 @@ def _clean(
 ) -> Iterator[Measurement]:
     sizes = {"forget": len(outputs.forget), "retain": len(outputs.retain), "test": len(outputs.test)}
     sizes["test_accuracy_retained"] = int(outputs.test_retained.sum())
+    sizes["test_accuracy_forgotten"] = sizes["test"] - sizes["test_accuracy_retained"]
     found = accuracy.measure(outputs) | {
         name: rate(outputs.forget, outputs.forget_labels) for name, rate in members.items()
     }

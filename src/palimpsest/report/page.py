@@ -40,7 +40,7 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         made.append(arranged)
         found += compared
     names = about.get("names", {})
-    runs = dict.fromkeys(one.cell.run for one in found if one.cell.run)
+    runs = dict.fromkeys(run for one in found for run in one.cell.runs)
     return formats.environment().get_template("page.html.j2").render(
         paper=paper,
         about=about,
@@ -61,7 +61,7 @@ def counts(found: Sequence[Compared]) -> dict[str, int]:
     """The numbers of the summary boxes: cells that the paper prints by verdict, runs, and runs that diverged."""
     published = Counter(one.verdict for one in found if one.cell.published is not None)
     told = (compare.AGREES, compare.DIFFERS, compare.STAND_IN, compare.NOT_RUN)
-    runs = {one.cell.run for one in found if one.values or one.verdict == compare.DIVERGED}
+    runs = {run for one in found if one.values or one.verdict == compare.DIVERGED for run in one.cell.runs}
     return {
         "printed": sum(published.values()),
         "agree": published[compare.AGREES],
@@ -69,7 +69,7 @@ def counts(found: Sequence[Compared]) -> dict[str, int]:
         "stand_in": published[compare.STAND_IN],
         "not_run": published[compare.NOT_RUN],
         "runs": len(runs),
-        "diverged": len({one.cell.run for one in found if one.verdict == compare.DIVERGED}),
+        "diverged": len({run for one in found if one.verdict == compare.DIVERGED for run in one.cell.runs}),
         "other": sum(published.values()) - sum(published[verdict] for verdict in told),
     }
 
