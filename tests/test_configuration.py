@@ -20,7 +20,10 @@ from palimpsest.seeds import stable_seed
 
 ROOT = Path(__file__).parents[1]
 SCALES = sorted(file.stem for file in (ROOT / "config" / "scales").glob("*.yaml"))
-SCIENCE = ("data", "models", "unlearners", "attacks", "defenses", "metrics", "train", "forget", "curvature", "evaluate")
+SCIENCE = (
+    *("data", "models", "unlearners", "attacks", "defenses", "metrics"),
+    *("train", "forget", "curvature", "evaluate", "frozen", "screening"),
+)
 
 
 @pytest.mark.parametrize("scale", SCALES)
