@@ -1,6 +1,7 @@
 """All measurements of one model: clean, under each attack, and each of these behind each defense.
 
-A measurement is a dictionary `{attack, epsilon, defense, metric, value, unit, n}`; `n` counts the images behind it.
+A measurement is a dictionary `{attack, epsilon, defense, metric, value, unit, n}`; `n` counts the images behind it, or
+the decisions of an attack on labels, which has the key `screening` too.
 Attacks are scored with the label (decision U-8), the SVC that calls members is fitted once, on clean images. A defense
 purifies every image that the model is asked about; the attacks did not know of it, so that what it keeps is the most
 that it can keep.
@@ -17,8 +18,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from palimpsest.attacks import Judgement
 from palimpsest.data import Images
-from palimpsest.metrics import Outputs, accuracy, svc_membership, unit
+from palimpsest.metrics import Outputs, accuracy, class_decisions, svc_membership, unit
 from palimpsest.models import Diverged, Network, predict
 from palimpsest.unlearners import Samples
 
@@ -144,3 +146,46 @@ def read_attacked(path: Path | str, device: str) -> Attacked:
             raise Diverged(header["diverged"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     return Attacked(on=header["on"], epsilons=tuple(header["epsilons"].split(",")), **tensors)
+
+
+def decide(
+    judge: Callable[..., Judgement],
+    found: Mapping[int, Mapping[str, torch.Tensor]],
+    truth: Mapping[int, torch.Tensor],
+    seeds: Mapping[int, int],
+    shadows: Mapping[int, Mapping[str, torch.Tensor]] | None,
+    attack: str,
+    shown: int = 0,
+) -> Iterator[tuple[int, Measurement]]:
+    """Measurements of an attack on labels: (repetition, measurement).
+
+    found: what the attack got out of each repetition's server, on the CPU. truth: bool (K,), what each forgot; read by
+    judgements that bound the attack, and to score. shadows: what it got out of the servers that a shadow attacker
+    retrained, one for each repetition's truth; a server is never its own shadow. shown: the repetition whose values go
+    into figures.
+    """
+    for number, tensors in found.items():
+        filled: dict[str, Any] = {"seed": seeds[number]}
+        if shadows is not None:
+            others = [(shadow, truth[other]) for other, shadow in shadows.items() if other != number]
+            filled |= {"truth": truth[number], "shadows": others}
+        judged = judge(tensors, **filled)
+        for screening, decisions in judged.decisions.items():
+            scored = class_decisions.per_trial(decisions[None], truth[number][None])
+            for metric, value in scored.items():
+                if not value.isnan().any():
+                    row = _row(attack, "", "", metric, float(value), len(decisions))
+                    yield number, {**row, "screening": screening}
+        if number == shown:
+            for metric, (values, classes) in judged.values.items():
+                row = _row(attack, "", "", metric, float(values.mean()), len(values))
+                yield (
+                    number,
+                    {
+                        **row,
+                        "screening": "",
+                        "values": [float(f"{value:.5g}") for value in values.tolist()],
+                        "classes": classes.tolist(),
+                        "forgotten": truth[number].nonzero().flatten().tolist(),
+                    },
+                )

@@ -26,10 +26,13 @@ This file stands beside `attacks/` because both inversion attacks end here, and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from sklearn.cluster import KMeans
+
+from palimpsest.attacks import Judgement
 
 
 def threshold(
@@ -86,6 +89,25 @@ def entropy(
         return suspects
     forgotten[vectors[suspects].argmax(1)] = True
     return forgotten
+
+
+def judge(
+    probabilities: torch.Tensor,
+    *,
+    seed: int,
+    coefficients: Sequence[float] = (1.0,),
+    score: Literal["max", "target"] = "max",
+) -> Judgement:
+    """Both criteria on the prediction vectors (K, K) of one server's inverted inputs.
+
+    coefficients: of the threshold criterion; the first is `threshold`, another is `threshold 0.5`.
+    """
+    named = {"threshold" if number == 0 else f"threshold {one:g}": one for number, one in enumerate(coefficients)}
+    decisions = {name: threshold(probabilities, coefficient=one, score=score) for name, one in named.items()}
+    decisions["entropy"] = entropy(probabilities, seed=seed % 2**32)
+    decisions["entropy_as_published"] = entropy(probabilities, seed=seed % 2**32, variant="as_published")
+    every = torch.arange(len(probabilities))
+    return Judgement(decisions, {"max_probability": (probabilities.amax(1).cpu(), every)})
 
 
 def _checked(probabilities: torch.Tensor) -> torch.Tensor:

@@ -22,14 +22,16 @@ out for it does not depend on the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from math import prod
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
+from palimpsest import screening
+from palimpsest.attacks import Judgement
 from palimpsest.seeds import stable_seed
 
 Query = Callable[[torch.Tensor], torch.Tensor]
@@ -53,9 +55,9 @@ def attack(
     query: Query,
     shape: Sequence[int],
     classes: int,
-    device: torch.device | str = "cpu",
     *,
     seed: int,
+    device: torch.device | str = "cpu",
     targets: Sequence[int] | None = None,
     population: int = 100,
     generations: int = 200,
@@ -180,3 +182,14 @@ def _pick(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Rows (T, n, d) of each class's (T, P, d) by their indices (T, n): whole rows are copied, faster than `gather`."""
     offset = rows.shape[1] * torch.arange(len(rows), device=rows.device)[:, None]
     return rows.flatten(0, 1).index_select(0, (index + offset).flatten()).view(*index.shape, rows.shape[-1])
+
+
+def judge(
+    found: Mapping[str, torch.Tensor],
+    *,
+    seed: int,
+    coefficients: Sequence[float] = (1.0,),
+    score: Literal["max", "target"] = "max",
+) -> Judgement:
+    """Which classes the server forgot, from the prediction vectors; coefficients, score: see `screening.judge`."""
+    return screening.judge(found["probabilities"], seed=seed, coefficients=coefficients, score=score)

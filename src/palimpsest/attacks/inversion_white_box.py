@@ -22,7 +22,7 @@ alone, so each image moves as if it were the only one; its start depends on seed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -30,6 +30,8 @@ from torch.nn import functional as F
 
 from palimpsest.frozen import frozen
 from palimpsest.models import Diverged, Network
+from palimpsest import screening
+from palimpsest.attacks import Judgement
 from palimpsest.seeds import stable_seed
 
 
@@ -137,3 +139,14 @@ def _start(shape: Sequence[int], seed: int, aim: int, number: int) -> torch.Tens
     """x_0 of a class's start with this number: drawn on the CPU, so that it is the same on every device."""
     generator = torch.Generator().manual_seed(stable_seed("inversion_white_box", seed, aim, number))
     return torch.randn(tuple(shape), generator=generator)
+
+
+def judge(
+    found: Mapping[str, torch.Tensor],
+    *,
+    seed: int,
+    coefficients: Sequence[float] = (1.0,),
+    score: Literal["max", "target"] = "max",
+) -> Judgement:
+    """Which classes the server forgot, from the prediction vectors; coefficients, score: see `screening.judge`."""
+    return screening.judge(found["probabilities"], seed=seed, coefficients=coefficients, score=score)

@@ -30,7 +30,7 @@ class Outputs:
         return torch.isin(self.test_labels, self.retain_labels.unique())
 
 
-UNITS = {"accuracy": "%", "rate": "fraction", "levels": "grey levels", "loss": "nats", "parameters": "parameters"}
+UNITS = {"accuracy": "%", "asr": "%", "match": "%", "f1": "fraction", "rate": "fraction", "levels": "grey levels", "loss": "nats", "parameters": "parameters"}
 
 
 def unit(metric: str) -> str:

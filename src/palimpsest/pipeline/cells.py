@@ -139,8 +139,8 @@ class Plan:
         return [name for name in self._attacks(Run(dataset, model, forget, unlearner)) if self.on_labels(name)]
 
     def on_labels(self, attack: str) -> bool:
-        """Whether an attack asks which labels a server forgot: its file has `probe`, not `attack`."""
-        return method.has("attacks", method_of(self.config, "attacks", attack), "probe")
+        """Whether an attack asks which labels a server forgot: its file has `judge`."""
+        return method.has("attacks", method_of(self.config, "attacks", attack), "judge")
 
     def needs_before(self, dataset: str, model: str, forget: str, unlearner: str) -> bool:
         """Whether some cell asks what a run's base model measured."""
@@ -339,7 +339,7 @@ def prepare_keywords_of(config: Mapping[str, Any], defense: str) -> dict[str, An
 
 def probe_keywords_of(config: Mapping[str, Any], attack: str) -> dict[str, Any]:
     """Of an attack on labels the keywords of what it asks the server."""
-    return _taken_by(config, "attacks", attack, "probe")
+    return _taken_by(config, "attacks", attack, "attack")
 
 
 def judge_keywords_of(config: Mapping[str, Any], attack: str) -> dict[str, Any]:

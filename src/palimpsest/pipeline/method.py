@@ -12,18 +12,19 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 
-# Which function of a file is the method, by folder; of several the one that it has.
+# Which function of a file is the method, by folder.
 FUNCTIONS = {
-    "data": ("load",),
-    "models": ("build",),
-    "unlearners": ("unlearn",),
-    "attacks": ("attack", "probe"),
-    "defenses": ("purify",),
-    "forget.py": ("choose",),
+    "data": "load",
+    "models": "build",
+    "unlearners": "unlearn",
+    "attacks": "attack",
+    "defenses": "purify",
+    "forget.py": "choose",
 }
 # Keyword-only arguments that the workflow fills in; the configuration may not set them.
 FILLED_IN = frozenset(
-    {"seed", "recipe", "checkpoint", "initial", "indices", "replacement", "penalty", "kept", "requests", "repetition", "shadows"}
+    {"seed", "recipe", "checkpoint", "initial", "indices", "replacement", "penalty", "kept", "requests", "repetition"}
+    | {"own_samples", "device", "truth", "shadows"}
 )
 
 
@@ -49,12 +50,12 @@ def exists(kind: str, name: str) -> bool:
 @cache
 def keywords(kind: str, name: str, function: str = "") -> frozenset[str]:
     """The keyword-only arguments of the method's function, or of another of its file, those filled in included."""
-    wanted = (function,) if function else FUNCTIONS[kind]
+    wanted = function or FUNCTIONS[kind]
     for node in ast.parse(path(kind, name).read_text()).body:
-        if isinstance(node, ast.FunctionDef) and node.name in wanted:
+        if isinstance(node, ast.FunctionDef) and node.name == wanted:
             # What stands before `*` is the contract's.
             return frozenset(argument.arg for argument in node.args.kwonlyargs)
-    raise MethodError(f"{path(kind, name).relative_to(PACKAGE)} has no function {' or '.join(wanted)}()")
+    raise MethodError(f"{path(kind, name).relative_to(PACKAGE)} has no function {wanted}()")
 
 
 @cache
