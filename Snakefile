@@ -48,6 +48,7 @@ wildcard_constraints:
     seed="[0-9]+(-[0-9]+)?",  # one repetition, or several in one file
     paper="|".join(PLAN.papers),
     table="[a-z0-9]+",
+    figure="[a-z0-9]+",
 
 
 rule all:

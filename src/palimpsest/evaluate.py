@@ -25,6 +25,7 @@ from palimpsest.models import Diverged, Network, predict
 from palimpsest.unlearners import Samples
 
 Measurement = dict[str, Any]
+SHOWN = 20  # test images a class, of which a figure shows the largest probability
 BEFORE = "_before"  # ends the name of a metric of the model before unlearning
 Purify = Callable[[torch.Tensor], torch.Tensor]
 
@@ -51,12 +52,14 @@ def measure(
     defenses: Mapping[str, Purify] = MappingProxyType({}),
     before: Network | None = None,
     members: bool = True,
+    shown: bool = False,
 ) -> Iterator[Measurement]:
     """Every measurement of `model`; images, model and attacked images on one device.
 
     defenses: by name, `uint8` images to purified ones of the same form. Retain accuracy is measured without only.
     before: the model before unlearning, of which the test accuracies are measured too. members: whether to fit the
-    attacker that calls members, which takes long on much data.
+    attacker that calls members, which takes long on much data. shown: whether to give some test images' largest
+    probabilities one by one, for a figure.
     """
     outputs = Outputs(
         *(
@@ -67,6 +70,12 @@ def measure(
     )
     attackers = svc_membership.attackers(outputs) if members else {}
     yield from _clean(outputs, attackers)
+    if shown:
+        classes = outputs.test_labels.unique()
+        chosen = torch.cat([(outputs.test_labels == label).nonzero().flatten()[:SHOWN] for label in classes])
+        values, labels = outputs.test[chosen].amax(1), outputs.test_labels[chosen]
+        gone = torch.isin(classes, outputs.retain_labels, invert=True)
+        yield _values("none", "max_probability", values, labels, classes[gone])
     if before:
         known = replace(outputs, test=predict(before, images.test_images).cpu())
         for row in _clean(known, {}):
@@ -178,14 +187,17 @@ def decide(
                     yield number, {**row, "screening": screening}
         if number == shown:
             for metric, (values, classes) in judged.values.items():
-                row = _row(attack, "", "", metric, float(values.mean()), len(values))
-                yield (
-                    number,
-                    {
-                        **row,
-                        "screening": "",
-                        "values": [float(f"{value:.5g}") for value in values.tolist()],
-                        "classes": classes.tolist(),
-                        "forgotten": truth[number].nonzero().flatten().tolist(),
-                    },
-                )
+                yield number, _values(attack, metric, values, classes, truth[number].nonzero().flatten())
+
+
+def _values(
+    attack: str, metric: str, values: torch.Tensor, classes: torch.Tensor, forgotten: torch.Tensor
+) -> Measurement:
+    """A measurement of many numbers (n,), their mean its value; the class of each, and which classes were forgotten."""
+    return {
+        **_row(attack, "", "", metric, float(values.double().mean()), len(values)),
+        "screening": "",
+        "values": [float(f"{value:.5g}") for value in values.tolist()],
+        "classes": classes.tolist(),
+        "forgotten": forgotten.tolist(),
+    }

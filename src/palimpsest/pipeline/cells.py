@@ -130,6 +130,20 @@ class Plan:
         chosen = [cells for (p, n), cells in self.items.items() if p == paper and name in (None, n)]
         return sorted({run.rows for cells in chosen for cell in cells for run in cell.runs})
 
+    def pixels(self, paper: str, figure: str) -> list[str]:
+        """What a figure of images reads besides rows: data sets and what attacks on labels left."""
+        if self.papers[paper]["figures"][figure]["kind"] != "images":
+            return []
+        found = []
+        for cell in self.figures[paper, figure]:
+            for run in cell.runs:
+                where = f"{run.dataset}/{run.model}/{run.forget}/{run.unlearner}/{cell.attack}"
+                found += [
+                    f"data/{run.dataset}.safetensors",
+                    f"probed/{where}/seed{self.blocks_of(run.forget)[0]}.safetensors",
+                ]
+        return list(dict.fromkeys(found))
+
     def attacks_of(self, dataset: str, model: str, forget: str, unlearner: str) -> list[str]:
         """The attacks on images to evaluate on one run."""
         return [name for name in self._attacks(Run(dataset, model, forget, unlearner)) if not self.on_labels(name)]

@@ -1,11 +1,12 @@
-"""The page of a paper: its claims, its tables with each number a link to its record, checks, controls, costs and
-tuning.
+"""The page of a paper: its claims, its tables with each number a link to its record, its figures, checks, controls,
+costs and tuning.
 
 The look is in workflow/report/ (page.html.j2, table.html.j2, style.css). Nothing is fetched and there is no script.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,15 +40,23 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         arranged, compared = tables.of(plan, paper, table, results)
         made.append(arranged)
         found += compared
+    figures = []
+    for name, figure in about.get("figures", {}).items():
+        compared = compare.compare(plan.figures[paper, name], results)
+        file = results / "papers" / paper / f"{name}.svg"
+        drawing = base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
+        figures.append({**figure, "name": name, "drawing": drawing, "banner": tables.banner((one.cell for one in compared), about.get("names", {}))})
+        found += compared
     names = about.get("names", {})
     runs = dict.fromkeys(run for one in found for run in one.cell.runs)
     return formats.environment().get_template("page.html.j2").render(
         paper=paper,
         about=about,
         scale=plan.config["scale"],
-        repetitions=plan.config["repetitions"],
+        repetitions=Counter(one.n for one in found if one.n).most_common(1)[0][0] if any(one.n for one in found) else 0,
         banner=tables.banner((one.cell for one in found), names),
         tables=made,
+        figures=figures,
         claims=claims.evaluate(about, found),
         checks=checks.check(plan, paper, results),
         counts=counts(found),
