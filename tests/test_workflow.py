@@ -216,7 +216,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights(project: Path)
         subprocess.run(command, cwd=project, check=True, capture_output=True, env=environment)
         return flat(models.load(project / target))
 
-    resume = (project / target).with_suffix(".resume")
+    resume = (project / target).with_suffix(".5.resume")
     running = subprocess.Popen(command, cwd=project, env=environment, start_new_session=True, stdout=-3, stderr=-3)
     deadline = time.monotonic() + 120
     while not resume.exists() and time.monotonic() < deadline:

@@ -28,10 +28,10 @@ def choose(
 ) -> np.ndarray:
     """Ascending indices (`int64`, (n,)) into the training set.
 
-    labels: the training labels (N,). Exactly one rule: `classes`, all images of these classes; `count`, so many
-    random images; `share`, this share of all images at random; `random_classes`, all images of so many classes. Random
-    images depend on `seed` alone. Random classes depend on `repetition` alone and come round by round: within a round no
-    class is drawn twice, so that ten repetitions of one class of ten ask for each once.
+    labels: the training labels (N,). Exactly one rule: `classes`, all images of these classes; `count`, so many random
+    images; `share`, this share of all images at random; `random_classes`, all images of so many classes. Random images
+    depend on `seed` alone. Random classes depend on `repetition` alone and come round by round: within a round no class
+    is drawn twice, so that ten repetitions of one class of ten ask for each once.
     Raises `ForgetError` where the data has no such class, or nothing would be left to retain.
     """
     if sum(rule is not None for rule in (classes, count, share, random_classes)) != 1:

@@ -20,6 +20,6 @@ def numbers(block: str) -> list[int]:
 
 
 def blocks(repetitions: int, size: int) -> list[str]:
-    """Repetitions 0 to `repetitions` - 1 as blocks of up to `size`, as `numbers` reads them; a block of 1 is a number."""
+    """Repetitions 0 to `repetitions` - 1 as blocks of up to `size`, as `numbers` reads them."""
     parts = [range(start, min(start + size, repetitions)) for start in range(0, repetitions, size)]
     return [f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts]

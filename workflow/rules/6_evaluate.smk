@@ -10,9 +10,11 @@ rule evaluate:
         images="<results>/data/{dataset}.safetensors",
         # The base models stand in the place of the unlearner `original`.
         models=lambda wildcards: collect(
-            "<results>/base/{dataset}/{model}/seed{seed}.safetensors"
-            if wildcards.unlearner == cells.ORIGINAL
-            else "<results>/unlearned/{dataset}/{model}/{forget}/{unlearner}/seed{seed}.safetensors",
+            (
+                "<results>/base/{dataset}/{model}/seed{seed}.safetensors"
+                if wildcards.unlearner == cells.ORIGINAL
+                else "<results>/unlearned/{dataset}/{model}/{forget}/{unlearner}/seed{seed}.safetensors"
+            ),
             seed=PLAN.blocks_of(wildcards.forget),
             **wildcards,
         ),

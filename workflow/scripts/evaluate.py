@@ -57,7 +57,14 @@ with job(snakemake) as run:
             rows += [
                 {**about, **found, "status": "ok"}
                 for found in evaluate.measure(
-                    model, images, forget, retain, attacked, defenses(repetition), before, run.params.members,
+                    model,
+                    images,
+                    forget,
+                    retain,
+                    attacked,
+                    defenses(repetition),
+                    before,
+                    run.params.members,
                     shown=bool(run.params.judges) and not repetition,
                 )
             ]

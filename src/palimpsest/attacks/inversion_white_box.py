@@ -28,10 +28,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from palimpsest.frozen import frozen
-from palimpsest.models import Diverged, Network
 from palimpsest import screening
 from palimpsest.attacks import Judgement
+from palimpsest.frozen import frozen
+from palimpsest.models import Diverged, Network
 from palimpsest.seeds import stable_seed
 
 

@@ -1,12 +1,13 @@
 """Label leakage by parameters: heads trained on a server's frozen features, judged by dot products and by differences.
 
 The heads of `palimpsest.auxiliary` are what all three parameter attacks of the label-leakage paper start from
-(S001:62-106), so they are trained once: the dot product with Youden's threshold or k-means (`label_leakage_dot`) and the
-difference with a decision tree (`label_leakage_difference`) judge the same ones.
+(S001:62-106), so they are trained once: the dot product with Youden's threshold or k-means (`label_leakage_dot`) and
+the difference with a decision tree (`label_leakage_difference`) judge the same ones.
 
-Youden's threshold and the tree are learnt on shadow servers (L-3). Two judgements besides are no attack: `youden_oracle`
-and `tree_oracle` learn from the target's own truth, as the paper may have done, and bound what the attack could do.
-`tree_own_class_first` is the tree on vectors that do not show which class a head was trained on.
+Youden's threshold and the tree are learnt on shadow servers (L-3). As the paper has them neither carries over well from
+one server to another: products grow with a server's norm, and hidden units of two trainings do not correspond.
+`youden_standardised` and `tree_sorted` mend that, ours. `youden_oracle` and `tree_oracle` learn from the target's own
+truth, as the paper may have done: a bound, and no attack.
 """
 
 from __future__ import annotations
@@ -70,13 +71,12 @@ def judge(
     known = (auxiliary.leave_class_out(known, truth) or known)[:most_shadows]
     dot = {
         "youden": label_leakage_dot.attack(heads, known, vector=vector),
+        "youden_standardised": label_leakage_dot.attack(heads, known, vector=vector, standardise=True),
         "kmeans": label_leakage_dot.attack(heads, vector=vector, screening="kmeans"),
     }
     trees = {
         "tree": label_leakage_difference.attack(heads, known, seed=seed, vector=vector),
-        "tree_own_class_first": label_leakage_difference.attack(
-            heads, known, seed=seed, vector=vector, arrange="own_class_first"
-        ),
+        "tree_sorted": label_leakage_difference.attack(heads, known, seed=seed, vector=vector, arrange="sorted"),
     }
     if oracle:
         dot["youden_oracle"] = label_leakage_dot.attack(heads, truth=truth, vector=vector, protocol="oracle_threshold")

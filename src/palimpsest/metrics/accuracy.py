@@ -22,7 +22,11 @@ def accuracy(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
 def measure(outputs: Outputs) -> dict[str, float]:
     """The accuracies of a model."""
     kept = outputs.test_retained
-    gone = {} if bool(kept.all()) else {"test_accuracy_forgotten": accuracy(outputs.test[~kept], outputs.test_labels[~kept])}
+    gone = (
+        {}
+        if bool(kept.all())
+        else {"test_accuracy_forgotten": accuracy(outputs.test[~kept], outputs.test_labels[~kept])}
+    )
     return gone | {
         "test_accuracy_full": accuracy(outputs.test, outputs.test_labels),
         "test_accuracy_retained": accuracy(outputs.test[kept], outputs.test_labels[kept]),

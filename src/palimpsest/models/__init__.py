@@ -95,7 +95,10 @@ def save_several(
 ) -> None:
     """Write several networks, or why there is none, into one file; by number, `metadata` too."""
     headers = {
-        number: {**metadata[number], **({"spec": _text(one.spec)} if isinstance(one, Network) else {"diverged": str(one)})}
+        number: {
+            **metadata[number],
+            **({"spec": _text(one.spec)} if isinstance(one, Network) else {"diverged": str(one)}),
+        }
         for number, one in made.items()
     }
     tensors = {

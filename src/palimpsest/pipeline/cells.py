@@ -1,8 +1,8 @@
 """What must be computed: the cells of every table and figure, read from its CSV, with the scale's stand-ins applied.
 
-A table's CSV (config/papers/<paper>/<table>.csv) holds its cells and the published numbers at once: the target list
-and the reference. Adding a row adds the work. A figure's is of the same kind. A row of several data sets
-(`mnist+svhn`, their networks `lenet+resnet18`) or unlearners is the mean over them. The rules ask a `Plan` for their inputs; the
+A table's CSV (config/papers/<paper>/<table>.csv) holds its cells and the published numbers at once: the target list and
+the reference. Adding a row adds the work. A figure's is of the same kind. A row of several data sets (`mnist+svhn`,
+their networks `lenet+resnet18`) or unlearners is the mean over them. The rules ask a `Plan` for their inputs; the
 report asks it what stands where.
 """
 
@@ -114,7 +114,9 @@ class Plan:
     @cached_property
     def figures(self) -> dict[tuple[str, str], list[Cell]]:
         """The cells of each figure."""
-        return {(p, name): cells for (p, name), cells in self.items.items() if name in self.papers[p].get("figures", {})}
+        return {
+            (p, name): cells for (p, name), cells in self.items.items() if name in self.papers[p].get("figures", {})
+        }
 
     @cached_property
     def _asked(self) -> dict[Run, list[Cell]]:

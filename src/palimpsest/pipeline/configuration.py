@@ -83,7 +83,12 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         for name, entry in merged[section].items():
             _check_entry(section, folder, name, entry)
     for name, entry in merged["forget_sets"].items():
-        _check_keywords(f"config.yaml: forget_sets.{name}", entry, method.keywords("forget.py", "forget") - method.FILLED_IN, RESERVED["forget_sets"])
+        _check_keywords(
+            f"config.yaml: forget_sets.{name}",
+            entry,
+            method.keywords("forget.py", "forget") - method.FILLED_IN,
+            RESERVED["forget_sets"],
+        )
     for name, recipe in merged["recipes"].items():
         _check_keywords(f"recipes.{name}", recipe, RECIPE)
         if "/" not in name and not {"epochs", "batch_size", "lr"} <= set(recipe):

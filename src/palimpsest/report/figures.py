@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -99,9 +98,7 @@ def bars(
     data_sets = list(dict.fromkeys(one.cell.dataset for one in found))
     width = 0.84 / len(unlearners)
     for axis, panel in zip(axes[:, 0], panels, strict=True):
-        here = {
-            (one.cell.dataset, one.cell.unlearner): one for one in found if _field(one, own["panels"]) == panel
-        }
+        here = {(one.cell.dataset, one.cell.unlearner): one for one in found if _field(one, own["panels"]) == panel}
         for place, unlearner in enumerate(unlearners):
             colour, hatch, _ = style(plan, unlearner)
             for position, data_set in enumerate(data_sets):
@@ -131,12 +128,16 @@ def bars(
         handles.append(mpl.patches.Patch(facecolor=_lighter(colour), edgecolor=colour, hatch=hatch))
     labels = [names.get(unlearner, unlearner) for unlearner in unlearners]
     if any(one.cell.published is not None for one in found):
-        handles.append(Line2D([], [], marker="D", color="none", markerfacecolor="white", markeredgecolor="#C00000", markersize=4))
+        handles.append(
+            Line2D([], [], marker="D", color="none", markerfacecolor="white", markeredgecolor="#C00000", markersize=4)
+        )
         labels.append("paper")
     if any(one.cell.metric == "asr_class_decisions" for one in found):
         handles.append(Line2D([], [], color="#C00000", linestyle="--", linewidth=0.8))
         labels.append("says “nothing forgotten”")
-    figure.legend(handles, labels, loc="upper center", ncols=len(handles), bbox_to_anchor=(0.5, 1.03 if len(panels) > 1 else 1.08))
+    figure.legend(
+        handles, labels, loc="upper center", ncols=len(handles), bbox_to_anchor=(0.5, 1.03 if len(panels) > 1 else 1.08)
+    )
     figure.tight_layout()
     return figure
 
@@ -144,9 +145,9 @@ def bars(
 def lines(
     plan: Plan, about: Mapping[str, Any], own: Mapping[str, Any], found: Sequence[Compared], results: Path
 ) -> Figure:
-    """A line for each value of `hue` over `x`, whose values paper.yaml gives a number each; bands are ± one deviation."""
+    """A line for each value of `hue` over `x`, whose values have their numbers in `at`; bands are ± one deviation."""
     names = about.get("names", {})
-    figure, axis = plt.subplots(figsize=(COLUMN, 2.4))
+    figure, axis = plt.subplots(figsize=(COLUMN, 2.8))
     hues = list(dict.fromkeys(_field(one, own["hue"]) for one in found))
     for number, hue in enumerate(hues):
         points = sorted(
@@ -178,7 +179,7 @@ def lines(
     axis.set_ylim(0, 105)
     axis.set_xlabel(own["xlabel"])
     axis.set_ylabel(own["y"])
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     figure.tight_layout()
     return figure
 
@@ -190,7 +191,11 @@ def distributions(
     names = about.get("names", {})
     panels = [one for one in found if one.cell.runs] or list(found[:1])
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(COLUMN if len(panels) < 3 else PAGE, 2.0), squeeze=False, sharey=own.get("share", False)
+        1,
+        len(panels),
+        figsize=(COLUMN if len(panels) < 3 else PAGE, 2.0),
+        squeeze=False,
+        sharey=own.get("share", False),
     )
     for axis, one in zip(axes[0], panels, strict=True):
         frame = pd.DataFrame(_samples(one, results))
@@ -219,7 +224,7 @@ def images(
     from safetensors import safe_open  # the only figure that reads pixels
 
     names = about.get("names", {})
-    shown = [one for one in found if one.cell.runs]
+    shown = list({one.cell.runs[0]: one for one in found if one.cell.runs}.values())
     figure, axes = plt.subplots(2 * len(shown), 10, figsize=(PAGE, 1.62 * len(shown)), squeeze=False)
     for row, one in enumerate(shown):
         run, cell = one.cell.runs[0], one.cell
@@ -319,5 +324,3 @@ def _forgotten(one: Compared, results: Path) -> list[int]:
 def _lighter(colour: str) -> tuple[float, ...]:
     """The colour half way to white, so that hatches show on it."""
     return tuple(0.55 + 0.45 * part for part in mpl.colors.to_rgb(colour))
-
-

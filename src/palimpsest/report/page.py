@@ -40,12 +40,19 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         arranged, compared = tables.of(plan, paper, table, results)
         made.append(arranged)
         found += compared
-    figures = []
+    counted, figures = list(found), []
     for name, figure in about.get("figures", {}).items():
         compared = compare.compare(plan.figures[paper, name], results)
         file = results / "papers" / paper / f"{name}.svg"
         drawing = base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
-        figures.append({**figure, "name": name, "drawing": drawing, "banner": tables.banner((one.cell for one in compared), about.get("names", {}))})
+        figures.append(
+            {
+                **figure,
+                "name": name,
+                "drawing": drawing,
+                "banner": tables.banner((one.cell for one in compared), about.get("names", {})),
+            }
+        )
         found += compared
     names = about.get("names", {})
     runs = dict.fromkeys(run for one in found for run in one.cell.runs)
@@ -59,7 +66,7 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         figures=figures,
         claims=claims.evaluate(about, found),
         checks=checks.check(plan, paper, results),
-        counts=counts(found),
+        counts=counts(counted),
         costs=cost.costs(runs, plan.config["tuning_seed"], names, results),
         searches=searches(plan, runs, names, results),
         others=[name for name in plan.papers if name == paper or (results / "papers" / name / "index.html").is_file()],

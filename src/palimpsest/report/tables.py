@@ -224,7 +224,8 @@ def tidy(found: Iterable[Compared]) -> str:
     for one in found:
         cell = one.cell
         done = [
-            SEVERAL.join(dict.fromkeys(getattr(run, name.removeprefix("run_")) for run in cell.runs)) for name in run_names
+            SEVERAL.join(dict.fromkeys(getattr(run, name.removeprefix("run_")) for run in cell.runs))
+            for name in run_names
         ]
         numbers = (
             _round(one.mean),

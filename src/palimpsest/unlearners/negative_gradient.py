@@ -21,7 +21,6 @@ from palimpsest.models import Network, predict
 from palimpsest.train import Batch, Checkpoint, Penalty, Recipe, fit
 from palimpsest.unlearners import Samples
 
-
 WATCHED = 500  # images that `stop_at` looks at after each step
 
 
