@@ -154,6 +154,8 @@ def test_vectors_are_the_rows_one_after_the_other_and_then_the_biases() -> None:
     assert first.tolist() == [[-0.5] * 9, [5.5, 5.5, 5.5, 5.5, 5.5, 5.5, 2.5, 2.5, 2.5]]
     turned = Heads(weight, bias, torch.tensor([0, 2]), torch.zeros(3, 2), torch.zeros(3))
     assert difference.differences(turned, arrange="own_class_first")[1].tolist() == [10, 11, 6, 7, 8, 9, 105, 103, 104]
+    turned = turned._replace(weight=weight.flip(2))
+    assert difference.differences(turned, arrange="sorted")[1].tolist() == [10, 11, 6, 7, 8, 9, 105, 103, 104]
 
 
 # Screening
@@ -235,6 +237,7 @@ PLANTED = {
     "Youden, weights": partial(dot.attack, vector="weight"),
     "Youden, standardised": partial(dot.attack, standardise=True),
     "tree, shadows": partial(difference.attack, seed=0, arrange="own_class_first"),
+    "tree, shadows, sorted": partial(difference.attack, seed=0, arrange="sorted"),
     "tree, split": partial(difference.attack, seed=0, protocol="oracle_split"),
 }
 
@@ -435,7 +438,7 @@ def test_heads_refuse_labels_that_the_server_does_not_have() -> None:
         (partial(dot.attack, truth=truth_of([], TEN), protocol="oracle_threshold"), "forgotten and of retained"),
         (partial(dot.attack, truth=truth_of([0]), protocol="oracle_threshold"), "is no table of the server's 10"),
         (partial(difference.attack, seed=0, protocol="oracle"), "it takes shadow, oracle_split"),
-        (partial(difference.attack, seed=0, arrange="sorted"), "it takes as_is, own_class_first"),
+        (partial(difference.attack, seed=0, arrange="rows"), "it takes as_is, own_class_first, sorted"),
         (partial(difference.attack, seed=0, vector="bias"), "it takes weight_and_bias, weight"),
         (partial(difference.attack, seed=0), "trained on shadow servers, and there are none"),
         (partial(difference.attack, seed=0, protocol="oracle_split"), "needs the truth"),

@@ -10,9 +10,10 @@ attack. By default [R] the tree is trained on shadow servers that the attacker u
 caller leaves out those that forgot the target's classes (`auxiliary.leave_class_out`): recognising does not help then.
 It can hurt: to such a tree all heads of the class in question were retained ones.
 
-`arrange="own_class_first"` [R, not the paper's] takes the class's name out of the vector: of every difference the row
-of the head's own class comes first, then the other rows in order, so that what a tree learns of one class can be true
-of another.
+Between servers trained apart the shadow tree has a harder task than the paper's text lets one see: the units of one
+network's last hidden layer are not those of another's, so a coordinate of d means nothing there. Two arrangements [R,
+not the paper's] make vectors comparable. `own_class_first` takes the class's name out: the row of the head's own class
+comes first, then the other rows in order. `sorted` also takes the units' names out: each row's weights ascend.
 
 A class is judged by the majority of its heads [R], as the paper's success rate is over classes, not heads. Whatever the
 protocol, the number means something only beside that of a server that forgot nothing.
@@ -21,14 +22,14 @@ protocol, the number means something only beside that of a server that forgot no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from palimpsest.auxiliary import Heads, Judged, Known, Vector, refuse_unknown
 from palimpsest.seeds import stable_seed
 
-Arrange = Literal["as_is", "own_class_first"]
+Arrange = Literal["as_is", "own_class_first", "sorted"]
 
 
 def attack(
@@ -85,13 +86,15 @@ def attack(
 
 def differences(heads: Heads, vector: Vector = "weight_and_bias", arrange: Arrange = "as_is") -> torch.Tensor:
     """Every head's vector less the server's, float64 (H, V)."""
-    refuse_unknown("label_leakage_difference", "arrange", arrange, ("as_is", "own_class_first"))
-    if arrange == "own_class_first":
+    refuse_unknown("label_leakage_difference", "arrange", arrange, get_args(Arrange))
+    if arrange != "as_is":
         # A stable sort by "not my class" brings the own row to the front and leaves the others in order.
         others = torch.arange(heads.bias.shape[1], device=heads.bias.device) != heads.trained_on[:, None]
         order = others.byte().argsort(dim=1, stable=True)
         weight = (heads.weight - heads.server_weight).gather(1, order[:, :, None].expand_as(heads.weight))
         bias = (heads.bias - heads.server_bias).gather(1, order)
+        if arrange == "sorted":
+            weight = weight.sort(2).values
         nothing = torch.zeros_like(heads.server_weight), torch.zeros_like(heads.server_bias)
         return Heads(weight, bias, heads.trained_on, *nothing).vectors(vector)[0]
     ours, server = heads.vectors(vector)
