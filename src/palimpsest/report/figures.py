@@ -321,6 +321,7 @@ def _forgotten(one: Compared, results: Path) -> list[int]:
     return next((list(row["forgotten"]) for row in rows if "forgotten" in row), [])
 
 
-def _lighter(colour: str) -> tuple[float, ...]:
+def _lighter(colour: str) -> tuple[float, float, float]:
     """The colour half way to white, so that hatches show on it."""
-    return tuple(0.55 + 0.45 * part for part in mpl.colors.to_rgb(colour))
+    red, green, blue = (0.55 + 0.45 * part for part in mpl.colors.to_rgb(colour))
+    return red, green, blue
