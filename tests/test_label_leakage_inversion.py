@@ -335,7 +335,7 @@ class TestBlackBox:
 
     def test_the_attack_takes_a_function_and_no_network(self) -> None:
         parameters = inspect.signature(black_box.attack, eval_str=True).parameters
-        assert list(parameters)[:4] == ["query", "shape", "classes", "device"]
+        assert list(parameters)[:3] == ["query", "shape", "classes"]
         assert parameters["query"].annotation == Callable[[torch.Tensor], torch.Tensor]
         assert not any(parameter.annotation in (nn.Module, models.Network) for parameter in parameters.values())
         answer = torch.tensor([0.5, 0.25, 0.25])
