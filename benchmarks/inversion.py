@@ -113,7 +113,7 @@ def breed(duel: Duel, side: str, groups: list[list[int]]) -> None:
             black_box.query_of(duel.model),
             duel.case.shape,
             CLASSES,
-            duel.device,
+            device=duel.device,
             seed=SEED,
             targets=targets,
             population=POPULATION,

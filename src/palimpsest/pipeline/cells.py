@@ -301,7 +301,9 @@ class Plan:
                 backbone = keywords_of(self.config, kind, name).get("backbone", "")
                 cuts: dict[str, Any] = {}
                 for source in (backbone, method_of(self.config, kind, name), name):
-                    cuts |= budgets.get(source, {})
+                    # A variant that sets a value of its own does not inherit the cut of it.
+                    own = {} if source in (name, backbone) else self.config[kind][name]
+                    cuts |= {key: value for key, value in budgets.get(source, {}).items() if key not in own}
                 for key, value in cuts.items():
                     if key not in RESERVED[kind]:
                         said = f"of {value['tune']}" if isinstance(value, dict) and "tune" in value else value
