@@ -21,7 +21,7 @@ configfile: configuration.scale_file(config["scale"])
 
 config = configuration.resolve(config)
 PLAN = cells.Plan(config)
-SEEDS = range(config["repetitions"])
+SEEDS = range(config["repetitions"])  # of attacks on images; a forget set may have others, PLAN.blocks_of
 HELD_OUT = config["tuning_seed"]  # the repetition that no table uses
 
 
@@ -45,9 +45,10 @@ wildcard_constraints:
     unlearner="[a-z0-9_]+",
     attack="[a-z0-9_]+",
     defense="[a-z0-9_]+",
-    seed="[0-9]+",
+    seed="[0-9]+(-[0-9]+)?",  # one repetition, or several in one file
     paper="|".join(PLAN.papers),
     table="[a-z0-9]+",
+    figure="[a-z0-9]+",
 
 
 rule all:

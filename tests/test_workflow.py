@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 CELL = "results/tiny/{}/digits/small_cnn_narrow"
 TINY = {
     "stand_ins": {
-        "datasets": {"cifar10": "digits", "cifar100": "digits", "tiny_imagenet": "digits"},
-        "models": {"resnet50": "small_cnn_narrow"},
+        "datasets": dict.fromkeys(("cifar10", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "svhn"), "digits"),
+        "models": dict.fromkeys(("resnet50", "lenet", "resnet18_imagenet"), "small_cnn_narrow"),
         "forget_sets": {
             "classes_5_16_25_34_78": "class_0",
             "classes_4_12_66_72_97_143_149_165_175_190": "class_0",
@@ -43,9 +43,19 @@ TINY = {
             "amnesiac": {"also_in": "uma_table1"},
             "sisa": {"also_in": "uma_table1", "shards": 2},
         },
-        "attacks": {"uma": {"steps": 2}},
+        "attacks": {
+            "uma": {"steps": 2},
+            "label_leakage": {"subsets": 4, "subset_size": 20, "epochs": 2},
+            "inversion_white_box": {"restarts": 1, "steps": 5},
+            "inversion_black_box": {"population": 8, "generations": 3},
+        },
         "defenses": {"denoiser": {"steps": 5}},
     },
+    "forget_sets": {
+        f"{number}_classes" if number != "single" else "single_class": {"trials": 2}
+        for number in ("single", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    },
+    "block": 2,
     "repetitions": 1,
     "warm_start": True,
 }
@@ -172,8 +182,8 @@ def test_editing_an_unlearner_reruns_it_and_what_depends_on_it(project: Path) ->
     try:
         file.write_text(text + "\n# changed\n")
         said = snakemake(project, "-n")
-        # Two forget sets: their models, their attacks, their measurements, then both tables and the page.
-        assert {"unlearn": 2, "attack": 2, "evaluate": 2}.items() <= jobs(said).items(), said
+        # Two forget sets of each paper: their models, their attacks, their measurements, then tables and pages.
+        assert {"unlearn": 4, "attack": 2, "evaluate": 4}.items() <= jobs(said).items(), said
         assert not {"train", "data", "forget"} & set(jobs(said))
         for line in said.splitlines():
             if "wildcards:" in line and "unlearner=" in line:
@@ -216,7 +226,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights(project: Path)
         subprocess.run(command, cwd=project, check=True, capture_output=True, env=environment)
         return flat(models.load(project / target))
 
-    resume = (project / target).with_suffix(".resume")
+    resume = (project / target).with_suffix(".5.resume")
     running = subprocess.Popen(command, cwd=project, env=environment, start_new_session=True, stdout=-3, stderr=-3)
     deadline = time.monotonic() + 120
     while not resume.exists() and time.monotonic() < deadline:

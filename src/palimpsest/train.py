@@ -85,8 +85,11 @@ class Recipe:
             if value not in valid:
                 raise ValueError(f"recipe: {name} cannot be {value!r}; it takes {', '.join(valid)}")
 
-    def continued(self, *, epochs: int, lr: float, batch_size: int, momentum: float, weight_decay: float) -> Recipe:
-        """SGD at a constant rate with this recipe's augmentation and precision: how unlearners train on."""
+    def continued(
+        self, *, epochs: int, lr: float, batch_size: int, momentum: float, weight_decay: float,
+        optimizer: str = "sgd",
+    ) -> Recipe:  # fmt: skip
+        """Training on at a constant rate, with this recipe's augmentation and precision: how unlearners train on."""
         return replace(
             self,
             epochs=epochs,
@@ -94,7 +97,7 @@ class Recipe:
             batch_size=batch_size,
             momentum=momentum,
             weight_decay=weight_decay,
-            optimizer="sgd",
+            optimizer=optimizer,
             schedule="constant",
             warmup_epochs=0.0,
         )

@@ -35,7 +35,9 @@ rule forget:
     conda:
         "../../environment.yml"
     params:
-        rule=lookup("forget_sets/{forget}", within=config),
+        rule=lambda wildcards: {
+            key: value for key, value in config["forget_sets"][wildcards.forget].items() if key != "trials"
+        },
         code=method.code("forget"),
     script:
         "../scripts/forget.py"

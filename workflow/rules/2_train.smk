@@ -1,7 +1,7 @@
 """Base models: what stands before unlearning.
 
 in: data/{dataset}; forget/… for a method that must know its requests
-out: base/{dataset}/{model}/seed{seed}.safetensors
+out: base/{dataset}/{model}/seed{seed}.safetensors, one repetition or several
      base/{dataset}/{model}/{unlearner}/seed{seed}.safetensors for a method with a base training of its own, and beside
      it seed{seed}.kept.safetensors, what that training left for unlearning
 """
@@ -39,7 +39,7 @@ rule train_own:
         images="<results>/data/{dataset}.safetensors",
         requests=lambda wildcards: collect(
             "<results>/forget/{dataset}/{forget}/seed{seed}.json",
-            forget=PLAN.requests_of(wildcards.dataset, wildcards.model, wildcards.unlearner),
+            forget=PLAN.requests_of(wildcards.dataset, wildcards.model, wildcards.unlearner, wildcards.seed),
             dataset=wildcards.dataset,
             seed=wildcards.seed,
         ),

@@ -9,17 +9,38 @@ rule evaluate:
     input:
         images="<results>/data/{dataset}.safetensors",
         # The base models stand in the place of the unlearner `original`.
-        models=branch(
-            lambda wildcards: wildcards.unlearner == cells.ORIGINAL,
-            then=collect("<results>/base/{{dataset}}/{{model}}/seed{seed}.safetensors", seed=SEEDS),
-            otherwise=collect(
-                "<results>/unlearned/{{dataset}}/{{model}}/{{forget}}/{{unlearner}}/seed{seed}.safetensors", seed=SEEDS
+        models=lambda wildcards: collect(
+            (
+                "<results>/base/{dataset}/{model}/seed{seed}.safetensors"
+                if wildcards.unlearner == cells.ORIGINAL
+                else "<results>/unlearned/{dataset}/{model}/{forget}/{unlearner}/seed{seed}.safetensors"
             ),
+            seed=PLAN.blocks_of(wildcards.forget),
+            **wildcards,
+        ),
+        before=lambda wildcards: collect(
+            "<results>/{base}/seed{seed}.safetensors",
+            base=cells.base_of(config, wildcards.dataset, wildcards.model, wildcards.unlearner),
+            seed=PLAN.blocks_of(wildcards.forget) if PLAN.needs_before(**wildcards) else [],
         ),
         attacked=lambda wildcards: collect(
             "<results>/attacked/{dataset}/{model}/{forget}/{unlearner}/{attack}/seed{seed}.safetensors",
             attack=PLAN.attacks_of(**wildcards),
             seed=SEEDS,
+            **wildcards,
+        ),
+        probed=lambda wildcards: collect(
+            "<results>/probed/{dataset}/{model}/{forget}/{unlearner}/{attack}/seed{seed}.safetensors",
+            attack=PLAN.label_attacks_of(**wildcards),
+            seed=PLAN.blocks_of(wildcards.forget),
+            **wildcards,
+        ),
+        # Servers whose forgotten classes the attacker knows, having retrained them himself.
+        shadows=lambda wildcards: collect(
+            "<results>/probed/{dataset}/{model}/{forget}/{shadow}/{attack}/seed{seed}.safetensors",
+            attack=[name for name in PLAN.label_attacks_of(**wildcards) if cells.needs_shadows(config, name)],
+            shadow="retrain",
+            seed=PLAN.blocks_of(wildcards.forget),
             **wildcards,
         ),
         prepared=lambda wildcards: collect(
@@ -28,7 +49,11 @@ rule evaluate:
             seed=SEEDS,
             **wildcards,
         ),
-        forget=collect("<results>/forget/{{dataset}}/{{forget}}/seed{seed}.json", seed=SEEDS),
+        forget=lambda wildcards: collect(
+            "<results>/forget/{dataset}/{forget}/seed{seed}.json",
+            seed=PLAN.blocks_of(wildcards.forget),
+            **wildcards,
+        ),
     output:
         rows="<results>/rows/{dataset}/{model}/{forget}/{unlearner}.jsonl",
         record="<results>/rows/{dataset}/{model}/{forget}/{unlearner}.record.json",
@@ -51,6 +76,16 @@ rule evaluate:
             )
             for name in PLAN.defenses_of(**wildcards)
         },
+        judges=lambda wildcards: {
+            name: (
+                configuration.method_of(config, "attacks", name),
+                cells.judge_keywords_of(config, name),
+                cells.code_of(config, "attacks", name),
+            )
+            for name in PLAN.label_attacks_of(**wildcards)
+        },
+        members=lambda wildcards: PLAN.asks_members(**wildcards),
+        blocks=lambda wildcards: PLAN.blocks_of(wildcards.forget),
         code=method.code("evaluate"),
     script:
         "../scripts/evaluate.py"

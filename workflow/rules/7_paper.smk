@@ -1,8 +1,8 @@
-"""Papers: tables, ours beside published, and a page for each paper.
+"""Papers: tables and figures, ours beside published, and a page for each paper.
 
 in: rows/…, config/papers/{paper}/
-out: papers/{paper}/{table}.csv, .md, .tex, .html, papers/{paper}/index.html
-targets: the paper's name, and {paper}_{table} for one table
+out: papers/{paper}/{table}.csv, .md, .tex, .html; {figure}.svg, .pdf, .csv; papers/{paper}/index.html
+targets: the paper's name, and {paper}_{table} or {paper}_{figure} for one of them
 
 `params.cells` names all that the configuration says of a table: a changed stand-in or budget makes it again.
 """
@@ -10,6 +10,7 @@ targets: the paper's name, and {paper}_{table} for one table
 from palimpsest.seeds import stable_seed
 
 TABLES = sorted({table for _, table in PLAN.tables})
+FIGURES = sorted({figure for _, figure in PLAN.figures})
 
 
 rule table:
@@ -55,6 +56,35 @@ rule table:
         "../scripts/table.py"
 
 
+rule figure:
+    input:
+        rows=lambda wildcards: collect("<results>/{rows}", rows=PLAN.rows(wildcards.paper, wildcards.figure)),
+        pixels=lambda wildcards: collect("<results>/{file}", file=PLAN.pixels(wildcards.paper, wildcards.figure)),
+        cells="config/papers/{paper}/{figure}.csv",
+        about="config/papers/{paper}/paper.yaml",
+    output:
+        csv="<results>/papers/{paper}/{figure}.csv",
+        svg=report(
+            "<results>/papers/{paper}/{figure}.svg",
+            category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
+            subcategory="Figures",
+            labels={"item": "{figure}", "as": "SVG"},
+            caption="../report/figure.rst",
+        ),
+        pdf="<results>/papers/{paper}/{figure}.pdf",
+    log:
+        "<logs>/figure/{paper}/{figure}.log",
+    wildcard_constraints:
+        figure="|".join(FIGURES) or "none",
+    conda:
+        "../../environment.yml"
+    params:
+        cells=lambda wildcards: stable_seed(repr(PLAN.figures[wildcards.paper, wildcards.figure])),
+        code=method.code("report/figures"),
+    script:
+        "../scripts/figure.py"
+
+
 rule page:
     input:
         rows=lambda wildcards: collect("<results>/{rows}", rows=PLAN.rows(wildcards.paper)),
@@ -62,6 +92,11 @@ rule page:
             "<results>/papers/{paper}/{table}.csv",
             paper=wildcards.paper,
             table=PLAN.papers[wildcards.paper].get("tables", {}),
+        ),
+        figures=lambda wildcards: collect(
+            "<results>/papers/{paper}/{figure}.svg",
+            paper=wildcards.paper,
+            figure=PLAN.papers[wildcards.paper].get("figures", {}),
         ),
         about="config/papers/{paper}/paper.yaml",
         templates=collect("workflow/report/{name}", name=["parts.html.j2", "page.html.j2", "style.css"]),
@@ -78,19 +113,19 @@ rule page:
     conda:
         "../../environment.yml"
     params:
-        cells=lambda wildcards: stable_seed(repr(PLAN.tables)),
+        cells=lambda wildcards: stable_seed(repr(PLAN.items)),
         code=method.code("report/page"),
     script:
         "../scripts/page.py"
 
 
-for paper, table in PLAN.tables:
+for paper, item in PLAN.items:
 
     rule:
         name:
-            f"{paper}_{table}"
+            f"{paper}_{item}"
         input:
-            f"<results>/papers/{paper}/{table}.csv",
+            f"<results>/papers/{paper}/{item}.csv",
         localrule: True
 
 

@@ -5,12 +5,18 @@ from importlib import import_module
 
 from palimpsest.pipeline.job import job
 from palimpsest.pipeline.method import keywords
+from palimpsest.seeds import numbers
 
 with job(snakemake) as run:
+    import torch
+
     from palimpsest import data, evaluate, models, unlearners
 
     images = data.read(run.input.images).to(run.device)
-    count, rows = len(run.input.models), []
+    blocks = run.params.blocks
+    # Where each repetition stands: the index of its block's file, and its number in it.
+    places = [(index, number) for index, block in enumerate(blocks) for number in numbers(block)]
+    count, rows = len(places), []
 
     def defenses(repetition):
         prepared = iter(run.input.prepared[repetition::count])  # by defense, then by seed
@@ -22,20 +28,59 @@ with job(snakemake) as run:
             found[name] = partial(import_module(f"palimpsest.defenses.{method}").purify, **own, **kept)
         return found
 
-    for repetition, path in enumerate(run.input.models):
-        forget, retain, _ = unlearners.split(images, run.input.forget[repetition])
+    def needs_shadows(method):
+        return "shadows" in keywords("attacks", method, "judge")
+
+    def read_blocks(files):
+        found = {}
+        for block, file in zip(blocks, files, strict=True):
+            for number in numbers(block):
+                tensors = run.read_tensors(file, number)
+                if tensors:  # none of a server that diverged
+                    found[number] = {key: tensor.cpu() for key, tensor in tensors.items()}
+        return found
+
+    truth = {}
+    for repetition, (index, number) in enumerate(places):
+        forget, retain, _ = unlearners.split(images, run.input.forget[index], number)
+        truth[number] = torch.isin(torch.arange(len(images.classes)), retain.labels.unique().cpu(), invert=True)
         files = [run.input.attacked[i * count + repetition] for i in range(len(run.params.attacks))]
-        about = {**run.wildcards, "repetition": repetition, "seed": models.metadata(path).get("seed", "")}
+        header = models.metadata(run.input.models[index], number)
+        about = {**run.wildcards, "repetition": number, "seed": header.get("seed", "")}
         try:
-            model = models.load(path).to(run.device)
+            model = models.load(run.input.models[index], number).to(run.device)
+            before = models.load(run.input.before[index], number).to(run.device) if run.input.before else None
             attacked = {
                 name: evaluate.read_attacked(file, run.device)
                 for name, file in zip(run.params.attacks, files, strict=True)
             }
             rows += [
                 {**about, **found, "status": "ok"}
-                for found in evaluate.measure(model, images, forget, retain, attacked, defenses(repetition))
+                for found in evaluate.measure(
+                    model,
+                    images,
+                    forget,
+                    retain,
+                    attacked,
+                    defenses(repetition),
+                    before,
+                    run.params.members,
+                    shown=bool(run.params.judges) and not repetition,
+                )
             ]
         except models.Diverged as reason:
             rows.append({**about, "status": "diverged", "reason": str(reason)})
+    for position, (name, (method, settings, _)) in enumerate(run.params.judges.items()):
+        judge = partial(import_module(f"palimpsest.attacks.{method}").judge, **settings)
+        learns = needs_shadows(method)
+        before_it = [n for n in list(run.params.judges)[:position] if needs_shadows(run.params.judges[n][0])]
+        start, shadow_start = position * len(blocks), len(before_it) * len(blocks)
+        found = read_blocks(run.input.probed[start : start + len(blocks)])
+        shadows = read_blocks(run.input.shadows[shadow_start : shadow_start + len(blocks)]) if learns else None
+        rows += [
+            {**run.wildcards, "repetition": number, "seed": str(run.seed(number)), **measured, "status": "ok"}
+            for number, measured in evaluate.decide(
+                judge, found, truth, {number: run.seed(number) for number in found}, shadows, name
+            )
+        ]
     run.write_rows(run.output.rows, rows)

@@ -1,12 +1,16 @@
-"""Rule forget: draw one forget set."""
+"""Rule forget: draw the forget sets of one request, all repetitions of a block."""
 
 from safetensors import safe_open
 
 from palimpsest.forget import choose
 from palimpsest.pipeline.job import job
+from palimpsest.seeds import numbers
 
 with job(snakemake) as run, safe_open(run.input.images, framework="numpy") as file:
-    seed = run.seed(run.wildcards["seed"])
-    indices = choose(file.get_tensor("train_labels"), seed, **run.params.rule)
-    content = {"rule": run.params.rule, "seed": seed, "data": file.metadata()["digest"], "indices": indices.tolist()}
-    run.write_json(run.output.forget, content)
+    labels, about = file.get_tensor("train_labels"), {"rule": run.params.rule, "data": file.metadata()["digest"]}
+    drawn = {}
+    for number in numbers(run.wildcards["seed"]):
+        seed = run.seed(number)
+        indices = choose(labels, seed, repetition=number, **run.params.rule)
+        drawn[number] = {**about, "seed": seed, "indices": indices.tolist()}
+    run.write_json(run.output.forget, {"several": drawn} if len(drawn) > 1 else drawn[number])

@@ -30,7 +30,16 @@ class Outputs:
         return torch.isin(self.test_labels, self.retain_labels.unique())
 
 
-UNITS = {"accuracy": "%", "rate": "fraction", "levels": "grey levels", "loss": "nats", "parameters": "parameters"}
+UNITS = {
+    "accuracy": "%",
+    "asr": "%",
+    "exact_match": "%",
+    "rate": "fraction",
+    "f1": "fraction",
+    "levels": "grey levels",
+    "loss": "nats",
+    "parameters": "parameters",
+}
 
 
 def unit(metric: str) -> str:

@@ -82,8 +82,7 @@ def fresh(model: Network, seed: int) -> Network:
 
 def save(model: Network, path: Path | str, **metadata: str) -> None:
     """Write weights and buffers as safetensors; the spec and `metadata` go into the file's header."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, str(path), metadata={"spec": json.dumps(asdict(model.spec), sort_keys=True), **metadata})
+    save_file(_state(model), str(path), metadata={"spec": _text(model.spec), **metadata})
 
 
 def save_diverged(path: Path | str, reason: str) -> None:
@@ -91,31 +90,67 @@ def save_diverged(path: Path | str, reason: str) -> None:
     save_file({}, str(path), metadata={"diverged": reason})
 
 
-def metadata(path: Path | str) -> dict[str, str]:
-    """The header of a saved network, without reading its weights."""
+def save_several(
+    made: Mapping[int, Network | Diverged], path: Path | str, metadata: Mapping[int, Mapping[str, str]]
+) -> None:
+    """Write several networks, or why there is none, into one file; by number, `metadata` too."""
+    headers = {
+        number: {
+            **metadata[number],
+            **({"spec": _text(one.spec)} if isinstance(one, Network) else {"diverged": str(one)}),
+        }
+        for number, one in made.items()
+    }
+    tensors = {
+        f"{number}/{name}": tensor
+        for number, one in made.items()
+        if isinstance(one, Network)
+        for name, tensor in _state(one).items()
+    }
+    save_file(tensors, str(path), metadata={"several": json.dumps(headers, sort_keys=True)})
+
+
+def metadata(path: Path | str, number: int = 0) -> dict[str, str]:
+    """The header of a saved network, without reading its weights; `number` chooses one of several in the file."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            return dict(file.metadata() or {})
+            header = dict(file.metadata() or {})
     except Exception as error:  # safetensors raises its own untyped error
         raise ModelError(f"{path} is not a readable model file ({error}); delete it and run again") from error
+    if "several" not in header:
+        return header
+    headers: dict[str, dict[str, str]] = json.loads(header["several"])
+    if str(number) not in headers:
+        raise ModelError(f"{path} has no network {number}; it has {', '.join(headers)}")
+    return {"several": "yes", **headers[str(number)]}
 
 
-def load(path: Path | str) -> Network:
-    """Read what `save` wrote; nothing is unpickled.
+def load(path: Path | str, number: int = 0) -> Network:
+    """Read what `save` or, by number, `save_several` wrote; nothing is unpickled.
 
     Raises `Diverged` for the file of a diverged training, `ModelError` for a foreign or a broken one.
     """
-    header = metadata(path)
+    header = metadata(path, number)
     if "diverged" in header:
         raise Diverged(header["diverged"])
     if "spec" not in header:
         raise ModelError(f"{path} does not say which network it is; delete it and run again")
     spec = Spec(**json.loads(header["spec"]))
+    prefix = f"{number}/" if "several" in header else ""
     with torch.random.fork_rng(), safe_open(str(path), framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}
+        names = [name for name in file.keys() if name.startswith(prefix)]
+        state = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
         model = Network(spec, state["mean"], state["std"])
     model.load_state_dict(state)
     return model
+
+
+def _state(model: Network) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _text(spec: Spec) -> str:
+    return json.dumps(asdict(spec), sort_keys=True)
 
 
 def predict(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""What must be computed: the cells of every table, read from its CSV, with the scale's stand-ins applied.
+"""What must be computed: the cells of every table and figure, read from its CSV, with the scale's stand-ins applied.
 
-A table's CSV (config/papers/<paper>/<table>.csv) holds its cells and the published numbers at once: the target list
-and the reference. Adding a row adds the work. The rules ask a `Plan` for their inputs; the report asks it what stands
-where.
+A table's CSV (config/papers/<paper>/<table>.csv) holds its cells and the published numbers at once: the target list and
+the reference. Adding a row adds the work. A figure's is of the same kind. A row of several data sets (`mnist+svhn`,
+their networks `lenet+resnet18`) or unlearners is the mean over them. The rules ask a `Plan` for their inputs; the
+report asks it what stands where.
 """
 
 from __future__ import annotations
@@ -17,13 +18,20 @@ import yaml
 
 from palimpsest.pipeline import method
 from palimpsest.pipeline.configuration import RESERVED, ROOT, SECTIONS, ConfigError, grid_of, keywords_of, method_of
+from palimpsest.seeds import blocks
 
 ORIGINAL = "original"  # the model before unlearning, in the place of an unlearner
 NO_ATTACK = "none"
 NO_DEFENSE = ""
+SEVERAL = "+"  # between the data sets, or the unlearners, of a row that is their mean
+WITHOUT = "without "  # begins the reduction of a mean that lacks a data set
 COLUMNS = (
-    "dataset", "model", "forget", "unlearner", "attack", "epsilon", "defense", "metric", "control", "published", "note"
+    "dataset", "model", "forget", "unlearner", "attack", "epsilon", "defense", "screening", "metric", "control",
+    "published", "note",
 )  # fmt: skip
+SHAPE = ("dataset", "model", "forget", "attack", "epsilon", "defense", "screening", "metric")
+BEFORE = "_before"  # ends the name of a metric of the model before unlearning
+OPTIONAL = {"epsilon", "defense", "screening", "control"}  # columns that a table may leave out
 
 
 @dataclass(frozen=True)
@@ -45,10 +53,11 @@ class Run:
 class Cell:
     """One number of a table.
 
-    dataset, model, forget, unlearner, attack, epsilon, defense, metric: as the paper has them. control: a label, where
-    the row is a control of ours that the paper lacks. published: the printed number, None where there is none; `note`
-    then says why. run: what to compute at this scale; None where that cannot be, and `missing` says why.
-    reductions: in what the run differs from the paper's; a number with any is not a reproduction.
+    dataset, model, forget, unlearner, attack, epsilon, defense, metric: as the paper has them. screening: how an attack
+    on labels calls a class forgotten. control: a label, where the row is a control of ours that the paper lacks.
+    published: the printed number, None where there is none; `note` then says why. runs: what to compute at this scale,
+    of which the number is the mean; none where that cannot be, and `missing` says why. reductions: in what the runs
+    differ from the paper's; a number with any is not a reproduction.
     """
 
     paper: str
@@ -61,13 +70,19 @@ class Cell:
     attack: str
     epsilon: str
     defense: str
+    screening: str
     metric: str
     control: str
     published: float | None
     note: str
-    run: Run | None
+    runs: tuple[Run, ...]
     missing: str
     reductions: tuple[str, ...]
+
+    @property
+    def run(self) -> Run | None:
+        """The first of its runs."""
+        return self.runs[0] if self.runs else None
 
 
 class Plan:
@@ -83,62 +98,111 @@ class Plan:
         return {file.parent.name: yaml.safe_load(file.read_text()) for file in files}
 
     @cached_property
-    def tables(self) -> dict[tuple[str, str], list[Cell]]:
-        """The cells of each (paper, table), in the order of its CSV."""
+    def items(self) -> dict[tuple[str, str], list[Cell]]:
+        """The cells of each table and figure, by (paper, name), in the order of its CSV."""
         return {
-            (paper, table): list(self._read(paper, table))
+            (paper, name): list(self._read(paper, name))
             for paper, about in self.papers.items()
-            for table in about.get("tables", {})
+            for name in (*about.get("tables", {}), *about.get("figures", {}))
         }
 
     @cached_property
-    def attacks(self) -> dict[Run, list[str]]:
-        """The attacks that some cell asks of each run."""
-        found: dict[Run, set[str]] = {}
-        for cells in self.tables.values():
-            for cell in cells:
-                if cell.run:
-                    found.setdefault(cell.run, set()).update({cell.attack} - {NO_ATTACK})
-        return {run: sorted(names) for run, names in found.items()}
+    def tables(self) -> dict[tuple[str, str], list[Cell]]:
+        """The cells of each table."""
+        return {(p, name): cells for (p, name), cells in self.items.items() if name in self.papers[p].get("tables", {})}
 
     @cached_property
-    def defenses(self) -> dict[Run, list[str]]:
-        """The defenses that some cell asks of each run."""
-        found: dict[Run, set[str]] = {}
-        for cells in self.tables.values():
-            for cell in cells:
-                if cell.run and cell.defense != NO_DEFENSE:
-                    found.setdefault(cell.run, set()).add(cell.defense)
-        return {run: sorted(names) for run, names in found.items()}
+    def figures(self) -> dict[tuple[str, str], list[Cell]]:
+        """The cells of each figure."""
+        return {
+            (p, name): cells for (p, name), cells in self.items.items() if name in self.papers[p].get("figures", {})
+        }
 
-    def rows(self, paper: str, table: str | None = None) -> list[str]:
-        """The row files behind a table, or behind all tables of a paper, below results/<scale>/."""
-        chosen = [cells for (p, t), cells in self.tables.items() if p == paper and table in (None, t)]
-        return sorted({cell.run.rows for cells in chosen for cell in cells if cell.run})
+    @cached_property
+    def _asked(self) -> dict[Run, list[Cell]]:
+        found: dict[Run, list[Cell]] = {}
+        for cells in self.items.values():
+            for cell in cells:
+                for run in cell.runs:
+                    found.setdefault(run, []).append(cell)
+        return found
+
+    def rows(self, paper: str, name: str | None = None) -> list[str]:
+        """The row files behind a table or figure, or behind all of a paper, below results/<scale>/."""
+        chosen = [cells for (p, n), cells in self.items.items() if p == paper and name in (None, n)]
+        return sorted({run.rows for cells in chosen for cell in cells for run in cell.runs})
+
+    def pixels(self, paper: str, figure: str) -> list[str]:
+        """What a figure of images reads besides rows: data sets and what attacks on labels left."""
+        if self.papers[paper]["figures"][figure]["kind"] != "images":
+            return []
+        found = []
+        for cell in self.figures[paper, figure]:
+            for run in cell.runs:
+                where = f"{run.dataset}/{run.model}/{run.forget}/{run.unlearner}/{cell.attack}"
+                found += [
+                    f"data/{run.dataset}.safetensors",
+                    f"probed/{where}/seed{self.blocks_of(run.forget)[0]}.safetensors",
+                ]
+        return list(dict.fromkeys(found))
 
     def attacks_of(self, dataset: str, model: str, forget: str, unlearner: str) -> list[str]:
-        """The attacks to evaluate on one run."""
-        return self.attacks.get(Run(dataset, model, forget, unlearner), [])
+        """The attacks on images to evaluate on one run."""
+        return [name for name in self._attacks(Run(dataset, model, forget, unlearner)) if not self.on_labels(name)]
+
+    def label_attacks_of(self, dataset: str, model: str, forget: str, unlearner: str) -> list[str]:
+        """The attacks on a server's labels to evaluate on one run."""
+        return [name for name in self._attacks(Run(dataset, model, forget, unlearner)) if self.on_labels(name)]
+
+    def on_labels(self, attack: str) -> bool:
+        """Whether an attack asks which labels a server forgot: its file has `judge`."""
+        return method.has("attacks", method_of(self.config, "attacks", attack), "judge")
+
+    def needs_before(self, dataset: str, model: str, forget: str, unlearner: str) -> bool:
+        """Whether some cell asks what a run's base model measured."""
+        return any(c.metric.endswith(BEFORE) for c in self._asked.get(Run(dataset, model, forget, unlearner), []))
+
+    def asks_members(self, dataset: str, model: str, forget: str, unlearner: str) -> bool:
+        """Whether some cell asks for a member rate of a run."""
+        asked = self._asked.get(Run(dataset, model, forget, unlearner), [])
+        return any(cell.metric.startswith("member_rate") for cell in asked)
 
     def defenses_of(self, dataset: str, model: str, forget: str, unlearner: str) -> list[str]:
         """The defenses to evaluate one run under."""
-        return self.defenses.get(Run(dataset, model, forget, unlearner), [])
+        asked = self._asked.get(Run(dataset, model, forget, unlearner), [])
+        return sorted({cell.defense for cell in asked} - {NO_DEFENSE})
 
-    def requests_of(self, dataset: str, model: str, unlearner: str) -> list[str]:
+    def repetitions_of(self, forget: str) -> int:
+        """How often a forget set is repeated: its own `trials`, else the scale's repetitions."""
+        return int(self.config["forget_sets"][forget].get("trials", self.config["repetitions"]))
+
+    def blocks_of(self, forget: str) -> list[str]:
+        """The repetitions of a forget set as they stand in paths, those with `trials` several to a file and a job."""
+        trials = "trials" in self.config["forget_sets"][forget]
+        return blocks(self.repetitions_of(forget), self.config["block"] if trials else 1)
+
+    def _attacks(self, run: Run) -> list[str]:
+        return sorted({cell.attack for cell in self._asked.get(run, [])} - {NO_ATTACK})
+
+    def requests_of(self, dataset: str, model: str, unlearner: str, block: str) -> list[str]:
         """The forget sets that an unlearner's own base training must know; none where it does not ask."""
         name = method_of(self.config, "unlearners", unlearner)
         if "requests" not in method.keywords("unlearners", name, "train_base"):
             return []
-        runs = (cell.run for cells in self.tables.values() for cell in cells if cell.run)
-        return sorted({r.forget for r in runs if (r.dataset, r.model, r.unlearner) == (dataset, model, unlearner)})
+        here = {r.forget for r in self._asked if (r.dataset, r.model, r.unlearner) == (dataset, model, unlearner)}
+        return sorted(forget for forget in here if block in self.blocks_of(forget))
 
     def _read(self, paper: str, table: str) -> Iterator[Cell]:
         file = ROOT / "config" / "papers" / paper / f"{table}.csv"
         with file.open(newline="") as handle:
             reader = csv.DictReader(handle)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise ConfigError(f"{file.relative_to(ROOT)} must have the columns {','.join(COLUMNS)}.")
-            rows = [(reader.line_num, row) for row in reader]
+            there = set(reader.fieldnames or ())
+            if not there <= set(COLUMNS) or not set(COLUMNS) - OPTIONAL <= there:
+                raise ConfigError(
+                    f"{file.relative_to(ROOT)} must have the columns {','.join(COLUMNS)}; "
+                    f"it may leave out {', '.join(sorted(OPTIONAL))}."
+                )
+            rows = [(reader.line_num, dict.fromkeys(COLUMNS, "") | row) for row in reader]
         seen: dict[tuple[str, ...], int] = {}
         for line, row in rows:
             key = tuple(row[column] for column in COLUMNS[:-2])
@@ -156,7 +220,7 @@ class Plan:
                 continue
             shapes: set[tuple[str, ...]] = set()
             for line, row in rows:
-                shape = tuple(row[c] for c in ("dataset", "model", "forget", "attack", "epsilon", "defense", "metric"))
+                shape = tuple(row[c] for c in SHAPE)
                 if row["unlearner"] == ORIGINAL or row["control"] or shape in shapes:
                     continue
                 shapes.add(shape)
@@ -166,28 +230,39 @@ class Plan:
 
     def _cell(self, paper: str, table: str, line: int, row: dict[str, str]) -> Cell:
         where = f"config/papers/{paper}/{table}.csv:{line}"
-        for section, name in (("datasets", row["dataset"]), ("models", row["model"]), ("forget_sets", row["forget"])):
-            if name not in self.config[section]:
-                raise ConfigError(
-                    f"{where} has no {section} {name!r}; it takes {', '.join(sorted(self.config[section]))}."
-                )
+        if row["dataset"].count(SEVERAL) != row["model"].count(SEVERAL):
+            raise ConfigError(f"{where}: as many networks as data sets, one for each; both separated by {SEVERAL}.")
+        for section, names in (("datasets", row["dataset"]), ("models", row["model"]), ("forget_sets", row["forget"])):
+            for name in names.split(SEVERAL):
+                if name not in self.config[section]:
+                    raise ConfigError(
+                        f"{where} has no {section} {name!r}; it takes {', '.join(sorted(self.config[section]))}."
+                    )
         try:
             published = float(row["published"]) if row["published"] else None
         except ValueError as error:
             raise ConfigError(f"{where}: published must be a number or empty, found {row['published']!r}.") from error
-        run, missing = self._run(row)
+        each = [
+            {**row, "dataset": dataset, "model": model, "unlearner": unlearner}
+            for dataset, model in zip(row["dataset"].split(SEVERAL), row["model"].split(SEVERAL), strict=True)
+            for unlearner in row["unlearner"].split(SEVERAL)
+        ]
+        found = [(one, *self._run(one)) for one in each]
+        runs = tuple(dict.fromkeys(run for _, run, _ in found if run))
+        cuts = [text for one, run, _ in found if run for text in self._reductions(one, run)]
+        absent = [f"{WITHOUT}{one['dataset']}" for one, run, _ in found if not run]
         return Cell(
             paper=paper,
             table=table,
             line=line,
             published=published,
-            run=run,
-            missing=missing,
-            reductions=self._reductions(row, run) if run else (),
+            runs=runs,
+            missing="" if runs else found[0][2],
+            reductions=tuple(dict.fromkeys(cuts + absent)) if runs else (),
             **{name: row[name] for name in COLUMNS if name != "published"},
         )
 
-    def _run(self, row: dict[str, str]) -> tuple[Run | None, str]:
+    def _run(self, row: Mapping[str, str]) -> tuple[Run | None, str]:
         if row["note"].startswith("not applicable"):
             return None, row["note"]
         for kind in ("unlearners", "attacks", "defenses"):
@@ -209,7 +284,7 @@ class Plan:
         substitute = self.config["stand_ins"].get(kind, {}).get(name, name)
         return substitute.get(dataset, name) if isinstance(substitute, dict) else substitute
 
-    def _reductions(self, row: dict[str, str], run: Run) -> tuple[str, ...]:
+    def _reductions(self, row: Mapping[str, str], run: Run) -> tuple[str, ...]:
         found = [
             f"{name} → {substitute}"
             for name, substitute in (
@@ -226,7 +301,9 @@ class Plan:
                 backbone = keywords_of(self.config, kind, name).get("backbone", "")
                 cuts: dict[str, Any] = {}
                 for source in (backbone, method_of(self.config, kind, name), name):
-                    cuts |= budgets.get(source, {})
+                    # A variant that sets a value of its own does not inherit the cut of it.
+                    own = {} if source in (name, backbone) else self.config[kind][name]
+                    cuts |= {key: value for key, value in budgets.get(source, {}).items() if key not in own}
                 for key, value in cuts.items():
                     if key not in RESERVED[kind]:
                         said = f"of {value['tune']}" if isinstance(value, dict) and "tune" in value else value
@@ -242,6 +319,11 @@ def recipe_of(config: Mapping[str, Any], dataset: str, model: str) -> dict[str, 
     return {**recipes.get(model, {}), **recipes.get(f"{dataset}/{model}", {})}
 
 
+def needs_shadows(config: Mapping[str, Any], attack: str) -> bool:
+    """Whether an attack on labels learns its judgement from servers whose forgotten classes it knows."""
+    return "shadows" in method.keywords("attacks", method_of(config, "attacks", attack), "judge")
+
+
 def prepares(config: Mapping[str, Any], defense: str) -> bool:
     """Whether a defense is trained before it is used."""
     return method.has("defenses", method_of(config, "defenses", defense), "prepare")
@@ -254,7 +336,7 @@ def base_of(config: Mapping[str, Any], dataset: str, model: str, unlearner: str)
 
 def trains_base(config: Mapping[str, Any], unlearner: str) -> bool:
     """Whether an unlearner's method has a base training of its own."""
-    return method.has("unlearners", method_of(config, "unlearners", unlearner), "train_base")
+    return unlearner != ORIGINAL and method.has("unlearners", method_of(config, "unlearners", unlearner), "train_base")
 
 
 def fixed_of(config: Mapping[str, Any], unlearner: str) -> dict[str, Any]:
@@ -271,6 +353,16 @@ def base_keywords_of(config: Mapping[str, Any], unlearner: str) -> dict[str, Any
 def prepare_keywords_of(config: Mapping[str, Any], defense: str) -> dict[str, Any]:
     """Of a defense's keywords those of its training."""
     return _taken_by(config, "defenses", defense, "prepare")
+
+
+def probe_keywords_of(config: Mapping[str, Any], attack: str) -> dict[str, Any]:
+    """Of an attack on labels the keywords of what it asks the server."""
+    return _taken_by(config, "attacks", attack, "attack")
+
+
+def judge_keywords_of(config: Mapping[str, Any], attack: str) -> dict[str, Any]:
+    """Of an attack on labels the keywords of how it judges the answers."""
+    return _taken_by(config, "attacks", attack, "judge")
 
 
 def _taken_by(config: Mapping[str, Any], section: str, name: str, function: str) -> dict[str, Any]:

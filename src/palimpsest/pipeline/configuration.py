@@ -33,9 +33,11 @@ RESERVED = {
     "unlearners": {"method", "also_in"},
     "attacks": {"method", "images"},
     "defenses": {"method"},
+    "forget_sets": {"trials"},
 }
-# The function besides a method's own that some files have, to train what it needs before; it shares the keywords.
-TRAINED_BY = {"unlearners": "train_base", "defenses": "prepare"}
+# The function besides a method's own that some files have; it shares the keywords. What trains what the method needs
+# before, and what judges from what an attack on labels found.
+SECOND = {"unlearners": "train_base", "defenses": "prepare", "attacks": "judge"}
 RECIPE = (
     "epochs", "batch_size", "lr", "optimizer", "momentum", "weight_decay", "schedule", "milestones",
     "warmup_epochs", "augment", "precision",
@@ -81,7 +83,12 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         for name, entry in merged[section].items():
             _check_entry(section, folder, name, entry)
     for name, entry in merged["forget_sets"].items():
-        _check_keywords(f"config.yaml: forget_sets.{name}", entry, method.keywords("forget.py", "forget"))
+        _check_keywords(
+            f"config.yaml: forget_sets.{name}",
+            entry,
+            method.keywords("forget.py", "forget") - method.FILLED_IN,
+            RESERVED["forget_sets"],
+        )
     for name, recipe in merged["recipes"].items():
         _check_keywords(f"recipes.{name}", recipe, RECIPE)
         if "/" not in name and not {"epochs", "batch_size", "lr"} <= set(recipe):
@@ -140,8 +147,8 @@ def _check_entry(section: str, folder: str, name: str, entry: Mapping[str, Any])
     if not method.exists(folder, str(file)):
         raise ConfigError(_unknown(f"config.yaml: {section}.{name}", "method", str(file), method.names(folder)))
     valid = method.keywords(folder, str(file)) - method.FILLED_IN
-    if section in TRAINED_BY and method.has(folder, str(file), TRAINED_BY[section]):
-        valid |= method.keywords(folder, str(file), TRAINED_BY[section]) - method.FILLED_IN
+    if section in SECOND and method.has(folder, str(file), SECOND[section]):
+        valid |= method.keywords(folder, str(file), SECOND[section]) - method.FILLED_IN
     _check_keywords(f"config.yaml: {section}.{name}", entry, valid, RESERVED[section])
     for key, value in entry.items():
         if isinstance(value, dict) and "tune" in value and (section != "unlearners" or not _is_grid(value)):

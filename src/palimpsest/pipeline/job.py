@@ -2,7 +2,7 @@
 
     with job(snakemake) as run:
         images = data.read(run.input.data)
-        run.keep_model(run.output.model, lambda: fit(...))
+        run.keep_models(run.output.model, lambda number: fit(...), {0: {"seed": "…"}})
 
 An output is written under a temporary name and renamed when it is whole. An error that a user can mend ends the job
 with one sentence in its log; an error of ours with its traceback.
@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,10 @@ from palimpsest.pipeline import provenance, warm
 from palimpsest.seeds import stable_seed
 
 if TYPE_CHECKING:
-    from palimpsest.models import Network
+    from palimpsest.models import Diverged, Network
     from palimpsest.train import Checkpoint
+
+    Made = Network | tuple[Network, Mapping[str, Any]]
 
 log = logging.getLogger("palimpsest")
 PACKAGE = Path(__file__).parents[1]
@@ -48,7 +51,6 @@ class Run:
         self.rule: str = snakemake.rule
         self.threads: int = snakemake.threads
         self.facts: dict[str, Any] = {"threads": snakemake.threads}
-        self._resume: list[Path] = []
 
     @property
     def device(self) -> str:
@@ -64,15 +66,18 @@ class Run:
         self.facts.setdefault("seeds", {})[str(repetition)] = seed
         return seed
 
-    def checkpoint(self, beside: str) -> Checkpoint:
-        """Where the training of output `beside` may resume; tied to the job's parameters and inputs."""
+    @cached_property
+    def _key(self) -> str:
+        """What anything kept for resuming must match: the job's parameters and inputs."""
+        inputs = {provenance.relative(path): provenance.digest(path) for path in self.input}
+        return str(stable_seed(self.rule, self.wildcards, dict(self.params.items()), inputs))
+
+    def checkpoint(self, beside: str, number: int) -> Checkpoint:
+        """Where the training of repetition `number` of output `beside` may resume."""
         from palimpsest.train import Checkpoint
 
-        inputs = {provenance.relative(path): provenance.digest(path) for path in self.input}
-        key = str(stable_seed(self.rule, self.wildcards, dict(self.params.items()), inputs))
-        path = Path(beside).with_suffix(".resume")
-        self._resume.append(path)
-        return Checkpoint(path, key, seconds=float(os.environ.get("PALIMPSEST_CHECKPOINT_SECONDS", "30")))
+        path = Path(beside).with_suffix(f".{number}.resume")
+        return Checkpoint(path, self._key, seconds=float(os.environ.get("PALIMPSEST_CHECKPOINT_SECONDS", "30")))
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -115,29 +120,71 @@ class Run:
         with self.writing(path) as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
 
-    def read_tensors(self, path: str) -> dict[str, Any]:
-        """Tensors that `write_tensors` wrote, on the job's device."""
-        from safetensors.torch import load_file
+    def read_tensors(self, path: str, number: int = 0) -> dict[str, Any]:
+        """Tensors that `write_tensors` or, by number, `keep_models` wrote, on the job's device."""
+        from safetensors import safe_open
 
-        return dict(load_file(path, device=self.device))
+        with safe_open(path, framework="pt", device=self.device) as file:
+            prefix = f"{number}/" if "several" in (file.metadata() or {}) else ""
+            names = [name for name in file.keys() if name.startswith(prefix)]
+            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
-    def keep_model(self, path: str, make: Callable[[], Network], **metadata: str) -> None:
-        """Write the network that `make` returns; a diverged training is kept as such and is no error."""
+    def keep_models(
+        self, path: str, make: Callable[[int], Made], metadata: Mapping[int, Mapping[str, str]], kept: str = ""
+    ) -> None:
+        """Write the network that `make` returns for each number of `metadata`; with `kept`, the tensors besides it too.
+
+        A diverged training is kept as such and is no error. Of several, each finished one waits beside the output, so
+        that a killed job loses one at most.
+        """
+        from palimpsest import models
+
+        several = len(metadata) > 1
+        made: dict[int, Network | models.Diverged] = {}
+        left: dict[str, Any] = {}
+        for number in metadata:
+            part = Path(path).with_suffix(f".{number}.resume.whole")
+            log.info("repetition %d of %s", number, ", ".join(map(str, metadata)))
+            one, tensors = self._finished(part) or self._made(make, number)
+            if several and not isinstance(one, models.Diverged):
+                self.write_tensors(f"{part}.kept", tensors)
+                with self.writing(str(part)) as temporary:
+                    models.save(one, temporary, key=self._key)
+            made[number] = one
+            left |= {f"{number}/{name}" if several else name: tensor for name, tensor in tensors.items()}
+        if kept:
+            self.write_tensors(kept, left, **({"several": "yes"} if several else {}))
+        with self.writing(path) as temporary:
+            if several:
+                models.save_several(made, temporary, metadata)
+            elif isinstance(one, models.Diverged):
+                models.save_diverged(temporary, str(one))
+            else:
+                models.save(one, temporary, **metadata[number])
+        for number in metadata:
+            resume = Path(path).with_suffix(f".{number}.resume")
+            for file in resume.parent.glob(f"{resume.name}*"):  # a method may keep more than one beside it
+                file.unlink(missing_ok=True)
+
+    def _made(self, make: Callable[[int], Made], number: int) -> tuple[Network | Diverged, dict[str, Any]]:
         from palimpsest import models
 
         try:
-            model = make()
+            found = make(number)
         except models.Diverged as reason:
             log.warning("diverged: %s", reason)
             self.facts["status"] = f"diverged: {reason}"
-            with self.writing(path) as temporary:
-                models.save_diverged(temporary, str(reason))
-        else:
-            with self.writing(path) as temporary:
-                models.save(model, temporary, **metadata)
-        for resume in self._resume:
-            for file in resume.parent.glob(f"{resume.name}*"):  # a method may keep more than one beside it
-                file.unlink(missing_ok=True)
+            return reason, {}
+        network, tensors = found if isinstance(found, tuple) else (found, {})
+        return network, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+    def _finished(self, part: Path) -> tuple[Network, dict[str, Any]] | None:
+        """What an interrupted run of this very job left as finished."""
+        from palimpsest import models
+
+        if not part.is_file() or models.metadata(part).get("key") != self._key:
+            return None
+        return models.load(part), {name: tensor.cpu() for name, tensor in self.read_tensors(f"{part}.kept").items()}
 
 
 @contextmanager

@@ -23,7 +23,8 @@ FUNCTIONS = {
 }
 # Keyword-only arguments that the workflow fills in; the configuration may not set them.
 FILLED_IN = frozenset(
-    {"seed", "recipe", "checkpoint", "initial", "indices", "replacement", "penalty", "kept", "requests"}
+    {"seed", "recipe", "checkpoint", "initial", "indices", "replacement", "penalty", "kept", "requests", "repetition"}
+    | {"own_samples", "device", "truth", "shadows"}
 )
 
 

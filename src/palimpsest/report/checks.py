@@ -52,18 +52,19 @@ Measured = dict[tuple[int, str, str, str], tuple[float, int]]  # (repetition, at
 
 def check(plan: Plan, paper: str, results: Path) -> list[Check]:
     """Every check over the runs of a paper; `results` is results/<scale>."""
-    cells = [cell for (name, _), table in plan.tables.items() if name == paper for cell in table]
-    runs = list(dict.fromkeys(cell.run for cell in cells if cell.run))
+    cells = [cell for (name, _), item in plan.items.items() if name == paper for cell in item]
+    runs = list(dict.fromkeys(run for cell in cells for run in cell.runs))
     rows = {run: found for run in runs if (found := read_rows(results / run.rows))}
     measured = {run: _measured(found) for run, found in rows.items()}
-    whole = {name for name, rule in plan.config["forget_sets"].items() if "classes" in rule}
-    asked = int(plan.config["repetitions"])
+    whole = {name for name, rule in plan.config["forget_sets"].items() if {"classes", "random_classes"} & set(rule)}
 
     def every(cases_of: Callable[[Run, Measured], Iterator[Case]]) -> list[Case]:
         return [case for run, found in measured.items() for case in cases_of(run, found)]
 
     cases: dict[str, Iterable[Case]] = {
-        f"Every run has its {asked} repetitions.": (repetitions(run, rows[run], asked) for run in rows),
+        "Every run has all of its repetitions.": (
+            repetitions(run, rows[run], plan.repetitions_of(run.forget)) for run in rows
+        ),
         "A forget set lies in the training set, each image once; with the retain set it is all of it.": forget_sets(
             measured, results
         ),
@@ -94,17 +95,18 @@ def forget_sets(measured: Mapping[Run, Measured], results: Path) -> Iterator[Cas
         for file in sorted((results / "forget" / dataset / forget).glob("seed*.json")):
             if file.name.endswith(".record.json"):
                 continue
-            indices = json.loads(file.read_text())["indices"]
-            repetition = int(file.stem.removeprefix("seed"))
-            sizes[repetition] = len(indices)
-            wrong = []
-            if any(a >= b for a, b in pairwise(indices)):
-                wrong.append("indices not ascending and unique")
-            if indices and not 0 <= min(indices) <= max(indices) < train:
-                wrong.append(f"indices {min(indices)}..{max(indices)} outside of 0..{train - 1}")
-            if not 0 < len(indices) < train:
-                wrong.append(f"{len(indices)} of {train} images")
-            yield f"{dataset}, {forget}, repetition {repetition}", "; ".join(wrong)
+            content = json.loads(file.read_text())
+            drawn = content["several"] if "several" in content else {file.stem.removeprefix("seed"): content}
+            for repetition, indices in ((int(number), one["indices"]) for number, one in drawn.items()):
+                sizes[repetition] = len(indices)
+                wrong = []
+                if any(a >= b for a, b in pairwise(indices)):
+                    wrong.append("indices not ascending and unique")
+                if indices and not 0 <= min(indices) <= max(indices) < train:
+                    wrong.append(f"indices {min(indices)}..{max(indices)} outside of 0..{train - 1}")
+                if not 0 < len(indices) < train:
+                    wrong.append(f"{len(indices)} of {train} images")
+                yield f"{dataset}, {forget}, repetition {repetition}", "; ".join(wrong)
         for run, found in measured.items():
             if (run.dataset, run.forget) != (dataset, forget):
                 continue

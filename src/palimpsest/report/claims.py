@@ -5,9 +5,10 @@ A claim (paper.yaml) names cells by a filter and a check that each must pass: `a
 `tolerance`. All cells must pass, or with `most` more than half.
 
 A cell passes when every repetition does and fails when none does; between the two its spread straddles the bound, and
-it decides nothing. Partners are compared repetition by repetition: the two share base model and forget set. A claim
-holds or not when the cells that are undecided or missing could not change it; else we cannot tell. The printed numbers
-have no spread, and those the paper leaves blank are left out: a paper may contradict itself.
+it decides nothing. With `mean` the claim is about an average, and the mean over repetitions decides alone. Partners are
+compared repetition by repetition: the two share base model and forget set. A claim holds or not when the cells that are
+undecided or missing could not change it; else we cannot tell. The printed numbers have no spread, and those the paper
+leaves blank are left out: a paper may contradict itself.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from palimpsest.report.compare import Compared
 
 HOLDS, FAILS, CANNOT_TELL = "holds", "does not hold", "cannot tell"
 BOUNDS = {"at_least", "at_most", "no_less_than", "no_more_than"}
-CHECKS = BOUNDS | {"share", "tolerance", "most"}
+CHECKS = BOUNDS | {"share", "tolerance", "most", "mean"}
 Numbers = Callable[[Compared], Mapping[int, float]]
 
 
@@ -76,19 +77,20 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[s
     chosen = [one for one in found if compare.matches(one.cell, where) and one.verdict != compare.NOT_APPLICABLE]
     if not chosen:
         raise ConfigError(f"paper.yaml: no cell matches the claim {claim['says']!r}.")
-    most = bool(check.get("most"))
-    cases = [_case(one, check, found, _ours) for one in chosen]
+    most, ours = bool(check.get("most")), _ours_mean if check.get("mean") else _ours
+    cases = [_case(one, check, found, ours) for one in chosen]
     printed = None
     if not claim.get("ours"):
         theirs = [_case(one, check, found, _published) for one in chosen]
         # A cell that the paper does not print (a method of ours, an unreadable row) cannot speak for the paper.
-        printed = _decide([case for case in theirs if case.margin], most, about, _published)
+        spoken = [case for case in theirs if case.margin]
+        printed = _decide(spoken, most, about, _published) if spoken else Verdict(CANNOT_TELL, "it prints none.")
     return Claim(
         says=claim["says"],
         source=claim["source"],
         bound=claim.get("bound", ""),
         ours=bool(claim.get("ours")),
-        reproduced=_decide(cases, most, about, _ours),
+        reproduced=_decide(cases, most, about, ours),
         printed=printed,
         stand_in=any(case.margin and case.one.cell.reductions for case in cases),
     )
@@ -96,6 +98,10 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[s
 
 def _ours(one: Compared) -> Mapping[int, float]:
     return {} if one.verdict == compare.DIVERGED else one.values
+
+
+def _ours_mean(one: Compared) -> Mapping[int, float]:
+    return {} if one.verdict == compare.DIVERGED or one.mean is None else {0: one.mean}
 
 
 def _published(one: Compared) -> Mapping[int, float]:
@@ -126,6 +132,7 @@ def _identity(cell: Cell) -> tuple[str, ...]:
         cell.attack,
         cell.epsilon,
         cell.defense,
+        cell.screening,
         cell.metric,
         cell.control,
     )
@@ -177,12 +184,16 @@ def _why(empty: Sequence[Case], about: Mapping[str, Any]) -> str:
 
 def _name(cell: Cell, about: Mapping[str, Any]) -> str:
     names = about.get("names", {})
-    table = about.get("tables", {}).get(cell.table, {}).get("title", cell.table).split(".")[0]
+    items = {**about.get("tables", {}), **about.get("figures", {})}
+    table = items.get(cell.table, {}).get("title", cell.table).split(".")[0]
     parts = [table, names.get(cell.dataset, cell.dataset), names.get(cell.unlearner, cell.unlearner)]
+    if cell.screening:
+        how = f"{cell.attack} {cell.screening}"
+        parts = [table, names.get(how, how), *parts[1:]]
     return ", ".join([*parts, *([f"ε = {cell.epsilon}"] if cell.epsilon else [])])
 
 
 def _number(one: Compared, numbers: Numbers) -> str:
     values = list(numbers(one).values())
-    spread = f" ± {one.sd:.2g}" if one.sd is not None and len(values) > 1 else ""
+    spread = f" ± {one.sd:.2g}" if one.sd is not None and numbers is not _published else ""
     return f"{sum(values) / len(values):.4g}{spread}"

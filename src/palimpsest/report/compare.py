@@ -44,7 +44,7 @@ MEANING = {
     UNREADABLE: "the published number cannot be read",
     NO_INTERVAL: "run once, no interval",
 }
-FIELDS = ("attack", "epsilon", "defense", "metric")  # what a measurement and a cell have in common
+FIELDS = ("attack", "epsilon", "defense", "screening", "metric")  # what a measurement and a cell have in common
 SCALES = {"%": 100.0, "fraction": 1.0}  # units of proportions, and what 1 is in them
 
 Row = Mapping[str, Any]
@@ -89,36 +89,40 @@ def compare(cells: Iterable[Cell], results: Path) -> list[Compared]:
     files: dict[str, list[dict[str, Any]]] = {}
     found = []
     for cell in cells:
-        rows: list[dict[str, Any]] = []
-        record = ""
-        if cell.run:
-            if cell.run.rows not in files:
-                files[cell.run.rows] = read_rows(results / cell.run.rows)
-            rows = files[cell.run.rows]
-            beside = str(Path(cell.run.rows).with_suffix(".record.json"))
-            record = beside if (results / beside).is_file() else ""
-        found.append(judge(cell, rows, record))
+        for run in cell.runs:
+            if run.rows not in files:
+                files[run.rows] = read_rows(results / run.rows)
+        beside = str(Path(cell.runs[0].rows).with_suffix(".record.json")) if cell.runs else ""
+        record = beside if beside and (results / beside).is_file() else ""
+        found.append(judge(cell, *(files[run.rows] for run in cell.runs), record=record))
     return found
 
 
-def judge(cell: Cell, rows: Sequence[Row], record: str = "") -> Compared:
-    """One cell beside the rows of its run."""
+def judge(cell: Cell, *rows: Sequence[Row], record: str = "") -> Compared:
+    """One cell beside the rows of each of its runs; of several, each repetition's value is the mean over them."""
     key = [getattr(cell, field) for field in FIELDS]
-    own = [row for row in rows if row["status"] == "ok" and [row[field] for field in FIELDS] == key]
-    own.sort(key=lambda row: int(row["repetition"]))
-    lost = [row for row in rows if row["status"] == "diverged"]
-    values = {int(row["repetition"]): float(row["value"]) for row in own}
+    own = [
+        {
+            int(row["repetition"]): row
+            for row in of_run
+            if row["status"] == "ok" and [row.get(field, "") for field in FIELDS] == key
+        }
+        for of_run in rows
+    ]
+    there = sorted(set.intersection(*map(set, own))) if own else []
+    lost = [row for of_run in rows for row in of_run if row["status"] == "diverged"]
+    values = {number: statistics.fmean(float(one[number]["value"]) for one in own) for number in there}
     mean = statistics.fmean(values.values()) if values else None
     sd = statistics.stdev(values.values()) if len(values) > 1 else None
-    unit = str(own[0]["unit"]) if own else ""
-    images = min(int(row["n"]) for row in own) if own else None
+    unit = str(own[0][there[0]]["unit"]) if there else ""
+    images = min(sum(int(one[number]["n"]) for one in own) for number in there) if there else None
     half = interval(mean, sd, len(values), unit, images) if mean is not None else None
     comparable = mean is not None and cell.published is not None
     verdict, why = _verdict(cell, len(lost), len(lost) + len(values), mean, half)
     return Compared(
         cell=cell,
         values=values,
-        seeds=tuple(str(row.get("seed", "")) for row in own),
+        seeds=tuple(str(own[0][number].get("seed", "")) for number in there),
         unit=unit,
         images=images,
         mean=mean,
@@ -127,7 +131,7 @@ def judge(cell: Cell, rows: Sequence[Row], record: str = "") -> Compared:
         difference=mean - cell.published if comparable and mean is not None and cell.published is not None else None,
         verdict=verdict,
         why=why,
-        record=record if rows else "",
+        record=record if any(rows) else "",
     )
 
 

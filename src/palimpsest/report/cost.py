@@ -82,14 +82,15 @@ def costs(runs: Iterable[Run], held_out: int, names: Mapping[str, str], results:
 
 
 def _cost(records: Sequence[tuple[str, Mapping[str, Any]]], retrain: Cost | None) -> Cost:
-    seconds = statistics.fmean(float(record["method_seconds"][0]) for _, record in records)
+    taken = [float(seconds) for _, record in records for seconds in record["method_seconds"]]
+    seconds = statistics.fmean(taken)
     memory = statistics.fmean(float(record.get("gpu_peak_mb", record["peak_memory_mb"])) for _, record in records)
     return Cost(
         seconds=seconds,
         of_retrain=seconds / retrain.seconds if retrain else None,
         memory=memory,
         memory_of_retrain=memory / retrain.memory if retrain else None,
-        n=len(records),
+        n=len(taken),
         record=records[0][0],
     )
 

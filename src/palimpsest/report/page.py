@@ -1,11 +1,12 @@
-"""The page of a paper: its claims, its tables with each number a link to its record, checks, controls, costs and
-tuning.
+"""The page of a paper: its claims, its tables with each number a link to its record, its figures, checks, controls,
+costs and tuning.
 
 The look is in workflow/report/ (page.html.j2, table.html.j2, style.css). Nothing is fetched and there is no script.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,18 +40,33 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         arranged, compared = tables.of(plan, paper, table, results)
         made.append(arranged)
         found += compared
+    counted, figures = list(found), []
+    for name, figure in about.get("figures", {}).items():
+        compared = compare.compare(plan.figures[paper, name], results)
+        file = results / "papers" / paper / f"{name}.svg"
+        drawing = base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
+        figures.append(
+            {
+                **figure,
+                "name": name,
+                "drawing": drawing,
+                "banner": tables.banner((one.cell for one in compared), about.get("names", {})),
+            }
+        )
+        found += compared
     names = about.get("names", {})
-    runs = dict.fromkeys(one.cell.run for one in found if one.cell.run)
+    runs = dict.fromkeys(run for one in found for run in one.cell.runs)
     return formats.environment().get_template("page.html.j2").render(
         paper=paper,
         about=about,
         scale=plan.config["scale"],
-        repetitions=plan.config["repetitions"],
+        repetitions=Counter(one.n for one in found if one.n).most_common(1)[0][0] if any(one.n for one in found) else 0,
         banner=tables.banner((one.cell for one in found), names),
         tables=made,
+        figures=figures,
         claims=claims.evaluate(about, found),
         checks=checks.check(plan, paper, results),
-        counts=counts(found),
+        counts=counts(counted),
         costs=cost.costs(runs, plan.config["tuning_seed"], names, results),
         searches=searches(plan, runs, names, results),
         others=[name for name in plan.papers if name == paper or (results / "papers" / name / "index.html").is_file()],
@@ -61,7 +77,7 @@ def counts(found: Sequence[Compared]) -> dict[str, int]:
     """The numbers of the summary boxes: cells that the paper prints by verdict, runs, and runs that diverged."""
     published = Counter(one.verdict for one in found if one.cell.published is not None)
     told = (compare.AGREES, compare.DIFFERS, compare.STAND_IN, compare.NOT_RUN)
-    runs = {one.cell.run for one in found if one.values or one.verdict == compare.DIVERGED}
+    runs = {run for one in found if one.values or one.verdict == compare.DIVERGED for run in one.cell.runs}
     return {
         "printed": sum(published.values()),
         "agree": published[compare.AGREES],
@@ -69,7 +85,7 @@ def counts(found: Sequence[Compared]) -> dict[str, int]:
         "stand_in": published[compare.STAND_IN],
         "not_run": published[compare.NOT_RUN],
         "runs": len(runs),
-        "diverged": len({one.cell.run for one in found if one.verdict == compare.DIVERGED}),
+        "diverged": len({run for one in found if one.verdict == compare.DIVERGED for run in one.cell.runs}),
         "other": sum(published.values()) - sum(published[verdict] for verdict in told),
     }
 

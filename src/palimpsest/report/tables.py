@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from palimpsest.pipeline.cells import Cell, Plan
+from palimpsest.pipeline.cells import SEVERAL, WITHOUT, Cell, Plan
 from palimpsest.pipeline.configuration import ConfigError
 from palimpsest.report import compare
 from palimpsest.report.compare import Compared
@@ -97,24 +97,27 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         for group in layout["groups"]
         for name in group["columns"]
     )
-    place = {
-        (epsilon, name): index
-        for index, (group, name) in enumerate((g, n) for g in layout["groups"] for n in g["columns"])
-        for epsilon in group["epsilons"]
-    }
+    slots = [(group["cells"], name) for group in layout["groups"] for name in group["columns"]]
+
+    def place(cell: Cell) -> int:
+        name = layout["metrics"].get(cell.metric, {}).get("column")
+        for index, (where, column) in enumerate(slots):
+            if column == name and compare.matches(cell, where):
+                return index
+        where = f"config/papers/{cell.paper}/{cell.table}.csv:{cell.line}"
+        raise ConfigError(f"{where}: the layout in paper.yaml has no column for {cell.metric} of this cell.")
+
     blocks: dict[tuple[str, str, str], dict[tuple[str, str, str], dict[int, Compared]]] = {}
     for one in found:
         cell = one.cell
-        where = f"config/papers/{cell.paper}/{cell.table}.csv:{cell.line}"
-        key = (cell.epsilon, layout["metrics"].get(cell.metric, {}).get("column", ""))
-        if key not in place:
-            raise ConfigError(f"{where}: the layout in paper.yaml has no column for {cell.metric} at {cell.epsilon!r}.")
+        index = place(cell)
         line = blocks.setdefault((cell.dataset, cell.model, cell.forget), {}).setdefault(
             (cell.control, cell.unlearner, cell.defense), {}
         )
-        if place[key] in line:
+        if index in line:
+            where = f"config/papers/{cell.paper}/{cell.table}.csv:{cell.line}"
             raise ConfigError(f"{where}: two cells stand in one place of the layout in paper.yaml.")
-        line[place[key]] = one
+        line[index] = one
     of_controls = dict.fromkeys((one.cell.control, one.cell.metric) for one in found if one.cell.control)
     controls = [f"Control “{label}”: {layout['metrics'][metric]['says']}." for label, metric in of_controls]
     counts = Counter(one.n for one in found if one.n)
@@ -146,21 +149,23 @@ def _block(
         missing = {one.why for one in placed.values() if one.verdict == compare.NOT_RUN}
         whole = all(one.verdict in (compare.NOT_RUN, compare.NOT_APPLICABLE) for one in placed.values())
         reason = missing.pop() if whole and len(missing) == 1 else ""
-        label = names.get(unlearner, unlearner) + (f", {names.get(defense, defense)}" if defense else "")
+        label = named(unlearner, names) + (f", {named(defense, names)}" if defense else "")
         made.append(Line(label, control, cells, reason))
     every = [one.cell for placed in lines.values() for one in placed.values()]
-    cell, run = every[0], next((cell.run for cell in every if cell.run), None)
+    cell, runs = every[0], next((cell.runs for cell in every if cell.runs), ())
     used = {
         metrics[cell.metric]["column"]: metrics[cell.metric]["says"] for cell in reversed(every) if not cell.control
     }
     used = {column.name: used[column.name] for column in columns if column.name in used}
-    named = names.get(cell.dataset, cell.dataset)
     title, network, forget = (
-        f"{names.get(theirs, theirs)}{ARROW}{names.get(ours, ours)}" if ours != theirs else names.get(theirs, theirs)
+        f"{named(theirs, names)}{ARROW}{named(ours, names)}" if ours != theirs else named(theirs, names)
         for theirs, ours in (
-            (cell.dataset, run.dataset if run else cell.dataset),
-            (cell.model, run.model if run else cell.model),
-            (cell.forget, run.forget if run else cell.forget),
+            (theirs, SEVERAL.join(dict.fromkeys(getattr(run, kind) for run in runs)) or theirs)
+            for kind, theirs in (
+                ("dataset", cell.dataset),
+                ("model", SEVERAL.join(dict.fromkeys(cell.model.split(SEVERAL)))),
+                ("forget", cell.forget),
+            )
         )
     )
     return Block(
@@ -168,8 +173,13 @@ def _block(
         about=f"{network}; forgotten: {forget}",
         lines=tuple(line for line in made if not line.control),
         controls=tuple(line for line in made if line.control),
-        variants=f"{named}: {'; '.join(f'{name} is {says}' for name, says in used.items())}.",
+        variants=f"{named(cell.dataset, names)}: {'; '.join(f'{name} is {says}' for name, says in used.items())}.",
     )
+
+
+def named(several: str, names: Mapping[str, str]) -> str:
+    """What the paper calls something, or each of several."""
+    return names.get(several) or ", ".join(names.get(name, name) for name in several.split(SEVERAL))
 
 
 def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
@@ -178,10 +188,12 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
     reduced = [cell for cell in ran if cell.reductions]
     if not reduced:
         return ()
-    stand_ins, budgets = [], []
+    stand_ins, budgets, absent = [], [], []
     for reduction in dict.fromkeys(text for cell in reduced for text in cell.reductions):
         theirs, arrow, ours = reduction.partition(ARROW)
-        if arrow:
+        if reduction.startswith(WITHOUT):
+            absent.append(named(reduction.removeprefix(WITHOUT), names))
+        elif arrow:
             stand_ins.append(f"{names.get(theirs, theirs)}{ARROW}{names.get(ours, ours)}")
         else:
             method, _, cut = reduction.partition(": ")
@@ -191,25 +203,30 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
         if len(reduced) == len(ran)
         else f"{len(reduced)} of {len(ran)} numbers here do not reproduce a printed one and are not judged."
     )
-    found = [f"{'Stand-ins' if stand_ins else 'Reduced budget'}. {says}"]
+    found = [f"{'Stand-ins' if stand_ins else 'Reduced budget' if budgets else 'Not all data sets'}. {says}"]
     if stand_ins:
         found.append("Stands for: " + "; ".join(stand_ins) + ".")
     if budgets:
         found.append("Reduced budget: " + "; ".join(budgets) + ".")
+    if absent:
+        found.append(f"No data here: {', '.join(absent)}; a mean over data sets is without.")
     return tuple(found)
 
 
 def tidy(found: Iterable[Compared]) -> str:
     """CSV: a line for each cell: its fields, what was found, and the record below results/<scale>/."""
     text = io.StringIO()
-    about = [field.name for field in fields(Cell) if field.name not in ("run", "reductions")]
-    run = ("run_dataset", "run_model", "run_forget", "run_unlearner")
+    about = [field.name for field in fields(Cell) if field.name not in ("runs", "reductions")]
+    run_names = ("run_dataset", "run_model", "run_forget", "run_unlearner")
     ours = ("mean", "sd", "n", "unit", "images", "half_width", "difference", "verdict", "why", "reductions", "record")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*about, *run, *ours])
+    writer.writerow([*about, *run_names, *ours])
     for one in found:
         cell = one.cell
-        done = (cell.run.dataset, cell.run.model, cell.run.forget, cell.run.unlearner) if cell.run else ("",) * 4
+        done = [
+            SEVERAL.join(dict.fromkeys(getattr(run, name.removeprefix("run_")) for run in cell.runs))
+            for name in run_names
+        ]
         numbers = (
             _round(one.mean),
             _round(one.sd),

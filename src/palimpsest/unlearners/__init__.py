@@ -38,12 +38,13 @@ class Samples(NamedTuple):
     labels: torch.Tensor
 
 
-def split(images: Images, forget_file: Path | str) -> tuple[Samples, Samples, torch.Tensor]:
+def split(images: Images, forget_file: Path | str, number: int = 0) -> tuple[Samples, Samples, torch.Tensor]:
     """The forget set that a file of rule `forget` names, the rest, and the set's `indices`; on the images' device.
 
-    Raises `ForgetError` where the file was drawn from other data.
+    number: which repetition's, where the file holds several. Raises `ForgetError` where it was drawn from other data.
     """
     content = json.loads(Path(forget_file).read_text())
+    content = content["several"][str(number)] if "several" in content else content
     chosen = torch.zeros(len(images.train_labels), dtype=torch.bool, device=images.train_labels.device)
     indices = content["indices"]
     if indices and indices[-1] >= len(chosen):

@@ -8,6 +8,7 @@ batch 256; their milestones lie beyond the last epoch, so the rate is constant (
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Literal
 
 from palimpsest.models import Network
 from palimpsest.train import Checkpoint, Recipe, fit
@@ -27,10 +28,18 @@ def unlearn(
     batch_size: int = 256,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
+    optimizer: Literal["sgd", "adam"] = "sgd",
 ) -> Network:
     """`model` trained on for `epochs` passes over `retain`; augmentation and precision as in the base `recipe`."""
     tuned = deepcopy(model)
     if not len(forget.labels):
         return tuned
-    recipe = recipe.continued(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, weight_decay=weight_decay)
+    recipe = recipe.continued(
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        optimizer=optimizer,
+    )
     return fit(tuned, retain.images, retain.labels, recipe, seed=seed, checkpoint=checkpoint)

@@ -35,6 +35,7 @@ def unlearn(
     batch_size: int = 256,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
+    optimizer: Literal["sgd", "adam"] = "sgd",
     true_label: bool = True,
     order: Literal["as_released", "forget_first", "mixed"] = "as_released",
 ) -> Network:
@@ -42,7 +43,7 @@ def unlearn(
 
     true_label: whether the true label may be drawn. order: `forget_first` or `mixed`; `as_released` takes the first
     for ten classes or fewer, else the second. penalty: added to every batch's loss, in which the forget images have the
-    indices from 0 on; `adversarial` fills it in.
+    indices from 0 on; `adversarial` fills it in. optimizer: `adam` is the leakage paper's, whose base models have it.
     """
     tuned = deepcopy(model)
     if not len(forget.labels):
@@ -60,6 +61,7 @@ def unlearn(
         batch_size=batch_size,
         momentum=momentum,
         weight_decay=weight_decay,
+        optimizer=optimizer,
         true_label=true_label,
         order=order,
     )
@@ -79,6 +81,7 @@ def train(
     batch_size: int,
     momentum: float,
     weight_decay: float,
+    optimizer: str = "sgd",
     true_label: bool,
     order: Literal["as_released", "forget_first", "mixed"],
     before_step: Hook | None = None,
@@ -101,7 +104,14 @@ def train(
         second = (count + torch.randperm(total - count, generator=generator)).split(batch_size)
         return [*first, *second]
 
-    recipe = recipe.continued(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, weight_decay=weight_decay)
+    recipe = recipe.continued(
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        optimizer=optimizer,
+    )
     return fit(
         model,
         torch.cat([forget.images, retain.images]),

@@ -1,0 +1,195 @@
+"""Black-box inversion of the label-leakage paper: a genetic algorithm breeds, for each class, an input for its answer.
+
+    x* = argmax_{x in [0, 1]^d} f_k(x),   fitness(x) = f_k(x), the softmax probability of class k       (eq. 22, 23)
+
+For every class (S001:137-152): a population uniform in [0, 1]^d; in each generation the fittest individuals, the
+elites, move on as they are, and the other places go to children. A child has two parents drawn with probability in
+proportion to fitness, the genes of the first up to a random point and those of the second from there on (eq. 24), and
+one random gene changed by a random amount, projected to [0, 1] (eq. 25); the amount shrinks by a factor a generation
+(eq. 26). What the network says about the fittest individual of the last generation is the inverted prediction vector.
+
+Not in the paper's text: population, generations, elites, strength and decay, and how the amount is distributed. Our
+decisions (methods.md 2.8): 100, 200, 5, 1.0 and 0.99, uniform in [-strength, strength]. Parents are drawn with
+replacement, so an individual can be both; a population without any fitness, which happens where a probability
+underflows, draws them evenly; the point of crossing leaves each parent at least one gene.
+
+The attacker knows what a client of the model's interface knows: `attack` takes a function from images to
+probabilities, their shape and the number of classes, and no network. All classes are bred side by side and ask one
+batch of questions a generation. An elite's fitness is remembered, not asked again, so a class costs
+population + generations * (population - elites) questions. Each class has its own stream of random numbers: what comes
+out for it does not depend on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from math import prod
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from palimpsest import screening
+from palimpsest.attacks import Judgement
+from palimpsest.seeds import stable_seed
+
+Query = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Bred(NamedTuple):
+    """What the attack made, one row for each class that was aimed at.
+
+    images: float32 (T, C, H, W) in [0, 1], the fittest of the last generation. probabilities: float32 (T, K), their
+    prediction vectors. history: float32 (generations + 1, T), the best fitness of each generation, the first included.
+    queries: images that the model was asked about, for all classes together.
+    """
+
+    images: torch.Tensor
+    probabilities: torch.Tensor
+    history: torch.Tensor
+    queries: int
+
+
+def attack(
+    query: Query,
+    shape: Sequence[int],
+    classes: int,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    targets: Sequence[int] | None = None,
+    population: int = 100,
+    generations: int = 200,
+    elites: int = 5,
+    strength: float = 1.0,
+    decay: float = 0.99,
+) -> Bred:
+    """Invert the model behind `query`: images (N, *shape) in [0, 1], float32, to probabilities (N, classes).
+
+    shape: (C, H, W). device: where the images are bred and asked about. targets: the classes to invert, all by default.
+    population [R]: individuals of a class. generations [R]: after the first. elites [R]: individuals that move on; the
+    best fitness then never falls, with 0 it may. strength, decay [R]: a gene changes by U(-s, s) with
+    s = strength * decay ** generation, in units of the pixel range.
+    Raises `ValueError` for a class that is not there, a population with no place for a child, images of one gene, or
+    answers that are not probabilities of that many classes.
+    """
+    aims = list(range(classes)) if targets is None else list(targets)
+    if not all(0 <= aim < classes for aim in aims):
+        raise ValueError(f"inversion_black_box: targets are classes from 0 to {classes - 1}, not {aims}")
+    if not 0 <= elites < population:
+        raise ValueError(f"inversion_black_box: {elites} elites of a population of {population} leave no child a place")
+    genes, children = prod(shape), population - elites
+    if genes < 2:
+        raise ValueError(f"inversion_black_box: images of shape {tuple(shape)} cannot be crossed")
+    wanted = torch.tensor(aims, device=device)
+    asked = 0
+
+    def answer(individuals: torch.Tensor) -> torch.Tensor:
+        """(T, n, genes) to (T, n, K)."""
+        nonlocal asked
+        asked += individuals.shape[0] * individuals.shape[1]
+        with torch.no_grad():
+            given = query(individuals.reshape(-1, *shape)).detach().float()
+        if given.shape != (individuals.shape[0] * individuals.shape[1], classes):
+            raise ValueError(f"inversion_black_box: {classes} probabilities an image were expected, not {given.shape}")
+        if not ((given >= 0).all() and torch.allclose(given.sum(1), torch.ones_like(given[:, 0]), atol=1e-3)):
+            raise ValueError("inversion_black_box: the answers are not probabilities; the query must end in a softmax")
+        return given.view(*individuals.shape[:2], classes)
+
+    def fitness(answers: torch.Tensor) -> torch.Tensor:
+        """(T, n, K) to (T, n)."""
+        return answers[torch.arange(len(aims), device=device), :, wanted]
+
+    streams = [torch.Generator().manual_seed(stable_seed("inversion_black_box", seed, aim)) for aim in aims]
+    individuals = torch.stack([torch.rand(population, genes, generator=stream) for stream in streams]).to(device)
+    answers = answer(individuals)
+    history = [fitness(answers).amax(1)]
+    for generation in range(generations):
+        # Five numbers a child: both parents, the point of crossing, the gene that changes and by how much.
+        draws = torch.stack([torch.rand(children, 5, generator=stream) for stream in streams]).to(device)
+        fit = fitness(answers)
+        # Stable, so that which of two equals is an elite does not depend on how many classes are sorted at once.
+        kept = fit.sort(dim=1, descending=True, stable=True).indices[:, :elites]
+        parents = select(fit, draws[..., :2].flatten(1)).view(len(aims), children, 2)
+        first, second = (_pick(individuals, parents[..., side]) for side in (0, 1))
+        bred = cross(first, second, draws[..., 2])
+        mutate(bred, draws[..., 3], draws[..., 4], strength * decay**generation)
+        individuals = torch.cat([_pick(individuals, kept), bred], 1)
+        answers = torch.cat([_pick(answers, kept), answer(bred)], 1)
+        history.append(fitness(answers).amax(1))
+    best = fitness(answers).argmax(1, keepdim=True)
+    images = _pick(individuals, best).view(len(aims), *shape)
+    return Bred(images, _pick(answers, best).squeeze(1), torch.stack(history), asked)
+
+
+def query_of(model: nn.Module, batch_size: int = 500) -> Query:
+    """The interface that a client of `model` sees: images (N, C, H, W) in [0, 1] to its softmax probabilities (N, K).
+
+    model: gives logits; it is copied, so that neither its mode nor its weights can change. batch_size: images it sees
+    at once.
+    """
+    # Channels-last, as in training: LeNet answers 1.3 times as fast on a CPU.
+    served = deepcopy(model).eval().to(memory_format=torch.channels_last)
+
+    def query(images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            parts = images.contiguous(memory_format=torch.channels_last).split(batch_size)
+            return torch.cat([served(part).float().softmax(1) for part in parts])
+
+    return query
+
+
+def select(fitness: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
+    """Indices (T, n) of individuals drawn in proportion to their fitness (T, P); chance: (T, n), U[0, 1).
+
+    An individual without fitness is never chosen, unless none has any: then all are equal.
+    """
+    weight = fitness.double()
+    weight = torch.where(weight.sum(1, keepdim=True) > 0, weight, 1.0)
+    upper = weight.cumsum(1)
+    # Right: a chance that meets an upper bound exactly belongs to the next individual, which has some weight.
+    return torch.searchsorted(upper, chance.double() * upper[:, -1:], right=True).clamp_(max=fitness.shape[1] - 1)
+
+
+def cross(first: torch.Tensor, second: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
+    """Children (T, n, d): the first parent's genes up to a point, the second's from there on; chance: (T, n), U[0, 1).
+
+    The point is one of 1 to d - 1, each as likely.
+    """
+    genes = first.shape[-1]
+    point = 1 + _below(chance, genes - 1)
+    return torch.where(torch.arange(genes, device=first.device) < point[..., None], first, second)
+
+
+def mutate(individuals: torch.Tensor, chance: torch.Tensor, amount: torch.Tensor, strength: float) -> None:
+    """Change one gene of each individual (T, n, d) in place by up to `strength`, and project it to [0, 1].
+
+    chance, amount: (T, n), U[0, 1); which gene, and where between -strength and strength.
+    """
+    gene = _below(chance, individuals.shape[-1])[..., None]
+    changed = individuals.gather(-1, gene) + strength * (2 * amount[..., None] - 1)
+    individuals.scatter_(-1, gene, changed.clamp_(0, 1))
+
+
+def _below(chance: torch.Tensor, count: int) -> torch.Tensor:
+    """U[0, 1) to whole numbers below `count`, each as likely."""
+    # A float32 product can be rounded up to `count` itself.
+    return (chance * count).long().clamp_(max=count - 1)
+
+
+def _pick(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Rows (T, n, d) of each class's (T, P, d) by their indices (T, n): whole rows are copied, faster than `gather`."""
+    offset = rows.shape[1] * torch.arange(len(rows), device=rows.device)[:, None]
+    return rows.flatten(0, 1).index_select(0, (index + offset).flatten()).view(*index.shape, rows.shape[-1])
+
+
+def judge(
+    found: Mapping[str, torch.Tensor],
+    *,
+    seed: int,
+    coefficients: Sequence[float] = (1.0,),
+    score: Literal["max", "target"] = "max",
+) -> Judgement:
+    """Which classes the server forgot, from the prediction vectors; coefficients, score: see `screening.judge`."""
+    return screening.judge(found["probabilities"], seed=seed, coefficients=coefficients, score=score)

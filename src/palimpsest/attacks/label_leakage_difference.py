@@ -1,0 +1,120 @@
+"""Label leakage by differences: a decision tree on what separates a head's parameters from the server's own.
+
+    d_j = w_j - w_server,   label 1 for a head of a forgotten class, 0 for a retained one
+
+(S001:103-106, 241): a tree is trained on labelled differences and calls each head of the target one or the other. What
+it is trained and tested on is not stated. Taken from the target itself, labels and all, the split decides nothing: a
+head's difference shows the class it was trained on, whatever the server forgot, and a tree that has seen other heads of
+that class need only recognise it. That is `oracle_split`, which most likely explains the published 91 to 96% and is no
+attack. By default [R] the tree is trained on shadow servers that the attacker unlearnt itself (L-3), of which the
+caller leaves out those that forgot the target's classes (`auxiliary.leave_class_out`): recognising does not help then.
+It can hurt: to such a tree all heads of the class in question were retained ones.
+
+Between servers trained apart the shadow tree has a harder task than the paper's text lets one see: the units of one
+network's last hidden layer are not those of another's, so a coordinate of d means nothing there. Two arrangements [R,
+not the paper's] make vectors comparable. `own_class_first` takes the class's name out: the row of the head's own class
+comes first, then the other rows in order. `sorted` also takes the units' names out: each row's weights ascend.
+
+A class is judged by the majority of its heads [R], as the paper's success rate is over classes, not heads. Whatever the
+protocol, the number means something only beside that of a server that forgot nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+
+from palimpsest.auxiliary import Heads, Judged, Known, Vector, refuse_unknown
+from palimpsest.seeds import stable_seed
+
+Arrange = Literal["as_is", "own_class_first", "sorted"]
+
+
+def attack(
+    heads: Heads,
+    shadows: Sequence[Known] = (),
+    truth: torch.Tensor | None = None,
+    *,
+    seed: int,
+    protocol: Literal["shadow", "oracle_split"] = "shadow",
+    vector: Vector = "weight_and_bias",
+    arrange: Arrange = "as_is",
+    test_share: float = 0.5,
+    max_depth: int | None = None,
+    min_samples_leaf: int = 1,
+) -> Judged:
+    """Which classes the server behind `heads` forgot.
+
+    heads: trained on the target's features, H of them for K classes. shadows: heads trained as these were on the
+    features of servers of which it is known what they forgot. truth: bool (K,), what the target forgot, or is said to
+    have; read by `oracle_split` alone. seed: of the split, and of the tree's choice between equally good cuts.
+    protocol [R]: `shadow`, or `oracle_split`, the tree trained on some of the target's labelled heads and tested on the
+    rest. vector: the layer's weights and biases, or its weights [R]. arrange: see above. test_share: of each class's
+    heads, in the split, at least one on both sides [R]. max_depth, min_samples_leaf: of scikit-learn's tree, whose
+    defaults these are [R].
+
+    In the result `scores` are the shares of a class's heads that the tree calls forgotten, `threshold` is a half, which
+    a score must pass, and `values` are the sums of absolute differences. In the split, only tested heads count.
+    Raises `ValueError` where the protocol lacks what it needs or a keyword is not known or out of range.
+    """
+    from sklearn.tree import DecisionTreeClassifier  # half a second, which every other import of attacks would pay
+
+    refuse_unknown("label_leakage_difference", "protocol", protocol, ("shadow", "oracle_split"))
+    features = differences(heads, vector, arrange)
+    tested = torch.ones(len(features), dtype=torch.bool)
+    if protocol == "oracle_split":
+        if truth is None:
+            raise ValueError("label_leakage_difference: oracle_split needs the truth about the target")
+        tested = split(heads.trained_on.cpu(), test_share, seed)
+        known, labels = features[~tested], heads.of_class(truth)[~tested]
+    elif not shadows:
+        raise ValueError("label_leakage_difference: the tree is trained on shadow servers, and there are none")
+    else:
+        known = torch.cat([differences(shadow.heads, vector, arrange) for shadow in shadows])
+        labels = torch.cat([shadow.heads.of_class(shadow.forgotten) for shadow in shadows])
+    if not bool(labels.any()) or bool(labels.all()):
+        raise ValueError("label_leakage_difference: the tree needs heads of forgotten and of retained classes")
+    state = stable_seed("label_leakage_difference", seed) % 2**32
+    tree = DecisionTreeClassifier(max_depth=max_depth, min_samples_leaf=min_samples_leaf, random_state=state)
+    tree.fit(known.numpy(), labels.numpy())
+    called = torch.from_numpy(tree.predict(features.numpy()))
+    scores = heads.mean_by_class(called, among=tested)
+    return Judged(scores > 0.5, scores, features.abs().sum(1), called, 0.5)
+
+
+def differences(heads: Heads, vector: Vector = "weight_and_bias", arrange: Arrange = "as_is") -> torch.Tensor:
+    """Every head's vector less the server's, float64 (H, V)."""
+    refuse_unknown("label_leakage_difference", "arrange", arrange, get_args(Arrange))
+    if arrange != "as_is":
+        # A stable sort by "not my class" brings the own row to the front and leaves the others in order.
+        others = torch.arange(heads.bias.shape[1], device=heads.bias.device) != heads.trained_on[:, None]
+        order = others.byte().argsort(dim=1, stable=True)
+        weight = (heads.weight - heads.server_weight).gather(1, order[:, :, None].expand_as(heads.weight))
+        bias = (heads.bias - heads.server_bias).gather(1, order)
+        if arrange == "sorted":
+            weight = weight.sort(2).values
+        nothing = torch.zeros_like(heads.server_weight), torch.zeros_like(heads.server_bias)
+        return Heads(weight, bias, heads.trained_on, *nothing).vectors(vector)[0]
+    ours, server = heads.vectors(vector)
+    return ours - server
+
+
+def split(trained_on: torch.Tensor, test_share: float, seed: int) -> torch.Tensor:
+    """Which heads are tested, bool (H,): of each class round(test_share * its heads), at random.
+
+    Raises `ValueError` where a class would have no head on one of the two sides.
+    """
+    tested = torch.zeros(len(trained_on), dtype=torch.bool)
+    generator = torch.Generator().manual_seed(stable_seed("label_leakage_difference", "split", seed))
+    for label in trained_on.unique().tolist():
+        members = (trained_on == label).nonzero().flatten()
+        count = round(test_share * len(members))
+        if not 0 < count < len(members):
+            raise ValueError(
+                f"label_leakage_difference: test_share {test_share} leaves class {label}, which has {len(members)} "
+                "heads, without one to train on or without one to test"
+            )
+        tested[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return tested

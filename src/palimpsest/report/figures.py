@@ -1,0 +1,327 @@
+"""A figure of a paper: its cells, drawn, and the plotted numbers as CSV beside it.
+
+paper.yaml says of each figure what kind it is and what its axes are; its CSV has the cells, and what the paper's text
+or tables state of them. Every kind takes the compared cells and gives a matplotlib figure of the width it has in a
+paper of two columns. One colour and one hatch or marker belong to an unlearner, in every figure of every paper, and
+differ in grey too.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from palimpsest.pipeline.cells import SEVERAL, Plan
+from palimpsest.pipeline.configuration import ConfigError, method_of
+from palimpsest.report import compare, tables
+from palimpsest.report.compare import Compared
+
+COLUMN, PAGE = 3.5, 7.16  # inches, of a page of two columns
+# Unlearners by method: colour (Okabe and Ito's, which the colour-blind tell apart), hatch, marker.
+METHODS = {
+    "original": ("#999999", "", "X"),
+    "retrain": ("#000000", "", "o"),
+    "finetune": ("#E69F00", "//", "s"),
+    "random_label": ("#56B4E9", "..", "^"),
+    "amnesiac": ("#009E73", "xx", "D"),
+    "negative_gradient": ("#D55E00", "\\\\", "v"),
+    "salun": ("#0072B2", "++", "P"),
+    "influence_woodfisher": ("#CC79A7", "oo", "<"),
+    "l1_sparse": ("#F0E442", "--", ">"),
+}
+OTHERS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")  # of what is no unlearner
+MARKERS = "osD^vP<"
+STYLE = {
+    "font.size": 7, "axes.titlesize": 7.5, "axes.labelsize": 7, "legend.fontsize": 6.5, "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5, "axes.linewidth": 0.6, "hatch.linewidth": 0.4, "svg.hashsalt": "palimpsest",
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "pdf.fonttype": 42,
+}  # fmt: skip
+
+
+def of(plan: Plan, paper: str, name: str, results: Path) -> tuple[Figure, list[Compared]]:
+    """A figure of a plan, from what lies below `results`, which is results/<scale>, and its compared cells."""
+    about = plan.papers[paper]
+    own = about["figures"][name]
+    if own["kind"] not in KINDS:
+        raise ConfigError(f"{paper}: {name} cannot be of kind {own['kind']!r}; it takes {', '.join(KINDS)}.")
+    found = compare.compare(plan.figures[paper, name], results)
+    sns.set_theme(style="ticks", context="paper", rc=STYLE)
+    return KINDS[own["kind"]](plan, about, own, found, results), found
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG, the same for the same numbers whenever it was drawn."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return text.getvalue()
+
+
+def pdf(figure: Figure) -> bytes:
+    """The figure as PDF, likewise."""
+    made = io.BytesIO()
+    figure.savefig(made, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
+    return made.getvalue()
+
+
+def numbers(found: Sequence[Compared], results: Path) -> str:
+    """CSV of what is plotted: a table's for cells, a line a value for distributions."""
+    samples = [row for one in found for row in _samples(one, results)]
+    if not samples:
+        return tables.tidy(found)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(samples[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(samples)
+    return text.getvalue()
+
+
+def bars(
+    plan: Plan, about: Mapping[str, Any], own: Mapping[str, Any], found: Sequence[Compared], results: Path
+) -> Figure:
+    """Bars of each data set by unlearner; a panel for each value of `panels`. The paper's numbers are diamonds."""
+    names = about.get("names", {})
+    panels = list(dict.fromkeys(_field(one, own["panels"]) for one in found))
+    figure, axes = plt.subplots(len(panels), 1, figsize=(PAGE, 1.55 * len(panels) + 0.3), sharex=True, squeeze=False)
+    unlearners = list(dict.fromkeys(one.cell.unlearner for one in found))
+    data_sets = list(dict.fromkeys(one.cell.dataset for one in found))
+    width = 0.84 / len(unlearners)
+    for axis, panel in zip(axes[:, 0], panels, strict=True):
+        here = {(one.cell.dataset, one.cell.unlearner): one for one in found if _field(one, own["panels"]) == panel}
+        for place, unlearner in enumerate(unlearners):
+            colour, hatch, _ = style(plan, unlearner)
+            for position, data_set in enumerate(data_sets):
+                one = here.get((data_set, unlearner))
+                x = position + (place - (len(unlearners) - 1) / 2) * width
+                if one and one.mean is not None:
+                    axis.bar(
+                        x, one.mean, width * 0.92, color=_lighter(colour), edgecolor=colour, hatch=hatch, linewidth=0.6
+                    )
+                    axis.errorbar(x, one.mean, one.sd or 0, color="#333333", linewidth=0.7, capsize=1.2)
+                elif one:
+                    axis.text(x, 2, "no data" if "run at" in one.why else one.why, rotation=90, ha="center", fontsize=5)
+                if one and one.cell.published is not None:
+                    axis.plot(x, one.cell.published, "D", color="white", markeredgecolor="#C00000", markersize=3.2)
+        for position, data_set in enumerate(data_sets):
+            trivial = _trivial([here[key] for key in here if key[0] == data_set], results)
+            if trivial is not None:
+                axis.hlines(trivial, position - 0.46, position + 0.46, color="#C00000", linestyle="--", linewidth=0.8)
+        axis.set_ylim(0, 105)
+        axis.set_ylabel(own["y"])
+        axis.set_title(names.get(panel, panel), loc="left")
+        axis.set_xticks(range(len(data_sets)), [_label(found, data_set, names) for data_set in data_sets])
+        axis.tick_params(axis="x", length=0)
+    handles: list[Any] = []
+    for unlearner in unlearners:
+        colour, hatch, _ = style(plan, unlearner)
+        handles.append(mpl.patches.Patch(facecolor=_lighter(colour), edgecolor=colour, hatch=hatch))
+    labels = [names.get(unlearner, unlearner) for unlearner in unlearners]
+    if any(one.cell.published is not None for one in found):
+        handles.append(
+            Line2D([], [], marker="D", color="none", markerfacecolor="white", markeredgecolor="#C00000", markersize=4)
+        )
+        labels.append("paper")
+    if any(one.cell.metric == "asr_class_decisions" for one in found):
+        handles.append(Line2D([], [], color="#C00000", linestyle="--", linewidth=0.8))
+        labels.append("says “nothing forgotten”")
+    figure.legend(
+        handles, labels, loc="upper center", ncols=len(handles), bbox_to_anchor=(0.5, 1.03 if len(panels) > 1 else 1.08)
+    )
+    figure.tight_layout()
+    return figure
+
+
+def lines(
+    plan: Plan, about: Mapping[str, Any], own: Mapping[str, Any], found: Sequence[Compared], results: Path
+) -> Figure:
+    """A line for each value of `hue` over `x`, whose values have their numbers in `at`; bands are ± one deviation."""
+    names = about.get("names", {})
+    figure, axis = plt.subplots(figsize=(COLUMN, 2.8))
+    hues = list(dict.fromkeys(_field(one, own["hue"]) for one in found))
+    for number, hue in enumerate(hues):
+        points = sorted(
+            (own["at"][_field(one, [own["x"]])], one.mean, one.sd or 0.0)
+            for one in found
+            if _field(one, own["hue"]) == hue and one.mean is not None
+        )
+        if not points:
+            continue
+        x, mean, sd = map(np.array, zip(*points, strict=True))
+        colour = OTHERS[number % len(OTHERS)]
+        axis.plot(
+            x, mean, marker=MARKERS[number % len(MARKERS)], color=colour, label=names.get(hue, hue), markersize=3,
+            linewidth=1, linestyle=("-", "--", ":")[number // 3 % 3],
+        )  # fmt: skip
+        axis.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.12, linewidth=0)
+    trivial = {}
+    for one in found:
+        value = _trivial([one], results)
+        if value is not None:
+            trivial[own["at"][_field(one, [own["x"]])]] = value
+    if trivial:
+        axis.plot(sorted(trivial), [trivial[x] for x in sorted(trivial)], "--", color="#C00000", linewidth=0.8,
+                  label="says “nothing forgotten”")  # fmt: skip
+    if own.get("log"):
+        axis.set_xscale("log")
+    axis.set_xticks(sorted(set(own["at"].values())), [f"{x:g}" for x in sorted(set(own["at"].values()))], minor=False)
+    axis.minorticks_off()
+    axis.set_ylim(0, 105)
+    axis.set_xlabel(own["xlabel"])
+    axis.set_ylabel(own["y"])
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    figure.tight_layout()
+    return figure
+
+
+def distributions(
+    plan: Plan, about: Mapping[str, Any], own: Mapping[str, Any], found: Sequence[Compared], results: Path
+) -> Figure:
+    """Every value as a point, forgotten classes apart from the others; a panel for each cell."""
+    names = about.get("names", {})
+    panels = [one for one in found if one.cell.runs] or list(found[:1])
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(COLUMN if len(panels) < 3 else PAGE, 2.0),
+        squeeze=False,
+        sharey=own.get("share", False),
+    )
+    for axis, one in zip(axes[0], panels, strict=True):
+        frame = pd.DataFrame(_samples(one, results))
+        axis.set_title(_panel(one, own, names))
+        if not len(frame):
+            axis.text(0.5, 0.5, one.why or "not run yet", ha="center", transform=axis.transAxes)
+            continue
+        sns.stripplot(
+            frame, x="class", y="value", hue="forgotten", order=["forgotten", "kept"], hue_order=["forgotten", "kept"],
+            palette={"forgotten": "#D55E00", "kept": "#0072B2"}, size=2, alpha=0.6, jitter=0.3, legend=False, ax=axis,
+        )  # fmt: skip
+        sns.boxplot(
+            frame, x="class", y="value", order=["forgotten", "kept"], width=0.5, showfliers=False, fill=False,
+            color="#333333", linewidth=0.7, ax=axis,
+        )  # fmt: skip
+        axis.set_xlabel("")
+        axis.set_ylabel(own["y"] if axis is axes[0, 0] else "")
+    figure.tight_layout()
+    return figure
+
+
+def images(
+    plan: Plan, about: Mapping[str, Any], own: Mapping[str, Any], found: Sequence[Compared], results: Path
+) -> Figure:
+    """For each cell the inverted image of every class, and above it a training image of that class."""
+    from safetensors import safe_open  # the only figure that reads pixels
+
+    names = about.get("names", {})
+    shown = list({one.cell.runs[0]: one for one in found if one.cell.runs}.values())
+    figure, axes = plt.subplots(2 * len(shown), 10, figsize=(PAGE, 1.62 * len(shown)), squeeze=False)
+    for row, one in enumerate(shown):
+        run, cell = one.cell.runs[0], one.cell
+        block = plan.blocks_of(run.forget)[0]
+        made = results / "probed" / run.dataset / run.model / run.forget / run.unlearner / cell.attack
+        forgotten = _forgotten(one, results)
+        with (
+            safe_open(str(results / f"data/{run.dataset}.safetensors"), framework="numpy") as data,
+            safe_open(str(made / f"seed{block}.safetensors"), framework="numpy") as inverted,
+        ):
+            labels, pixels = data.get_tensor("train_labels"), data.get_slice("train_images")
+            found_images = inverted.get_tensor("0/images")
+            for label in range(10):
+                real = pixels[int(np.flatnonzero(labels == label)[0])]
+                for offset, image in ((0, real), (1, found_images[label])):
+                    axis = axes[2 * row + offset, label]
+                    scaled = image.astype(float)
+                    scaled = (scaled - scaled.min()) / max(float(np.ptp(scaled)), 1e-9)
+                    axis.imshow(scaled.transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
+                    axis.set_xticks([])
+                    axis.set_yticks([])
+                    for spine in axis.spines.values():
+                        spine.set_visible(bool(offset) and label in forgotten)
+                        spine.set_color("#D55E00")
+                        spine.set_linewidth(1.5)
+        axes[2 * row, 0].set_ylabel(f"{tables.named(run.dataset, names)}\nreal", fontsize=6)
+        axes[2 * row + 1, 0].set_ylabel("inverted", fontsize=6)
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+KINDS = {"bars": bars, "lines": lines, "distributions": distributions, "images": images}
+
+
+def style(plan: Plan, unlearner: str) -> tuple[str, str, str]:
+    """Colour, hatch and marker of an unlearner, by its method; variants look alike."""
+    known = unlearner in plan.config["unlearners"]
+    return METHODS.get(method_of(plan.config, "unlearners", unlearner) if known else unlearner, ("#666666", "", "h"))
+
+
+def _field(one: Compared, names: Sequence[str]) -> str:
+    """What a cell has in some of its fields, as one word that paper.yaml's `names` may know."""
+    return " ".join(filter(None, (str(getattr(one.cell, name)) for name in names)))
+
+
+def _label(found: Sequence[Compared], data_set: str, names: Mapping[str, str]) -> str:
+    label = "mean" if SEVERAL in data_set else names.get(data_set, data_set)
+    runs = next((one.cell.runs for one in found if one.cell.dataset == data_set and one.cell.runs), ())
+    ours = SEVERAL.join(dict.fromkeys(run.dataset for run in runs))
+    return label if not ours or ours == data_set or label == "mean" else f"{label}\n→ {tables.named(ours, names)}"
+
+
+def _panel(one: Compared, own: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    said = [names.get(_field(one, [name]), _field(one, [name])) for name in own["panels"]]
+    ours = one.cell.runs[0].dataset if one.cell.runs else one.cell.dataset
+    return ", ".join(said) + ("" if ours == one.cell.dataset else f"\n→ {names.get(ours, ours)}")
+
+
+def _trivial(cells: Sequence[Compared], results: Path) -> float | None:
+    """What always saying "nothing forgotten" would have, of the first of `cells` that was run."""
+    for one in cells:
+        if one.mean is not None and one.cell.metric == "asr_class_decisions":
+            (found,) = compare.compare([replace(one.cell, metric="trivial_asr")], results)
+            return found.mean
+    return None
+
+
+def _samples(one: Compared, results: Path) -> list[dict[str, Any]]:
+    """The values behind a cell that is a distribution, one row each."""
+    if not one.cell.runs:
+        return []
+    key = [getattr(one.cell, field) for field in compare.FIELDS]
+    rows = compare.read_rows(results / one.cell.runs[0].rows)
+    about = {name: getattr(one.cell, name) for name in ("dataset", "model", "forget", "unlearner", "attack", "metric")}
+    return [
+        {
+            **about,
+            "run_dataset": one.cell.runs[0].dataset,
+            "repetition": row["repetition"],
+            "label": label,
+            "class": "forgotten" if label in row["forgotten"] else "kept",
+            "forgotten": "forgotten" if label in row["forgotten"] else "kept",
+            "value": value,
+        }
+        for row in rows
+        if "values" in row and [row.get(field, "") for field in compare.FIELDS] == key
+        for value, label in zip(row["values"], row["classes"], strict=True)
+    ]
+
+
+def _forgotten(one: Compared, results: Path) -> list[int]:
+    run = one.cell.runs[0]
+    rows = compare.read_rows(results / run.rows)
+    return next((list(row["forgotten"]) for row in rows if "forgotten" in row), [])
+
+
+def _lighter(colour: str) -> tuple[float, float, float]:
+    """The colour half way to white, so that hatches show on it."""
+    red, green, blue = (0.55 + 0.45 * part for part in mpl.colors.to_rgb(colour))
+    return red, green, blue

@@ -1,0 +1,215 @@
+"""Several repetitions in one file and one job, and rows that are the mean over several data sets or unlearners."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_report import cell
+from test_unlearners import flat, samples, tiny_model
+
+from palimpsest import evaluate, forget, models, seeds, unlearners
+from palimpsest.attacks import Judgement
+from palimpsest.data import Images
+from palimpsest.pipeline import cells, configuration
+from palimpsest.pipeline.configuration import ConfigError
+from palimpsest.pipeline.job import Run
+from palimpsest.report import compare
+from palimpsest.train import Recipe
+from palimpsest.unlearners import Samples, negative_gradient
+
+LABELS = np.repeat(np.arange(10), 20)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (3, 1), (10, 5), (12, 5), (7, 10), (11, 5)])
+def test_blocks_name_every_repetition_once_and_in_order(count: int, size: int) -> None:
+    named = seeds.blocks(count, size)
+    assert [number for block in named for number in seeds.numbers(block)] == list(range(count))
+    assert all(len(seeds.numbers(block)) <= size for block in named)
+    assert all(("-" in block) == (len(seeds.numbers(block)) > 1) for block in named)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+def test_random_classes_come_round_by_round_without_a_repeat(count: int) -> None:
+    drawn = [
+        set(LABELS[forget.choose(LABELS, 0, random_classes=count, repetition=number)].tolist()) for number in range(40)
+    ]
+    assert all(len(classes) == count for classes in drawn)
+    a_round = 10 // count
+    for start in range(0, 40 - a_round + 1, a_round):
+        assert len(set().union(*drawn[start : start + a_round])) == a_round * count
+    assert drawn == [
+        set(LABELS[forget.choose(LABELS, 7, random_classes=count, repetition=number)].tolist()) for number in range(40)
+    ]
+    assert len({frozenset(classes) for classes in drawn}) > min(a_round, 5), "not the same every round"
+
+
+@pytest.mark.parametrize("count", [0, 10, 11])
+def test_random_classes_leave_something_to_retain(count: int) -> None:
+    with pytest.raises(forget.ForgetError, match=f"cannot forget {count} of 10 classes"):
+        forget.choose(LABELS, 0, random_classes=count)
+
+
+def test_several_networks_in_a_file_come_back_bit_for_bit_and_the_diverged_one_says_why(tmp_path: Path) -> None:
+    made: dict[int, Any] = {0: tiny_model(1), 1: models.Diverged("the loss was nan"), 4: tiny_model(2)}
+    path = tmp_path / "several.safetensors"
+    models.save_several(made, path, {number: {"seed": str(10 + number)} for number in made})
+    for number in (0, 4):
+        assert torch.equal(flat(models.load(path, number)), flat(made[number]))
+        assert models.metadata(path, number)["seed"] == str(10 + number)
+    with pytest.raises(models.Diverged, match="the loss was nan"):
+        models.load(path, 1)
+    with pytest.raises(models.ModelError, match="has no network 3; it has 0, 1, 4"):
+        models.load(path, 3)
+
+
+def test_a_forget_file_of_several_gives_each_its_own(tmp_path: Path) -> None:
+    images = Images(
+        train_images=torch.zeros(10, 1, 2, 2, dtype=torch.uint8), train_labels=torch.arange(10),
+        test_images=torch.zeros(1, 1, 2, 2, dtype=torch.uint8), test_labels=torch.zeros(1, dtype=torch.int64),
+        classes=tuple("0123456789"),
+    )  # fmt: skip
+    file = tmp_path / "seed0-1.json"
+    file.write_text(json.dumps({"several": {"0": {"indices": [1]}, "1": {"indices": [2, 7]}}}))
+    assert unlearners.split(images, file, 0)[2].tolist() == [1]
+    assert unlearners.split(images, file, 1)[2].tolist() == [2, 7]
+
+
+class Job(Run):
+    """A job of a block without Snakemake around it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            SimpleNamespace(
+                input=[], output=SimpleNamespace(), params=SimpleNamespace(items={}.items),
+                wildcards=SimpleNamespace(items={"seed": "0-2"}.items), rule="train", threads=1,
+            )
+        )  # fmt: skip
+        self.path = str(folder / "seed0-2.safetensors")
+
+    def keep(self, make: Callable[[int], Any], kept: str = "") -> None:
+        self.keep_models(self.path, make, {number: {"seed": str(number)} for number in range(3)}, kept)
+
+
+def test_a_killed_block_makes_again_only_what_was_not_finished(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def make(number: int, fail_at: int | None) -> tuple[models.Network, dict[str, torch.Tensor]]:
+        asked.append(number)
+        if number == fail_at:
+            raise KeyboardInterrupt
+        return tiny_model(number), {"log": torch.full((2,), float(number))}
+
+    kept = str(tmp_path / "seed0-2.kept.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        Job(tmp_path).keep(lambda number: make(number, 2), kept)
+    assert not Path(tmp_path / "seed0-2.safetensors").exists()
+    job = Job(tmp_path)
+    job.keep(lambda number: make(number, None), kept)
+    assert asked == [0, 1, 2, 2]
+    for number in range(3):
+        assert torch.equal(flat(models.load(job.path, number)), flat(tiny_model(number)))
+        assert job.read_tensors(kept, number)["log"].tolist() == [number] * 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["seed0-2.kept.safetensors", "seed0-2.safetensors"]
+
+
+def test_a_block_of_other_inputs_does_not_resume(tmp_path: Path) -> None:
+    def fail(number: int) -> models.Network:
+        if number:
+            raise KeyboardInterrupt
+        return tiny_model(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        Job(tmp_path).keep(fail)
+    other = Job(tmp_path)
+    other.wildcards["model"] = "another"
+    other.keep(lambda number: tiny_model(5))
+    assert torch.equal(flat(models.load(other.path, 0)), flat(tiny_model(5)))
+
+
+def rows(values: dict[int, float], n: int = 10) -> list[dict[str, Any]]:
+    key = {"attack": "uma", "epsilon": "8/255", "defense": "", "metric": "forget_accuracy"}
+    return [
+        {**key, "repetition": number, "value": value, "unit": "%", "n": n, "status": "ok"}
+        for number, value in values.items()
+    ]
+
+
+def test_a_row_of_several_data_sets_is_the_mean_of_each_repetition_that_all_have() -> None:
+    found = compare.judge(cell(), rows({0: 80.0, 1: 90.0, 2: 70.0}), rows({0: 60.0, 1: 50.0}))
+    assert found.values == {0: 70.0, 1: 70.0} and found.mean == 70.0 and found.sd == 0.0
+    assert found.images == 20
+    assert compare.judge(cell(), rows({0: 80.0}), []).mean is None
+
+
+def test_a_mean_without_one_of_its_data_sets_says_so_and_is_not_judged() -> None:
+    config = configuration.load(scale="laptop")
+    table = cells.Plan(config).tables["leakage", "table5"]
+    assert all("without svhn" in one.reductions for one in table)
+    assert {run.dataset for one in table for run in one.runs} == {"mnist", "fashion_mnist", "cifar10_10k"}
+    found = compare.judge(replace(cell(), reductions=("without svhn",)), rows({0: 90.0, 1: 90.0}))
+    assert found.verdict == "stand-in"
+
+
+def test_an_average_row_has_the_runs_of_every_unlearner_and_data_set() -> None:
+    plan = cells.Plan(configuration.load(scale="paper"))
+    average = next(one for one in plan.tables["leakage", "table7"] if one.unlearner.count("+") == 4)
+    assert len(average.runs) == 4 * 5 and not average.reductions
+
+
+def test_as_many_networks_as_data_sets() -> None:
+    plan = cells.Plan(configuration.load(scale="paper"))
+    row = dict.fromkeys(cells.COLUMNS, "") | {
+        "dataset": "mnist+svhn", "model": "lenet", "forget": "single_class", "unlearner": "retrain", "attack": "none"
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="as many networks as data sets"):
+        plan._cell("leakage", "table5", 2, row)
+
+
+def test_a_base_training_is_told_the_requests_of_its_block_alone() -> None:
+    plan = cells.Plan(configuration.load(scale="laptop"))
+    of_first = plan.requests_of("mnist", "lenet", "amnesiac_long", "0-4")
+    assert of_first == ["single_class", "three_classes"]
+    assert plan.requests_of("mnist", "lenet", "amnesiac_long", "0-3") == []
+
+
+def test_the_ascent_stops_once_the_forget_set_is_forgotten() -> None:
+    recipe, data = Recipe(epochs=1, batch_size=8, lr=0.05), samples(80)
+    gone, kept = (Samples(*(tensor[data.labels.eq(0) == of] for tensor in data)) for of in (True, False))
+    base = tiny_model(3)
+    with torch.no_grad():  # sure of the class to be forgotten
+        base.get_parameter(list(dict(base.named_parameters()))[-1])[0] = 3.0
+    made = negative_gradient.unlearn(
+        base, gone, kept, seed=1, recipe=recipe, epochs=200, lr=0.01, batch_size=8, stop_at=0.0
+    )
+    answers = models.predict(made, gone.images).argmax(1)
+    assert not (answers == 0).any() and not made.training
+    with pytest.raises(models.Diverged):
+        negative_gradient.unlearn(base, gone, kept, seed=1, recipe=recipe, epochs=200, lr=1.0, batch_size=8)
+
+
+def test_an_attack_on_labels_is_scored_per_repetition_and_a_server_is_never_its_own_shadow() -> None:
+    truth = {0: torch.tensor([True, False, False]), 1: torch.tensor([False, True, False])}
+    seen: dict[int, list[float]] = {}
+
+    def judge(found: Any, *, seed: int, truth: torch.Tensor, shadows: Any) -> Judgement:
+        seen[seed] = [float(shadow["x"]) for shadow, _ in shadows]
+        says = torch.tensor([True, False, False])
+        return Judgement({"all": says}, {"numbers": (torch.arange(3.0), torch.arange(3))})
+
+    found = {number: {"x": torch.tensor(float(number))} for number in truth}
+    measured = list(evaluate.decide(judge, found, truth, {0: 10, 1: 11}, found, "label_leakage"))
+    asr = {number: row["value"] for number, row in measured if row["metric"] == "asr_class_decisions"}
+    assert asr == {0: 100.0, 1: pytest.approx(100 / 3, abs=1e-4)}
+    trivial = {number: row["value"] for number, row in measured if row["metric"] == "trivial_asr"}
+    assert trivial == {0: pytest.approx(200 / 3, abs=1e-4), 1: pytest.approx(200 / 3, abs=1e-4)}
+    assert seen == {10: [1.0], 11: [0.0]}
+    (shown,) = [row for _, row in measured if "values" in row]
+    assert shown["values"] == [0.0, 1.0, 2.0] and shown["forgotten"] == [0]
