@@ -177,6 +177,9 @@ def test_a_base_training_is_told_the_requests_of_its_block_alone() -> None:
     plan = cells.Plan(configuration.load(scale="laptop"))
     of_first = plan.requests_of("mnist", "lenet", "amnesiac_long", "0-4")
     assert of_first == ["single_class", "three_classes"]
+    assert plan.requests_of("cifar10_10k", "resnet18_imagenet", "amnesiac_long", "0-2") == [
+        "single_class_3", "three_classes_3"
+    ]  # fmt: skip
     assert plan.requests_of("mnist", "lenet", "amnesiac_long", "0-3") == []
 
 

@@ -481,8 +481,14 @@ def test_the_page_shows_what_tuning_chose_and_from_what(demo: Plan, reduced: Pat
     )
     (search,) = page.searches(demo, [run], demo.papers["uma"]["names"], results)
     assert search.trials == (("alpha 1e-05", 7.25, False), ("alpha 0.0001", 3.5, True), ("alpha 0.001", None, False))
+    assert not search.edge
     text = page.render(demo, "uma", results)
-    assert "<b>alpha 0.0001: 3.5</b>" in text and "alpha 0.001: diverged" in text
+    assert "<b>alpha 0.0001: 3.5</b>" in text and "alpha 0.001: diverged" in text and "grid's edge" not in text
+    write_json(
+        results / f"tuned/{run.dataset}/{run.model}/{run.forget}/l1_sparse.json",
+        {"chosen": {"alpha": 1e-3}, "retrained": {}, "trials": trials},
+    )
+    assert "at the grid's edge" in page.render(demo, "uma", results)
     assert "Tuned values" not in page.render(demo, "uma", reduced)
 
 

@@ -23,12 +23,14 @@ from palimpsest.report.compare import Compared
 class Search:
     """What rule `tune` chose for one unlearner in one place, and what it chose from.
 
-    trials: values as text, gap to retraining in points (None: diverged), whether chosen.
+    trials: values as text, gap to retraining in points (None: diverged), whether chosen. edge: whether the choice is
+    the smallest or largest value of its grid, beyond which a better one may lie.
     """
 
     unlearner: str
     where: str
     trials: tuple[tuple[str, float | None, bool], ...]
+    edge: bool
     record: str
 
 
@@ -108,7 +110,9 @@ def searches(plan: Plan, runs: Iterable[Run], names: Mapping[str, str], results:
             )
             for trial in content["trials"]
         )
+        grid = {key: [trial["values"][key] for trial in content["trials"]] for key in content["chosen"]}
+        edge = any(content["chosen"][key] in (min(values), max(values)) for key, values in grid.items())
         where = f"{names.get(run.dataset, run.dataset)}, {names.get(run.forget, run.forget)}"
         record = str(file.with_suffix(".record.json").relative_to(results))
-        found.append(Search(names.get(run.unlearner, run.unlearner), where, trials, record))
+        found.append(Search(names.get(run.unlearner, run.unlearner), where, trials, edge, record))
     return found
