@@ -174,12 +174,14 @@ def lines(
                   label="says “nothing forgotten”")  # fmt: skip
     if own.get("log"):
         axis.set_xscale("log")
-    axis.set_xticks(sorted(set(own["at"].values())), [f"{x:g}" for x in sorted(set(own["at"].values()))], minor=False)
+    places = sorted(set(own["at"].values()))
+    axis.set_xticks(places, [own.get("ticks", {}).get(x, f"{x:g}") for x in places], minor=False)
     axis.minorticks_off()
     axis.set_ylim(0, 105)
     axis.set_xlabel(own["xlabel"])
     axis.set_ylabel(own["y"])
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     figure.tight_layout()
     return figure
 
@@ -203,10 +205,12 @@ def distributions(
         if not len(frame):
             axis.text(0.5, 0.5, one.why or "not run yet", ha="center", transform=axis.transAxes)
             continue
-        sns.stripplot(
-            frame, x="class", y="value", hue="forgotten", order=["forgotten", "kept"], hue_order=["forgotten", "kept"],
-            palette={"forgotten": "#D55E00", "kept": "#0072B2"}, size=2, alpha=0.6, jitter=0.3, legend=False, ax=axis,
-        )  # fmt: skip
+        shaken = np.random.default_rng(0)  # the same points in the same places whenever it is drawn
+        for position, (kind, colour) in enumerate((("forgotten", "#D55E00"), ("kept", "#0072B2"))):
+            values = frame["value"][frame["class"] == kind]
+            axis.plot(
+                position + shaken.uniform(-0.3, 0.3, len(values)), values, "o", color=colour, alpha=0.6, ms=1.8, mew=0
+            )
         sns.boxplot(
             frame, x="class", y="value", order=["forgotten", "kept"], width=0.5, showfliers=False, fill=False,
             color="#333333", linewidth=0.7, ax=axis,
@@ -306,7 +310,6 @@ def _samples(one: Compared, results: Path) -> list[dict[str, Any]]:
             "repetition": row["repetition"],
             "label": label,
             "class": "forgotten" if label in row["forgotten"] else "kept",
-            "forgotten": "forgotten" if label in row["forgotten"] else "kept",
             "value": value,
         }
         for row in rows

@@ -100,7 +100,7 @@ def markdown(table: Table) -> str:
             grid.append([line.label, *_cells(line, table)])
             if any(theirs := below(line, table)):
                 grid.append(["  paper", *(text.replace("unreadable", "?") for text in theirs)])
-        parts += [f"## {block.title}", _wrap(block.about + "."), _grid(grid)]
+        parts += [f"## {block.title}", _wrap(block.about + "."), *([_grid(grid)] if block.lines else [])]
         if block.controls:
             used = [i for i in range(len(heads)) if any(line.cells[i] for line in block.controls)]
             grid = [["control", "", *(heads[i] for i in used)]]

@@ -1,0 +1,123 @@
+"""Figures, over rows that the tests write: what is drawn is what was measured, and the same whenever it is drawn."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.patches import Rectangle
+from safetensors.numpy import save_file
+
+from palimpsest.pipeline.cells import Plan, Run
+from palimpsest.pipeline.configuration import load
+from palimpsest.report import figures
+
+mpl.use("Agg")
+REPETITIONS = 3
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return Plan(load(scale="demo"))
+
+
+@pytest.fixture(scope="module")
+def results(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows for every figure of the leakage paper: of repetition r the value 10 r + 50 or, of many, 0 to 9."""
+    root = tmp_path_factory.mktemp("results")
+    rows: dict[Run, dict[tuple[str, ...], dict[str, Any]]] = {}
+    for (_, name), cells in plan.figures.items():
+        many = plan.papers["leakage"]["figures"][name]["kind"] in ("distributions", "images")
+        for cell in cells:
+            for run in cell.runs:
+                for metric in (cell.metric, "trivial_asr"):
+                    for repetition in range(1 if many else REPETITIONS):
+                        row = {
+                            "attack": cell.attack, "epsilon": "", "defense": "", "screening": cell.screening,
+                            "metric": metric, "value": 10.0 * repetition + 50 if metric != "trivial_asr" else 90.0,
+                            "unit": "%", "n": 10, "repetition": repetition, "status": "ok",
+                        }  # fmt: skip
+                        if many:
+                            row |= {"values": [*map(float, range(10))], "classes": [*range(10)], "forgotten": [3]}
+                        key = (cell.attack, cell.screening, metric, str(repetition), str(many))
+                        rows.setdefault(run, {})[key] = row
+    for run, found in rows.items():
+        file = root / run.rows
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in found.values()))
+    (root / "data").mkdir()
+    for file in plan.pixels("leakage", "figure3"):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        images = np.arange(10 * 64, dtype=np.uint8).reshape(10, 1, 8, 8)
+        save_file(
+            {"train_images": images, "train_labels": np.arange(10), "0/images": images.astype(np.float32)}, root / file
+        )
+    return root
+
+
+def names(plan: Plan) -> list[str]:
+    return [name for paper, name in plan.figures if paper == "leakage"]
+
+
+def test_there_is_a_figure_for_each_of_the_papers_with_data(plan: Plan) -> None:
+    assert {f"figure{number}" for number in range(3, 17)} <= set(names(plan))
+
+
+def test_every_figure_is_the_same_file_whenever_it_is_drawn(plan: Plan, results: Path) -> None:
+    for name in names(plan):
+        made = []
+        for _ in range(2):
+            figure, found = figures.of(plan, "leakage", name, results)
+            made.append((figures.svg(figure), figures.pdf(figure), figures.numbers(found, results)))
+            width = figure.get_size_inches()[0]
+            plt.close(figure)
+            assert width in (figures.COLUMN, figures.PAGE)
+        assert made[0] == made[1], name
+
+
+def test_bars_are_as_high_as_the_means_and_the_papers_numbers_are_where_they_belong(plan: Plan, results: Path) -> None:
+    figure, found = figures.of(plan, "leakage", "figure6", results)
+    heights = [patch.get_height() for axis in figure.axes for patch in axis.patches if isinstance(patch, Rectangle)]
+    assert heights == [60.0] * len(found) and all(one.mean == 60.0 for one in found)
+    diamonds = [line.get_ydata()[0] for axis in figure.axes for line in axis.lines if line.get_marker() == "D"]
+    assert sorted(diamonds) == sorted(one.cell.published for one in found if one.cell.published is not None)
+    plt.close(figure)
+
+
+def test_the_trivial_attackers_line_stands_in_every_figure_of_success_rates(plan: Plan, results: Path) -> None:
+    for name in names(plan):
+        figure, found = figures.of(plan, "leakage", name, results)
+        if any(one.cell.metric == "asr_class_decisions" for one in found):
+            drawn = [text.get_text() for text in (figure.legends or [figure.axes[0].get_legend()])[0].get_texts()]
+            assert any("nothing forgotten" in text for text in drawn), name
+        plt.close(figure)
+
+
+def test_an_unlearner_looks_the_same_in_all_variants_and_no_two_look_alike(plan: Plan) -> None:
+    assert figures.style(plan, "finetune_adam") == figures.style(plan, "finetune")
+    colours = {colour for colour, _, _ in figures.METHODS.values()}
+    assert len(colours) == len(figures.METHODS)
+
+
+def test_the_numbers_of_a_distribution_stand_in_its_csv_one_by_one(plan: Plan, results: Path) -> None:
+    figure, found = figures.of(plan, "leakage", "figure10", results)
+    plt.close(figure)
+    rows = list(csv.DictReader(io.StringIO(figures.numbers(found, results))))
+    assert len(rows) == 10 * len(found)
+    assert {row["class"] for row in rows if row["label"] == "3"} == {"forgotten"}
+    assert {row["class"] for row in rows if row["label"] != "3"} == {"kept"}
+
+
+def test_what_was_not_run_is_drawn_as_such_and_stops_nothing(plan: Plan, tmp_path: Path) -> None:
+    for name in names(plan):
+        if name != "figure3":  # needs the images themselves, which the workflow makes before
+            figure, _ = figures.of(plan, "leakage", name, tmp_path)
+            assert figures.svg(figure).startswith("<?xml")
+            plt.close(figure)
