@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from palimpsest import models
 from palimpsest.attacks import uma
 from palimpsest.curvature import per_sample_gradients, weights
+from palimpsest.frozen import frozen
 from palimpsest.models.ensemble import Ensemble
 from palimpsest.seeds import stable_seed
 from palimpsest.train import Batch, Checkpoint, Recipe, fit
@@ -136,7 +137,7 @@ class TestEnsemble:
 
     def test_uma_folds_the_members_batch_normalisation(self) -> None:
         model, probe = voting("resnet", 1, width=2).eval(), FORGET.images.float() / 255
-        folded = uma._frozen(model, probe)
+        folded = frozen(model, probe)
         assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
         assert torch.allclose(folded(probe), model(probe), atol=1e-4)
 

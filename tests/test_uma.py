@@ -13,8 +13,9 @@ from torch import nn
 
 from palimpsest import evaluate, models
 from palimpsest.attacks import aimed_at
-from palimpsest.attacks.uma import _frozen, attack, distance
+from palimpsest.attacks.uma import attack, distance
 from palimpsest.data import Images
+from palimpsest.frozen import frozen
 from palimpsest.metrics import Outputs, svc_membership
 from palimpsest.train import Recipe, fit
 from palimpsest.unlearners import Samples
@@ -227,7 +228,7 @@ def test_the_copy_that_is_searched_computes_what_the_model_does(name: str, keywo
     for _ in range(3):  # running statistics that are not the initial ones
         model(images)
     model.eval()
-    copy = _frozen(model, images)
+    copy = frozen(model, images)
     assert torch.allclose(copy(images), model(images), rtol=1e-4, atol=1e-4)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in copy.modules())
     assert not any(parameter.requires_grad for parameter in copy.parameters())
@@ -245,4 +246,4 @@ def test_a_network_whose_order_of_registration_misleads_is_searched_as_it_is() -
             return self.conv(self.norm(pixels)).flatten(1)
 
     model, images = Before().eval(), samples(4).images / 255
-    assert torch.equal(_frozen(model, images)(images), model(images))
+    assert torch.equal(frozen(model, images)(images), model(images))

@@ -17,15 +17,14 @@ the truth nor the original's answer. Where it succeeds as often, the attack show
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from fractions import Fraction
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from palimpsest.frozen import frozen
 
 
 class Attacked(NamedTuple):
@@ -71,7 +70,7 @@ def attack(
     generator = torch.Generator().manual_seed(seed)
     made, targets, losses = [], [], []
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    searched = _frozen(model, images[:8].float().div_(255))
+    searched = frozen(model, images[:8].float().div_(255))
     for part, truth in zip(
         images.split(max(1, batch_size // len(bounds))),
         labels.split(max(1, batch_size // len(bounds))),
@@ -119,25 +118,6 @@ def distance(logits: torch.Tensor, wanted: torch.Tensor, loss: str) -> torch.Ten
     if loss == "cross_entropy":
         return F.cross_entropy(logits, wanted.argmax(1), reduction="none")
     raise ValueError(f"uma: loss cannot be {loss!r}; it takes kl, mse, bce, cross_entropy")
-
-
-def _frozen(model: nn.Module, probe: torch.Tensor) -> nn.Module:
-    """A copy of `model` to search on: no gradients of weights, batch normalisation folded into the convolutions.
-
-    Both spare a step work and leave the function as it is. What follows a convolution is told by the order in which
-    the modules were registered; where that is not the order of computing, `probe` shows it and nothing is folded.
-    """
-    copy = deepcopy(model).requires_grad_(False)
-    for parent in copy.modules():
-        children = list(parent.named_children())
-        for (name, module), (after, norm) in pairwise(children):
-            if isinstance(module, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(module, norm))
-                setattr(parent, after, nn.Identity())
-    copy = copy.requires_grad_(False).to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        same = torch.allclose(copy(probe), model(probe), rtol=1e-2, atol=1e-2)
-    return copy if same else deepcopy(model).requires_grad_(False)
 
 
 def _wrong(answer: torch.Tensor, truth: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
