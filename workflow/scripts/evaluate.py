@@ -2,6 +2,7 @@
 
 from functools import partial
 from importlib import import_module
+from itertools import islice
 
 from palimpsest.pipeline.job import job
 from palimpsest.pipeline.method import keywords
@@ -27,9 +28,6 @@ with job(snakemake) as run:
             own = {key: value for key, value in settings.items() if key in asked}
             found[name] = partial(import_module(f"palimpsest.defenses.{method}").purify, **own, **kept)
         return found
-
-    def needs_shadows(method):
-        return "shadows" in keywords("attacks", method, "judge")
 
     def read_blocks(files):
         found = {}
@@ -70,13 +68,12 @@ with job(snakemake) as run:
             ]
         except models.Diverged as reason:
             rows.append({**about, "status": "diverged", "reason": str(reason)})
-    for position, (name, (method, settings, _)) in enumerate(run.params.judges.items()):
+    probed, shadowed = iter(run.input.probed), iter(run.input.shadows)  # by attack, then by block
+    for name, (method, settings, _) in run.params.judges.items():
         judge = partial(import_module(f"palimpsest.attacks.{method}").judge, **settings)
-        learns = needs_shadows(method)
-        before_it = [n for n in list(run.params.judges)[:position] if needs_shadows(run.params.judges[n][0])]
-        start, shadow_start = position * len(blocks), len(before_it) * len(blocks)
-        found = read_blocks(run.input.probed[start : start + len(blocks)])
-        shadows = read_blocks(run.input.shadows[shadow_start : shadow_start + len(blocks)]) if learns else None
+        found = read_blocks(islice(probed, len(blocks)))
+        learns = "shadows" in keywords("attacks", method, "judge")
+        shadows = read_blocks(islice(shadowed, len(blocks))) if learns else None
         rows += [
             {**run.wildcards, "repetition": number, "seed": str(run.seed(number)), **measured, "status": "ok"}
             for number, measured in evaluate.decide(
