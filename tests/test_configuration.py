@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import re
 import subprocess
 import sys
 from copy import deepcopy
@@ -181,3 +182,13 @@ def test_a_seed_depends_on_what_it_names_alone() -> None:
     env = {"PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "5"}
     elsewhere = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
     assert int(elsewhere.stdout) == stable_seed("cell", 2)
+
+
+def test_the_repository_holds_no_links_and_no_machine_paths() -> None:
+    """A link to a folder of somebody's machine breaks every other checkout, and can replace the folder in his own."""
+    said = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    kept = [line.split("\t", 1) for line in said.splitlines()]
+    assert len(kept) > 100
+    assert [name for mode, name in kept if mode.startswith("120000")] == []
+    records = [name for _, name in kept if name.endswith(".record.json")]
+    assert [name for name in records if re.search(r'"/(home|root|work|tmp)/', (ROOT / name).read_text())] == []

@@ -106,6 +106,15 @@ def test_an_unlearner_looks_the_same_in_all_variants_and_no_two_look_alike(plan:
     assert len(colours) == len(figures.METHODS)
 
 
+def test_a_line_of_an_unlearner_has_its_colour_and_marker(plan: Plan, results: Path) -> None:
+    figure, _ = figures.of(plan, "leakage", "coefficient", results)
+    drawn = {line.get_label(): (line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
+    for unlearner, label in (("retrain", "RT"), ("original", "Nothing forgotten")):
+        colour, _, marker = figures.style(plan, unlearner)
+        assert drawn[label] == (colour, marker)
+    plt.close(figure)
+
+
 def test_the_numbers_of_a_distribution_stand_in_its_csv_one_by_one(plan: Plan, results: Path) -> None:
     figure, found = figures.of(plan, "leakage", "figure10", results)
     plt.close(figure)

@@ -158,9 +158,12 @@ def lines(
         if not points:
             continue
         x, mean, sd = map(np.array, zip(*points, strict=True))
-        colour = OTHERS[number % len(OTHERS)]
+        if own["hue"] == ["unlearner"]:
+            colour, _, marker = style(plan, hue)
+        else:
+            colour, marker = OTHERS[number % len(OTHERS)], MARKERS[number % len(MARKERS)]
         axis.plot(
-            x, mean, marker=MARKERS[number % len(MARKERS)], color=colour, label=names.get(hue, hue), markersize=3,
+            x, mean, marker=marker, color=colour, label=names.get(hue, hue), markersize=3,
             linewidth=1, linestyle=("-", "--", ":")[number // 3 % 3],
         )  # fmt: skip
         axis.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.12, linewidth=0)
