@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palimpsest.pipeline import provenance, warm
+from palimpsest.pipeline import gpu, provenance, warm
 from palimpsest.seeds import stable_seed
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ log = logging.getLogger("palimpsest")
 PACKAGE = Path(__file__).parents[1]
 
 # Errors whose message is the one sentence that a user needs, by name: importing their classes would import torch.
-CLEAR = {"DataError", "ForgetError", "ModelError", "ConfigError", "Diverged"}
+CLEAR = {"DataError", "ForgetError", "ModelError", "ConfigError", "LeaseError", "Diverged"}
 
 
 class Run:
@@ -200,8 +200,9 @@ def job(snakemake: Any) -> Iterator[Run]:
     if "torch" in sys.modules:  # a warm start: imported before anybody knew how many threads
         sys.modules["torch"].set_num_threads(snakemake.threads)
     run = Run(snakemake)
-    started = time.perf_counter()
     try:
+        gpu.lease(int(snakemake.resources.get("gpu", 0)), snakemake.config["jobs_per_gpu"])
+        started = time.perf_counter()
         yield run
         if "record" in snakemake.output.keys():
             outputs = [path for path in snakemake.output if path != snakemake.output.record]

@@ -1,0 +1,123 @@
+"""A card of its own for each job, on a machine with several.
+
+Snakemake counts cards (`--resources gpu=4`) but does not say which is whose. Each job takes one by a lock on a file,
+which the kernel gives back when the process ends, however it ends; so two Snakemakes on one machine share its cards
+too. Where `CUDA_VISIBLE_DEVICES` names just the cards that a job asks for (a SLURM allocation) nothing is locked.
+
+Small networks may share a card: with `jobs_per_gpu: 3` a card has three places, and `--resources gpu=12` fills four
+cards. A job that wants a card for itself never shares it with one that would.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+POLL_SECONDS = 0.2
+
+log = logging.getLogger("palimpsest")
+_held: list[int] = []  # open descriptors: the leases, until the process ends
+
+
+class LeaseError(Exception):
+    """The job cannot have the cards that it asks for; the message says why."""
+
+
+def lease(count: int, jobs_per_gpu: int = 1) -> list[str]:
+    """Take `count` cards, waiting until they are free, and show the process only these; before CUDA starts.
+
+    count: 0 hides every card. jobs_per_gpu: how many jobs may hold the same card.
+    Returns the cards as `CUDA_VISIBLE_DEVICES` names them; none on a machine without. A preset `CUDA_VISIBLE_DEVICES`
+    is the pool to choose from. Raises `LeaseError` where there are cards but fewer than `count`.
+    """
+    cards = visible() if count else []
+    if 0 < len(cards) < count:
+        raise LeaseError(f"The job asks for {count} cards and sees {len(cards)} ({', '.join(cards)}); lower gpu.")
+    ours_alone = VISIBLE in os.environ and len(cards) == count and jobs_per_gpu == 1
+    if cards and not ours_alone:
+        uuids = _machine()  # "0" and its UUID are one card
+        names = {card: uuids.get(card, card) for card in cards}
+        if not (taken := _take(names, count, jobs_per_gpu)):
+            log.info("waiting for a card; all are taken: %s", ", ".join(cards))
+        while not taken:
+            time.sleep(POLL_SECONDS)
+            taken = _take(names, count, jobs_per_gpu)
+        cards = taken
+    os.environ[VISIBLE] = ",".join(cards)
+    return cards
+
+
+def visible() -> list[str]:
+    """The cards that this process may use: as preset in `CUDA_VISIBLE_DEVICES`, else all, by their UUIDs."""
+    preset = os.environ.get(VISIBLE)
+    if preset is not None:
+        return [card.strip() for card in preset.split(",") if card.strip()]
+    return list(_machine().values())
+
+
+def _machine() -> dict[str, str]:
+    """The machine's cards, UUID by index; none where there is no driver."""
+    try:
+        said = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"],
+            capture_output=True, text=True, check=True, timeout=60,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    pairs = [line.split(",") for line in said.splitlines() if line.count(",") == 1]
+    return {index.strip(): uuid.strip() for index, uuid in pairs}
+
+
+def _take(names: dict[str, str], count: int, places: int) -> list[str]:
+    """`count` of the cards, locked; or none and no lock, so that two waiting jobs never hold half of each other's."""
+    folder = _folder()
+    taken: dict[str, list[int]] = {}
+    for place in range(places):  # every card's first place before any card's second
+        for card, name in names.items():
+            if len(taken) == count or card in taken:
+                continue
+            file = folder / name.replace("/", "_")
+            # A job alone on a card excludes all others; jobs that share it have one place each.
+            locks = [_lock(file, fcntl.LOCK_EX if places == 1 else fcntl.LOCK_SH)]
+            if places > 1:
+                locks.append(_lock(file.with_name(f"{file.name}.{place}"), fcntl.LOCK_EX))
+            if None in locks:
+                _release(locks)
+            else:
+                taken[card] = [lock for lock in locks if lock is not None]
+    if len(taken) < count:
+        _release(lock for locks in taken.values() for lock in locks)
+        return []
+    _held.extend(lock for locks in taken.values() for lock in locks)
+    return list(taken)
+
+
+def _release(locks: Iterable[int | None]) -> None:
+    for lock in locks:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(file: Path, kind: int) -> int | None:
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    with suppress(BlockingIOError):
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _folder() -> Path:
+    folder = Path(tempfile.gettempdir(), f"palimpsest-gpu-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise LeaseError(f"{folder}, where jobs lock their cards, is another user's; set TMPDIR to a folder of yours.")
+    return folder
