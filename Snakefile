@@ -51,6 +51,10 @@ wildcard_constraints:
     figure="[a-z0-9]+",
 
 
+onstart:
+    configuration.write(config, f"results/{config['scale']}/config.yaml")
+
+
 rule all:
     default_target: True
     input:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import os
 import shutil
@@ -12,11 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
+import sklearn
 import torch
 import yaml
 from test_unlearners import flat
 
 from palimpsest import models
+from palimpsest.pipeline import trace
 
 ROOT = Path(__file__).parents[1]
 CELL = "results/tiny/{}/digits/small_cnn_narrow"
@@ -211,9 +215,28 @@ def test_every_number_leads_to_the_data_by_its_records(project: Path) -> None:
             seen |= walk(project / name)
         return seen
 
+    with (project / "results/tiny/papers/uma/table1.csv").open(newline="") as file:
+        records = {cell["record"] for cell in csv.DictReader(file) if cell["unlearner"] == "finetune"}
+    assert "rows/digits/small_cnn_narrow/class_0/finetune.record.json" in records
     seen = walk(folder / "finetune.jsonl")
     assert "results/tiny/data/digits.safetensors" in seen
     assert any(name.startswith("results/tiny/base/") for name in seen)
+    # The last link: the file that scikit-learn ships.
+    (source,) = json.loads((project / "results/tiny/data/digits.record.json").read_text())["sources"].items()
+    shipped = Path(sklearn.__file__).parents[1] / source[0].removeprefix("site-packages/")
+    assert source[1] == "sha256:" + hashlib.sha256(shipped.read_bytes()).hexdigest()
+
+    links = {link.name: link for link in trace.chain(folder / "finetune.jsonl", project)}
+    assert links.keys() == seen | {source[0]} and all(
+        link.state in (trace.SAME, trace.SOURCE) for link in links.values()
+    )
+    model = next(project / name for name in seen if "/base/" in name)
+    kept = model.read_bytes()
+    model.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    broken = [link.name for link in trace.chain(folder / "finetune.jsonl", project) if not link.whole]
+    model.write_bytes(kept)
+    assert broken == [str(model.relative_to(project))]
+    assert yaml.safe_load((project / "results/tiny/config.yaml").read_text())["attacks"]["uma"]["steps"] == 2
 
 
 def test_a_killed_training_resumes_and_ends_with_the_same_weights(project: Path) -> None:

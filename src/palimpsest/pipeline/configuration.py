@@ -6,6 +6,7 @@ forget set stands in for which, and which budgets are cut. `resolve` puts the tw
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from difflib import get_close_matches
@@ -65,6 +66,18 @@ def load(path: Path | str = "config/config.yaml", **overrides: Any) -> dict[str,
     config: dict[str, Any] = yaml.safe_load((ROOT / path).read_text()) | overrides
     _update(config, yaml.safe_load(scale_file(config["scale"]).read_text()))
     return resolve(config | overrides)
+
+
+def write(config: Mapping[str, Any], path: Path | str) -> None:
+    """Keep a resolved configuration with the results that it is about."""
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    temporary.write_text(
+        "# The whole configuration of the last run at this scale, merged and with the scale's budgets applied.\n"
+        + yaml.safe_dump(dict(config), sort_keys=False, width=120)
+    )
+    os.replace(temporary, final)
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:

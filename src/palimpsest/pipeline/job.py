@@ -200,6 +200,7 @@ def job(snakemake: Any) -> Iterator[Run]:
     if "torch" in sys.modules:  # a warm start: imported before anybody knew how many threads
         sys.modules["torch"].set_num_threads(snakemake.threads)
     run = Run(snakemake)
+    run.facts["startup_seconds"] = round(time.time() - warm.born(), 2)
     try:
         gpu.lease(int(snakemake.resources.get("gpu", 0)), snakemake.config["jobs_per_gpu"])
         started = time.perf_counter()

@@ -10,15 +10,23 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from palimpsest.pipeline.configuration import ROOT
+
+CODE = {".py", ".pyc", ".so"}
+PACKAGES = "site-packages"
+MANY = 50  # files of one data set that a record names one by one
 
 
 def digest(path: Path | str) -> str:
@@ -45,6 +53,58 @@ def relative(path: Path | str) -> str:
     return str(full.relative_to(ROOT)) if full.is_relative_to(ROOT) else str(path)
 
 
+@contextmanager
+def sources(root: Path | str) -> Iterator[dict[str, str]]:
+    """Hashes, once the block has ended, of the data files that it read: those below `root`, by their path with `root`
+    as it was given, and those that come with an installed package, by their path below site-packages.
+
+    The interpreter itself tells of every file that is opened, so no loader can forget to. (A loader that opens a file
+    in C would go unseen; none does.)
+    """
+    found: dict[str, str] = {}
+    seen: set[Path] = set()
+    watching = True
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open" and isinstance(arguments[0], str | bytes | Path):
+            mode = arguments[1] or "r"
+            if isinstance(mode, str) and not set(mode) & set("wax+"):
+                seen.add(Path(os.fsdecode(arguments[0])).absolute())
+
+    sys.addaudithook(hook)  # cannot be taken away again, only be silent
+    try:
+        yield found
+    finally:
+        watching = False
+    below, packages = Path(root).resolve(), Path(sysconfig.get_path("purelib")).resolve()
+    named: dict[str, Path] = {}
+    for path in sorted(seen):
+        real = path.resolve()
+        if not real.is_file():
+            continue
+        if real.is_relative_to(below):
+            named[str(Path(root, real.relative_to(below)))] = real
+        elif real.is_relative_to(packages) and "data" in real.parent.parts and real.suffix not in CODE:
+            named[f"{PACKAGES}/{real.relative_to(packages)}"] = real
+    found |= digests(named)
+
+
+def digests(named: Mapping[str, Path]) -> dict[str, str]:
+    """SHA-256 of each file by its name; of more than `MANY`, one for the files of a folder with the same suffix.
+
+    A folder's is over the lines "name digest" of its files, sorted; it is named `folder/*.suffix`.
+    """
+    each = {name: digest(path) for name, path in sorted(named.items())}
+    if len(each) <= MANY:
+        return each
+    folders: dict[str, list[str]] = {}
+    for name, value in each.items():
+        folders.setdefault(f"{Path(name).parent}/*{Path(name).suffix}", []).append(f"{name} {value}\n")
+    return {
+        folder: "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest() for folder, lines in folders.items()
+    }
+
+
 def record(
     *,
     rule: str,
@@ -62,7 +122,7 @@ def record(
         "outputs": {relative(path): digest(path) for path in outputs},
         "inputs": {relative(path): digest(path) for path in inputs},
         "commit": commit(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
         **facts,

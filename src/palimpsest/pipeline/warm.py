@@ -23,9 +23,12 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
+from pathlib import Path
 
 SWITCH = "PALIMPSEST_WARM"  # the process id of the Snakemake whose jobs may start warm
+BORN = "PALIMPSEST_BORN"  # when the process of the job itself started, in seconds since the epoch; for its copy
 PRELOADED = ("snakemake.script", "torch", "torch._dynamo", "torch.func", "safetensors.torch", "sklearn.svm")
 
 
@@ -47,7 +50,8 @@ def hand_over() -> None:
             return
         sys.stdout.flush()
         sys.stderr.flush()
-        task = {"argv": sys.argv, "path": sys.path, "folder": os.getcwd(), "environment": dict(os.environ)}
+        environment = {**os.environ, BORN: str(born())}
+        task = {"argv": sys.argv, "path": sys.path, "folder": os.getcwd(), "environment": environment}
         text = json.dumps(task).encode()
         socket.send_fds(line, [struct.pack("!I", len(text))], [0, 1, 2])
         line.sendall(text)
@@ -55,6 +59,20 @@ def hand_over() -> None:
     if not status:
         sys.stderr.write("The job's process was killed; memory that ran out is the usual cause. Run again.\n")
     os._exit(status[0] if status else 1)
+
+
+def born() -> float:
+    """When this job's process started, in seconds since the epoch; of a copy, the process it stands for."""
+    handed = os.environ.get(BORN)
+    if handed:
+        return float(handed)
+    if sys.platform != "linux":
+        import psutil  # Snakemake brings it; a tenth of a second that Linux does not need
+
+        return float(psutil.Process().create_time())
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # since boot: man 5 proc, field 22
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
 
 
 def serve(owner: str) -> None:

@@ -1,0 +1,107 @@
+"""Where a result comes from: from its record, link by link, up to the raw data, each hash checked on the way.
+
+    PYTHONPATH=src python -m palimpsest.pipeline.trace results/demo/rows/digits/small_cnn_narrow/class_0/finetune.jsonl
+
+A link is whole where the file that lies there is the one that the record names, and where the record beside that file
+says that it was made so. Ends with status 1 where one is not. Needs no network.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palimpsest.pipeline import provenance
+from palimpsest.pipeline.configuration import ROOT
+
+SAME, CHANGED, ABSENT, SOURCE = "same", "changed since", "not here", "raw data"
+
+
+@dataclass(frozen=True)
+class Link:
+    """One file behind a result. depth: steps from it. state: one of this module's constants. about: what made it."""
+
+    depth: int
+    name: str
+    state: str
+    about: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether the chain holds here; a file that is not here (models are not in git) breaks nothing."""
+        return self.state != CHANGED
+
+
+def chain(result: Path | str, root: Path = ROOT) -> Iterator[Link]:
+    """The links from `result`, an output of some rule below `root`, up to the raw data; each file once.
+
+    Raises `FileNotFoundError` where no record speaks of `result`.
+    """
+    name = str(Path(result).resolve().relative_to(root))
+    record = _record_of(root / name)
+    if record is None:
+        raise FileNotFoundError(f"{name} has no record beside it; it is no result of the workflow, or was moved.")
+    yield from _links(name, record["outputs"][name], 0, root, set())
+
+
+def _links(name: str, expected: str, depth: int, root: Path, seen: set[str]) -> Iterator[Link]:
+    if name in seen:
+        return
+    seen.add(name)
+    path = root / name
+    record = _record_of(path)
+    state = SAME if path.is_file() else ABSENT
+    if path.is_file() and provenance.digest(path) != expected:
+        state = CHANGED
+    if record and record["outputs"][name] != expected:
+        state = CHANGED
+    about = f"{record['rule']}, {record['seconds']:g} s, commit {record['commit']}" if record else "no record"
+    yield Link(depth, name, state, about)
+    if not record:
+        return
+    for before, hashed in record["inputs"].items():
+        yield from _links(before, hashed, depth + 1, root, seen)
+    sources: dict[str, str] = record.get("sources", {})
+    here = provenance.digests(_files(sources, root))
+    for source, hashed in sources.items():
+        state = ABSENT if source not in here else SOURCE if here[source] == hashed else CHANGED
+        yield Link(depth + 1, source, state, hashed[:23])
+
+
+def _files(sources: Iterable[str], root: Path) -> dict[str, Path]:
+    """The files behind the names that `provenance.sources` gave, those that are here."""
+    site = Path(sysconfig.get_path("purelib")).parent
+    found: dict[str, Path] = {}
+    for name in sources:
+        start = site if name.startswith(f"{provenance.PACKAGES}/") else root
+        folder = (start / name).parent
+        found |= {str(Path(name).parent / file.name): file for file in folder.glob(Path(name).name)}
+    return {name: file for name, file in found.items() if file.is_file()}
+
+
+def _record_of(path: Path) -> dict[str, Any] | None:
+    """The record that has `path` among its outputs."""
+    for file in sorted(path.parent.glob("*.record.json")):
+        record: dict[str, Any] = json.loads(file.read_text())
+        if any(Path(output).name == path.name for output in record["outputs"]):
+            return record
+    return None
+
+
+def main(results: list[str]) -> int:
+    """Print the chain behind each result; 0 where every link is whole."""
+    whole = True
+    for result in results:
+        for link in chain(result):
+            whole &= link.whole
+            sys.stdout.write(f"{'  ' * link.depth}{link.name}  [{link.state}; {link.about}]\n")
+    return int(not whole)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
