@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pytest
 
 from palimpsest.pipeline.cells import Cell, Plan, Run
 from palimpsest.pipeline.configuration import ROOT, ConfigError, load
-from palimpsest.report import checks, claims, compare, cost, formats, page, tables
+from palimpsest.report import checks, claims, compare, cost, formats, overhead, page, tables
 from palimpsest.report.compare import Compared, judge
 
 TABLES = ("table1", "table2", "table4", "released", "purification")
@@ -707,3 +708,36 @@ def test_every_cell_of_a_table_has_a_place(paper: Plan, full: Path) -> None:
             paper.papers["uma"]["names"][name] for name in data_sets
         ]
     assert compare.matches(replace(cell(), epsilon="0"), {"epsilon": ["", "0"]})
+
+
+# Where the numbers come from
+
+
+def _kept(folder: Path, name: str, rule: str, end: float, seconds: float, **more: object) -> None:
+    finished = datetime.fromtimestamp(1e9 + end, UTC).isoformat(timespec="milliseconds")
+    record = {"rule": rule, "finished": finished, "seconds": seconds, "commit": "0123456789ab", "device": "cpu", **more}
+    (folder / f"{name}.record.json").write_text(json.dumps(record))
+
+
+def test_overhead_is_wall_time_over_work_without_the_pauses_between_runs(tmp_path: Path) -> None:
+    _kept(tmp_path, "a", "train", end=10, seconds=9, startup_seconds=1.0)  # 0 to 10
+    _kept(tmp_path, "b", "train", end=12, seconds=9.5, startup_seconds=0.5)  # 2 to 12
+    _kept(tmp_path, "c", "probe", end=20, seconds=6, startup_seconds=0.5)  # 13.5 to 20, after a gap that counts
+    _kept(tmp_path, "d", "probe", end=1010, seconds=4, startup_seconds=1.0, commit="ba9876543210-dirty")  # another run
+    _kept(tmp_path, "old", "train", end=5000, seconds=100)
+    found = overhead.overhead(tmp_path)
+    assert found.wall == pytest.approx(20 + 5) and found.lanes == 2
+    assert found.work == pytest.approx(28.5) and found.startup == pytest.approx(3)
+    assert found.over_work == pytest.approx(2 * 25 / 28.5 - 1)
+    assert [(rule.name, rule.jobs, rule.work) for rule in found.rules] == [("probe", 2, 10), ("train", 2, 18.5)]
+    assert found.dirty == 1 and found.commits == {"0123456789ab": 4, "ba9876543210-dirty": 1}
+
+
+def test_the_page_marks_numbers_of_uncommitted_code(demo: Plan, reduced: Path) -> None:
+    record = reduced / "any.record.json"
+    for commit in ("0123456789ab", "0123456789ab-dirty"):
+        _kept(reduced, "any", "train", end=10, seconds=9, startup_seconds=1.0, commit=commit)
+        text = page.render(demo, "uma", reduced)
+        assert f"<code>{commit}</code>" in text
+        assert ("code that no commit holds" in text) == commit.endswith("-dirty")
+    record.unlink()

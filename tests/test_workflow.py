@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -87,10 +88,9 @@ def jobs(said: str) -> dict[str, int]:
     return {words[0]: int(words[1]) for words in map(str.split, lines) if len(words) == 2 and words[1].isdigit()}
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project after one whole run at the scale `tiny`, with a toy unlearner: one file, one line."""
-    copy = tmp_path_factory.mktemp("project")
+def copied(copy: Path) -> Path:
+    """What a run needs of the project, in a folder of its own, with the scale `tiny`."""
+    copy.mkdir(exist_ok=True)
     for name in (
         "Snakefile",
         "config",
@@ -107,6 +107,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copy(source, copy / name)
     (copy / "config" / "scales" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project after one whole run at the scale `tiny`, with a toy unlearner: one file, one line."""
+    copy = copied(tmp_path_factory.mktemp("project"))
     (copy / "src" / "palimpsest" / "unlearners" / "toy.py").write_text(
         '"""A toy: weights times a factor."""\n\nfrom copy import deepcopy\n\n\n'
         "def unlearn(model, forget, retain, *, factor=0.5):\n"
@@ -263,6 +270,29 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights(project: Path)
     assert not resume.exists()
     (project / target).unlink()
     assert torch.equal(run_to_the_end(), resumed)
+
+
+def test_so_far_counts_what_there_is_while_a_run_goes_on(project: Path) -> None:
+    lock = project / ".snakemake" / "locks"
+    lock.mkdir(exist_ok=True)
+    (lock / "0.input.lock").write_text("")  # as another run would hold it
+    row = project / CELL.format("rows") / "class_0" / "finetune.jsonl"
+    kept = row.with_suffix(".kept")
+    counts = []
+    for there in (True, False):
+        if not there:
+            row.rename(kept)
+        said = snakemake(project, "--nolock", "so_far")
+        counts.append(tuple(map(int, re.search(r"uma:.*?table1 +(\d+) of +(\d+) cells", said, re.DOTALL).groups())))
+    kept.rename(row)
+    shutil.rmtree(lock)
+    (whole, all_of_it), (part, of_it) = counts
+    assert whole == all_of_it == of_it
+    page = (project / "results/tiny/so_far/uma/index.html").read_text()
+    with (project / "results/tiny/papers/uma/table1.csv").open(newline="") as file:
+        lost = sum(cell["unlearner"] == "finetune" and cell["forget"] == "class_0" for cell in csv.DictReader(file))
+    assert 0 < lost == whole - part
+    assert "not run yet" in page
 
 
 def test_a_diverged_training_is_a_row_and_stops_nothing(project: Path) -> None:

@@ -135,21 +135,17 @@ class Checkpoint:
         if time.monotonic() - self._written[0] < self.seconds:
             return
         tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in state.items()}
+        for index, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in values.items()}
         tensors |= {f"kept/{name}": tensor for name, tensor in kept.items()}
         temporary = self.path.with_name(self.path.name + f".{os.getpid()}.tmp")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {
-                name: tensor.detach().cpu().clone().contiguous()
-                for name, tensor in tensors.items()
-                if tensor is not None
-            },
-            str(temporary),
-            metadata={"key": self.key, "epoch": str(epoch)},
-        )
-        os.replace(temporary, self.path)
+        state = {n: tensor.detach().cpu().clone().contiguous() for n, tensor in tensors.items() if tensor is not None}
+        try:
+            save_file(state, str(temporary), metadata={"key": self.key, "epoch": str(epoch)})
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
         self._written[0] = time.monotonic()
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, kept: Mapping[str, torch.Tensor]) -> int:

@@ -2,7 +2,8 @@
 
 in: rows/…, config/papers/{paper}/
 out: papers/{paper}/{table}.csv, .md, .tex, .html; {figure}.svg, .pdf, .csv; papers/{paper}/index.html
-targets: the paper's name, and {paper}_{table} or {paper}_{figure} for one of them
+     so_far/{paper}/: the same from the rows that exist now
+targets: so_far; the paper's name, and {paper}_{table} or {paper}_{figure} for one of them
 
 `params.cells` names all that the configuration says of a table: a changed stand-in or budget makes it again.
 """
@@ -117,6 +118,18 @@ rule page:
         code=method.code("report/page"),
     script:
         "../scripts/page.py"
+
+
+rule so_far:
+    log:
+        "<logs>/so_far.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        results=f"results/{config['scale']}",
+    script:
+        "../scripts/so_far.py"
 
 
 for paper, item in PLAN.items:

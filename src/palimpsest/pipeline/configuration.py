@@ -69,15 +69,21 @@ def load(path: Path | str = "config/config.yaml", **overrides: Any) -> dict[str,
 
 
 def write(config: Mapping[str, Any], path: Path | str) -> None:
-    """Keep a resolved configuration with the results that it is about."""
+    """Keep a resolved configuration with the results that it is about; `ConfigError` where the disk is full."""
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
+    text = "# The whole configuration of the last run at this scale, merged and with the scale's budgets applied.\n"
+    text += yaml.safe_dump(dict(config), sort_keys=False, width=120)
+    if final.is_file() and final.read_text() == text:
+        return
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    temporary.write_text(
-        "# The whole configuration of the last run at this scale, merged and with the scale's budgets applied.\n"
-        + yaml.safe_dump(dict(config), sort_keys=False, width=120)
-    )
-    os.replace(temporary, final)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        os.replace(temporary, final)
+    except OSError as error:
+        raise ConfigError(f"{final} cannot be written ({error.strerror}); nothing has run.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,12 +94,18 @@ class Run:
         """A temporary path that becomes `path` when the block ends well, and vanishes when it does not."""
         final = Path(path)
         final.parent.mkdir(parents=True, exist_ok=True)
+        for left in final.parent.glob(f".{final.name}.*.tmp"):  # by a run that was killed
+            left.unlink(missing_ok=True)
         temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
         try:
             yield temporary
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, final)
+        except Exception as error:
+            if _is_full(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path) from error
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -234,9 +240,14 @@ def _usage(seconds: float) -> dict[str, Any]:
     return facts
 
 
+def _is_full(error: Exception) -> bool:
+    # safetensors raises an error of its own, which says so only in its text.
+    return getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error)
+
+
 def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        place = error.filename or "an output"
+    if _is_full(error):
+        place = getattr(error, "filename", None) or "the file that a training resumes from"
         return f"No space is left on the disk for {place}: free some and run again; nothing is lost."
     if type(error).__name__ in CLEAR or isinstance(error, FileNotFoundError):
         return str(error)

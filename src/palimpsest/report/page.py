@@ -15,7 +15,7 @@ from pathlib import Path
 
 from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
 from palimpsest.pipeline.configuration import grid_of
-from palimpsest.report import checks, claims, compare, cost, formats, tables
+from palimpsest.report import checks, claims, compare, cost, formats, overhead, tables
 from palimpsest.report.compare import Compared
 
 
@@ -71,6 +71,7 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         counts=counts(counted),
         costs=cost.costs(runs, plan.config["tuning_seed"], names, results),
         searches=searches(plan, runs, names, results),
+        made_by=overhead.overhead(results),
         others=[name for name in plan.papers if name == paper or (results / "papers" / name / "index.html").is_file()],
     )  # fmt: skip
 
