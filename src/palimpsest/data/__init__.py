@@ -11,6 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -103,13 +104,20 @@ def save(images: Images, path: Path | str) -> None:
 
 
 def read(path: Path | str) -> Images:
-    """Read what `save` wrote."""
-    with safe_open(str(path), framework="pt") as file:
+    """Read what `save` wrote; `DataError` for a file that is broken or foreign."""
+    with _opened(path) as file:
         classes = tuple(json.loads(file.metadata()["classes"]))
         return Images(classes=classes, **{name: file.get_tensor(name) for name in file.keys()})
 
 
 def digest(path: Path | str) -> str:
     """The digest that `save` stored, without reading the pixels."""
-    with safe_open(str(path), framework="pt") as file:
-        return file.metadata()["digest"]
+    with _opened(path) as file:
+        return str(file.metadata()["digest"])
+
+
+def _opened(path: Path | str) -> Any:
+    try:
+        return safe_open(str(path), framework="pt")
+    except Exception as error:  # safetensors raises its own untyped error
+        raise DataError(f"{path} is not a readable data file ({error}); delete it and run again") from error
