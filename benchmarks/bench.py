@@ -57,7 +57,7 @@ class Finding:
 
     def text(self, value: float) -> str:
         """`value` as a reader wants it."""
-        return {"x": f"{value:.2f}x", "share": f"{value:.1%}"}.get(self.unit, f"{value:,.0f} {self.unit}")
+        return {"x": f"{value:.2f}x", "share": f"{value:.1%}"}.get(self.unit, f"{value:,.{0 if value >= 100 else 1}f} {self.unit}")
 
 
 def say(line: str = "") -> None:
