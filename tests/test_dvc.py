@@ -10,9 +10,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
+import fsspec
 import pytest
 import yaml
 from moto.server import ThreadedMotoServer
@@ -20,6 +21,7 @@ from test_workflow import TINY, jobs
 
 ROOT = Path(__file__).parents[1]
 BASE = "results/tiny/base/digits/small_cnn_narrow/seed0.safetensors"
+ARCHIVE = bytes(range(256)) * 100
 SCALE = {
     "stand_ins": TINY["stand_ins"],
     "budgets": {"unlearners": {"finetune": {"epochs": 1}}, "attacks": {"uma": {"steps": 2}}},
@@ -41,10 +43,9 @@ def clone(project: Path, folder: Path) -> Path:
     return folder
 
 
-def in_store(store: Path, file: Path) -> Path:
-    """Where a DVC remote keeps the bytes of `file`."""
-    md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
-    return store / "files/md5" / md5[:2] / md5[2:]
+def object_of(md5: str) -> str:
+    """Where a DVC remote keeps an object, below its URL."""
+    return f"files/md5/{md5[:2]}/{md5[2:]}"
 
 
 def run_by_dvc(said: str) -> dict[str, int]:
@@ -63,13 +64,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for who in ("AUTHOR", "COMMITTER"):
             patch.setenv(f"GIT_{who}_NAME", "lab")
             patch.setenv(f"GIT_{who}_EMAIL", "lab@example.org")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
         copy = place / "project"
         for name in run(ROOT, "git ls-files --cached --others --exclude-standard").splitlines():
             if (ROOT / name).exists():
                 (copy / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, copy / name)
-        shutil.rmtree(copy / "config/papers/leakage")
         about = copy / "config/papers/uma/paper.yaml"
+        for other in set((copy / "config/papers").iterdir()) - {about.parent}:
+            shutil.rmtree(other)
         paper = yaml.safe_load(about.read_text())
         only = {"tables": {"table1": paper["tables"]["table1"]}, "claims": paper["claims"][:1]}
         about.write_text(yaml.safe_dump(paper | only))
@@ -114,54 +119,74 @@ def test_a_changed_value_redoes_only_what_depends_on_it(project: Path) -> None:
     assert not (folder / ".dvc/cache/runs").exists(), "from a run-cache DVC would put an old run over the results"
 
 
-def test_a_damaged_object_is_noticed_and_can_be_mended(project: Path) -> None:
-    store = project.parent / "elsewhere/palimpsest-store"
-    shutil.copytree(project.parent / "palimpsest-store", store)
-    folder = clone(project, store.parent / "clone")
-    damaged = in_store(store, project / BASE)
-    content = damaged.read_bytes()
-    damaged.chmod(0o644)
-    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-
-    said = run(folder, "dvc pull --verbose", fails=True)
-    assert "Checkout failed for following targets:\nresults/tiny" in said
-    assert re.search(f"corrupted cache file .*{damaged.relative_to(store)}", said), said
-    assert not (folder / "results/tiny").exists(), "all or nothing"
-    assert f"\n        {BASE}\n" in run(folder, "dvc data status --granular").split("uncommitted")[0]
-
-    damaged.unlink()
-    run(project, f"dvc remote add --local elsewhere {store}")
-    assert "1 file pushed" in run(project, "dvc push --remote elsewhere")
-    run(folder, "dvc pull")
-    assert (folder / BASE).read_bytes() == content
-
-
-def test_results_and_raw_archives_travel_through_s3(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    archive = os.urandom(100_000)
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """The address of a server that speaks S3."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    try:
-        host, port = server.get_host_and_port()
-        boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="lab")
-        giver = clone(project, project.parent / "giver")
-        run(giver, "dvc pull")
-        (giver / "data").mkdir()
-        (giver / "data/cifar-10-python.tar.gz").write_bytes(archive)
-        run(giver, "dvc add data/cifar-10-python.tar.gz")
-        run(giver, "dvc remote add --default lab s3://lab/palimpsest")
-        run(giver, f"dvc remote modify lab endpointurl http://{host}:{port}")
-        run(giver, "dvc remote modify lab verify true")
-        run(giver, "git add data .dvc/config && git commit --quiet --message lab && dvc push")
-        assert run(giver, "git status --short") == ""
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
 
-        taker = clone(giver, project.parent / "taker")
-        run(taker, "dvc pull")
-        assert (taker / "data/cifar-10-python.tar.gz").read_bytes() == archive
-        assert (taker / BASE).read_bytes() == (project / BASE).read_bytes()
-        assert "Nothing to be done" in run(taker, "snakemake --cores 2 --config scale=tiny")
-        assert "Stage 'reproduce' didn't change, skipping" in run(taker, "dvc repro")
-    finally:
-        server.stop()
+
+@dataclass(frozen=True)
+class Store:
+    """A remote and a clone that has pushed to it. files, root: how the test itself reaches the remote's objects."""
+
+    giver: Path
+    files: fsspec.AbstractFileSystem
+    root: str
+
+
+@pytest.fixture(scope="module", params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, project: Path) -> Store:
+    """Results and a raw archive in another remote than the one beside the clone."""
+    giver = clone(project, project.parent / f"giver-{request.param}")
+    run(giver, "dvc pull")
+    (giver / "data").mkdir()
+    (giver / "data/cifar-10-python.tar.gz").write_bytes(ARCHIVE)
+    run(giver, "dvc add data/cifar-10-python.tar.gz")
+    if request.param == "s3":
+        address, root = request.getfixturevalue("endpoint"), "lab/palimpsest"
+        files = fsspec.filesystem("s3", endpoint_url=address)
+        files.mkdir("lab")
+        run(giver, "dvc remote add --default lab s3://lab/palimpsest")
+        run(giver, f"dvc remote modify lab endpointurl {address}")
+    else:
+        files, root = fsspec.filesystem("file"), str(project.parent / "shared")
+        run(giver, f"dvc remote add --default lab {root}")
+    run(giver, "dvc remote modify lab verify true")
+    run(giver, "git add data/*.dvc .dvc/config && git commit --quiet --message lab")
+    run(giver, "dvc push")
+    assert run(giver, "git status --short") == ""
+    return Store(giver, files, root)
+
+
+def test_results_and_raw_archives_travel_through_other_stores(store: Store) -> None:
+    taker = clone(store.giver, store.giver.with_name(f"{store.giver.name}-taker"))
+    run(taker, "dvc pull")
+    assert (taker / "data/cifar-10-python.tar.gz").read_bytes() == ARCHIVE
+    assert (taker / BASE).read_bytes() == (store.giver / BASE).read_bytes()
+    assert "Nothing to be done" in run(taker, "snakemake --cores 2 --config scale=tiny")
+    assert "Stage 'reproduce' didn't change, skipping" in run(taker, "dvc repro")
+
+
+def test_a_damaged_object_is_noticed_and_can_be_mended(store: Store) -> None:
+    content = (store.giver / BASE).read_bytes()
+    name = object_of(hashlib.md5(content, usedforsecurity=False).hexdigest())
+    store.files.rm(f"{store.root}/{name}")
+    store.files.pipe(f"{store.root}/{name}", content[:-1] + bytes([content[-1] ^ 1]))
+    victim = clone(store.giver, store.giver.with_name(f"{store.giver.name}-victim"))
+
+    said = run(victim, "dvc pull --verbose", fails=True)
+    assert re.search(f"corrupted cache file .*{name}", said), said
+    assert "Checkout failed for following targets:\nresults/tiny" in said
+    assert not (victim / "results/tiny").exists(), "all or nothing"
+    assert f"\n        {BASE}\n" in run(victim, "dvc data status --granular").split("uncommitted")[0]
+
+    # Without the folder's list DVC would believe what it once pushed to be there still.
+    outs = yaml.safe_load((store.giver / "dvc.lock").read_text())["stages"]["reproduce"]["outs"]
+    (listed,) = (out["md5"] for out in outs if out["path"] == "results/tiny")
+    store.files.rm([f"{store.root}/{name}", f"{store.root}/{object_of(listed)}"])
+    assert "2 files pushed" in run(store.giver, "dvc push")
+    run(victim, "dvc pull")
+    assert (victim / BASE).read_bytes() == content
