@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palimpsest.pipeline import gpu, provenance, warm
+from palimpsest.pipeline.configuration import ConfigError
 from palimpsest.seeds import stable_seed
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def job(snakemake: Any) -> Iterator[Run]:
             )
             with run.writing(snakemake.output.record) as temporary:
                 provenance.write(temporary, content)
-    except Exception as error:
+    except (Exception, ConfigError) as error:  # ConfigError is an exit
         log.error("%s", _sentence(error))
         sys.exit(1)
 
@@ -240,12 +241,12 @@ def _usage(seconds: float) -> dict[str, Any]:
     return facts
 
 
-def _is_full(error: Exception) -> bool:
+def _is_full(error: BaseException) -> bool:
     # safetensors raises an error of its own, which says so only in its text.
     return getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error)
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     if _is_full(error):
         place = getattr(error, "filename", None) or "the file that a training resumes from"
         return f"No space is left on the disk for {place}: free some and run again; nothing is lost."
