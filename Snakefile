@@ -61,6 +61,7 @@ rule all:
         collect("<results>/papers/{paper}/index.html", paper=PLAN.papers),
 
 
+include: "workflow/rules/0_plan.smk"
 include: "workflow/rules/1_data.smk"
 include: "workflow/rules/2_train.smk"
 include: "workflow/rules/3_unlearn.smk"
