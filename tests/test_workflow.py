@@ -83,10 +83,8 @@ def jobs(said: str) -> dict[str, int]:
     return {words[0]: int(words[1]) for words in map(str.split, lines) if len(words) == 2 and words[1].isdigit()}
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project after one whole run at the scale `tiny`, with a toy unlearner: one file, one line."""
-    copy = tmp_path_factory.mktemp("project")
+def copy_project(copy: Path) -> None:
+    """Put into `copy` what a run of the workflow needs of the project."""
     for name in (
         "Snakefile",
         "config",
@@ -102,6 +100,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, copy / name)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project after one whole run at the scale `tiny`, with a toy unlearner: one file, one line."""
+    copy = tmp_path_factory.mktemp("project")
+    copy_project(copy)
     (copy / "config" / "scales" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     (copy / "src" / "palimpsest" / "unlearners" / "toy.py").write_text(
         '"""A toy: weights times a factor."""\n\nfrom copy import deepcopy\n\n\n'
