@@ -26,7 +26,7 @@ def memory(mb: int) -> Callable[..., int]:
 
 
 def runtime(minutes: int) -> Callable[..., int]:
-    """A rule's `runtime`: `minutes`, the attempt's number of times. A training goes on where it was, so that adds up."""
+    """A rule's `runtime`: `minutes`, the attempt's number of times; a training goes on where it was killed."""
 
     def runtime(wildcards: object, attempt: int) -> int:
         return attempt * minutes
