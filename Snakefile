@@ -12,7 +12,7 @@ import sys
 sys.path.insert(0, os.path.join(workflow.basedir, "src"))
 os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [sys.path[0], os.getenv("PYTHONPATH")]))}
 
-from palimpsest.pipeline import cells, configuration, method, warm
+from palimpsest.pipeline import cells, configuration, limits, method, warm
 
 
 configfile: "config/config.yaml"
@@ -23,11 +23,12 @@ config = configuration.resolve(config)
 PLAN = cells.Plan(config)
 SEEDS = range(config["repetitions"])  # of attacks on images; a forget set may have others, PLAN.blocks_of
 HELD_OUT = config["tuning_seed"]  # the repetition that no table uses
+MEMORY = limits.memory(config["mem_mb"])
+RUNTIME = limits.runtime(config["runtime"])
 
-
-# Jobs of this run may start warm (pipeline/warm.py); the server ends with this process.
-if config["warm_start"]:
-    os.environ[warm.SWITCH] = str(os.getpid())
+# Jobs of this run may start warm (pipeline/warm.py); the server ends with this process. A job sent elsewhere runs cold:
+# it must not look for the server of the process that sent it.
+os.environ[warm.SWITCH] = str(os.getpid()) if config["warm_start"] and not workflow.remote_exec else ""
 
 
 report: "workflow/report/workflow.rst"

@@ -13,6 +13,9 @@ rule data:
         "<logs>/data/{dataset}.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=MEMORY,
+        runtime=RUNTIME,
     params:
         method=lambda wildcards: configuration.method_of(config, "datasets", wildcards.dataset),
         keywords=lambda wildcards: configuration.keywords_of(config, "datasets", wildcards.dataset),
@@ -32,6 +35,7 @@ rule forget:
     log:
         "<logs>/forget/{dataset}/{forget}/seed{seed}.log",
     priority: 10  # a second of work that others wait for
+    localrule: True
     conda:
         "../../environment.yml"
     params:

@@ -21,8 +21,8 @@ rule train:
     threads: config["threads"]
     resources:
         gpu=config["gpu"],
-        mem_mb=config["mem_mb"],
-        runtime=config["runtime"],
+        mem_mb=MEMORY,
+        runtime=RUNTIME,
     params:
         method=lambda wildcards: configuration.method_of(config, "models", wildcards.model),
         keywords=lambda wildcards: configuration.keywords_of(config, "models", wildcards.model),
@@ -55,8 +55,8 @@ rule train_own:
     threads: config["threads"]
     resources:
         gpu=config["gpu"],
-        mem_mb=config["mem_mb"],
-        runtime=config["runtime"],
+        mem_mb=MEMORY,
+        runtime=RUNTIME,
     params:
         method=lambda wildcards: configuration.method_of(config, "models", wildcards.model),
         keywords=lambda wildcards: configuration.keywords_of(config, "models", wildcards.model),

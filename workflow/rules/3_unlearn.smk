@@ -27,8 +27,8 @@ rule tune:
     threads: config["threads"]
     resources:
         gpu=config["gpu"],
-        mem_mb=config["mem_mb"],
-        runtime=config["runtime"],
+        mem_mb=MEMORY,
+        runtime=RUNTIME,
     params:
         method=lambda wildcards: configuration.method_of(config, "unlearners", wildcards.unlearner),
         keywords=lambda wildcards: cells.fixed_of(config, wildcards.unlearner),
@@ -67,8 +67,8 @@ rule unlearn:
     threads: config["threads"]
     resources:
         gpu=config["gpu"],
-        mem_mb=config["mem_mb"],
-        runtime=config["runtime"],
+        mem_mb=MEMORY,
+        runtime=RUNTIME,
     params:
         method=lambda wildcards: configuration.method_of(config, "unlearners", wildcards.unlearner),
         keywords=lambda wildcards: cells.fixed_of(config, wildcards.unlearner),

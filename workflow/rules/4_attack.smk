@@ -31,8 +31,8 @@ rule attack:
     threads: config["threads"]
     resources:
         gpu=config["gpu"],
-        mem_mb=config["mem_mb"],
-        runtime=config["runtime"],
+        mem_mb=MEMORY,
+        runtime=RUNTIME,
     params:
         method=lambda wildcards: configuration.method_of(config, "attacks", wildcards.attack),
         keywords=lambda wildcards: configuration.keywords_of(config, "attacks", wildcards.attack),
@@ -61,8 +61,8 @@ rule probe:
     threads: config["threads"]
     resources:
         gpu=config["gpu"],
-        mem_mb=config["mem_mb"],
-        runtime=config["runtime"],
+        mem_mb=MEMORY,
+        runtime=RUNTIME,
     params:
         method=lambda wildcards: configuration.method_of(config, "attacks", wildcards.attack),
         keywords=lambda wildcards: cells.probe_keywords_of(config, wildcards.attack),

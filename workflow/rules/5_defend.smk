@@ -20,8 +20,8 @@ rule prepare:
     threads: config["threads"]
     resources:
         gpu=config["gpu"],
-        mem_mb=config["mem_mb"],
-        runtime=config["runtime"],
+        mem_mb=MEMORY,
+        runtime=RUNTIME,
     params:
         method=lambda wildcards: configuration.method_of(config, "defenses", wildcards.defense),
         keywords=lambda wildcards: cells.prepare_keywords_of(config, wildcards.defense),

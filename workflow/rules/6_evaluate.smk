@@ -64,8 +64,8 @@ rule evaluate:
     threads: config["threads"]
     resources:
         gpu=config["gpu"],
-        mem_mb=config["mem_mb"],
-        runtime=config["runtime"],
+        mem_mb=MEMORY,
+        runtime=RUNTIME,
     params:
         attacks=lambda wildcards: PLAN.attacks_of(**wildcards),
         defenses=lambda wildcards: {

@@ -77,6 +77,7 @@ rule figure:
         "<logs>/figure/{paper}/{figure}.log",
     wildcard_constraints:
         figure="|".join(FIGURES) or "none",
+    localrule: True
     conda:
         "../../environment.yml"
     params:
