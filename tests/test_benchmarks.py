@@ -86,11 +86,12 @@ def test_networks_are_those_of_the_configuration(gpu: ModuleType) -> None:
 def test_agreement_needs_float32(gpu: ModuleType, tmp_path: Path) -> None:
     images = digits.load(tmp_path)
     spec = Spec("small_cnn", 10, 1, {"width": 8, "hidden": 16})
-    trained, attacked = gpu.compare(spec, images, "cpu", "float32")
-    assert trained["cpu"] == trained["card"] and attacked["cpu"] == attacked["card"]
-    assert trained["agrees"] is None, "there is nothing to compare with"
-    half, _ = gpu.compare(spec, images, "cpu", "bfloat16")
-    assert half["agrees"] is False
+    for row in gpu.compare(spec, images, "cpu", "float32"):
+        assert row["cpu"] == row["card"]
+        assert row["agrees"] is None, "there is nothing to compare with"
+    logits, steps, _ = gpu.compare(spec, images, "cpu", "bfloat16")
+    assert logits["agrees"] is False and logits["card"] > 100 * logits["allowed"]
+    assert steps["agrees"] is False
 
 
 def test_a_step_that_takes_too_long_or_fails_is_a_row_and_stops_nothing(gpu: ModuleType, tmp_path: Path) -> None:
