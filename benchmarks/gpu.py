@@ -46,6 +46,7 @@ from resnet_peak import Load, channels_last, contiguous, convolutions_use, flop_
 from palimpsest import data, evaluate, unlearners
 from palimpsest.attacks import uma
 from palimpsest.forget import ForgetError, choose
+from palimpsest.frozen import frozen
 from palimpsest.models import Network, Spec, channel_statistics, create
 from palimpsest.pipeline import method
 from palimpsest.train import Recipe, fit, recipe_from
@@ -291,7 +292,10 @@ def compare(spec: Spec, images: data.Images, device: str, precision: str = "floa
 
     def logits(device: str, dtype: torch.dtype, precision: str = "float32") -> torch.Tensor:
         model, pixels = deepcopy(start).to(device, dtype).eval(), few.to(device, dtype) / 255
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+        with (
+            torch.no_grad(),
+            torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16"),
+        ):
             return model(pixels).double().cpu()
 
     def way(device: str, dtype: torch.dtype, precision: str = "float32") -> torch.Tensor:
@@ -537,6 +541,10 @@ class Cell:
                 cut=cut,
             )
             self.check.cell[-1]["image_steps_per_second"] = tried * steps / seconds
+            # TF32 may keep the folded copy so far from the network that the attack takes the slower one.
+            searched = frozen(self.unlearned, self.forget.images[:8].float() / 255)
+            if any(isinstance(module, torch.nn.BatchNorm2d) for module in searched.modules()):
+                self.check.notes.append("UMA's copy of the network was not folded: rounding kept it too far away")
             clean = {"clean": self.forget.images, "labels": self.forget.labels}
             self.attacked["uma"] = evaluate.Attacked(on="forget", epsilons=tuple(epsilons), **clean, **made._asdict())
             return

@@ -13,7 +13,7 @@ from card import REAL, DeviceError, card
 from test_unlearners import CLASSES, FORGET, RECIPE, RETAIN, flat, samples, tiny_model
 
 from palimpsest import attacks, data, evaluate, models, train
-from palimpsest.pipeline import method
+from palimpsest.pipeline import job, method
 from palimpsest.unlearners import Samples
 
 SHAPE = tuple(FORGET.images.shape[1:])
@@ -216,3 +216,13 @@ def test_channel_statistics_and_digest_do_not_ask_where_images_lie() -> None:
             models.channel_statistics(there.train_images), models.channel_statistics(images.train_images), strict=True
         ):
             assert agree(one, other)
+
+
+def test_the_record_says_what_float32_meant_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not REAL:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
+    facts = job._usage(1.0)
+    assert facts["device"] != "cpu" and facts["gpu_peak_mb"] >= 0
+    assert facts["tf32"] == {"convolutions": True, "matrix_products": False}, "PyTorch's defaults"
