@@ -394,7 +394,7 @@ def measure_speeds(check: Check, spec: Spec, images: data.Images, recipe: Recipe
     start = create(spec, *channel_statistics(images.train_images), SEED)
     few = Load(0, images.train_images[:8].to(device), images.train_labels[:8].to(device), 8, "float32")
     flop = flop_per_image(deepcopy(start).to(device), few)
-    check.notes.append(f"forward and backward of one image are {flop * 1e-9:.3f} GFLOP")
+    check.notes.append(f"forward and backward of one image are {flop * 1e-9:.3g} GFLOP")
     peaks = {}
     for precision in ("float32", "bfloat16"):
         peaks[precision] = peak_of(precision, device, check.threads)[0]
