@@ -237,7 +237,11 @@ def _usage(seconds: float) -> dict[str, Any]:
     if torch is not None and torch.cuda.is_available():
         facts["device"] = torch.cuda.get_device_name()
         facts["gpu_peak_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
-        facts["tf32"] = torch.backends.cuda.matmul.allow_tf32
+        # PyTorch's defaults differ: convolutions use it, matrix products do not.
+        facts["tf32"] = {
+            "convolutions": torch.backends.cudnn.allow_tf32,
+            "matrix_products": torch.backends.cuda.matmul.allow_tf32,
+        }
     return facts
 
 

@@ -1,0 +1,228 @@
+"""Everything that a job runs on a card, run on one, or on a pretended one: nothing is left on the wrong device."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from card import REAL, DeviceError, card
+from test_unlearners import CLASSES, FORGET, RECIPE, RETAIN, flat, samples, tiny_model
+
+from palimpsest import attacks, data, evaluate, models, train
+from palimpsest.pipeline import job, method
+from palimpsest.unlearners import Samples
+
+SHAPE = tuple(FORGET.images.shape[1:])
+EVERYTHING = Samples(*map(torch.cat, zip(FORGET, RETAIN, strict=True)))
+
+
+def moved(parts: Samples, device: torch.device | str) -> Samples:
+    return Samples(*(part.to(device) for part in parts))
+
+
+def agree(there: torch.Tensor, here: torch.Tensor) -> bool:
+    """Pretended, the same operations ran in the same order: equal to the bit. A real card rounds in its own way."""
+    there = there.cpu()
+    return bool(there.isfinite().all()) if REAL else torch.equal(there, here)
+
+
+class TestThePretence:
+    def test_what_a_card_refuses_is_refused(self) -> None:
+        with card() as device:
+            here, there = torch.ones(3), torch.ones(3, device=device)
+            index = torch.tensor([0, 2])
+            for wrong in (
+                lambda: here + there,
+                lambda: torch.cat([here, there]),
+                lambda: here[index.to(device)],
+                lambda: torch.rand(3, generator=torch.Generator(), device=device),
+                lambda: there.uniform_(generator=torch.Generator()),
+                lambda: torch.nn.Linear(3, 2)(there),
+                lambda: there.add_(here),
+            ):
+                with pytest.raises((DeviceError, RuntimeError)):
+                    wrong()
+            with pytest.raises((DeviceError, TypeError)):
+                there.numpy()
+
+    def test_what_a_card_admits_works(self) -> None:
+        with card() as device:
+            there = torch.arange(3.0, device=device)
+            assert (there * torch.tensor(2.0))[torch.tensor([0, 2])].tolist() == [0.0, 4.0]
+            assert there.cpu().numpy().sum() == there.sum().item() == 3
+            there.copy_(torch.zeros(3))
+            assert not there.any()
+            layer = torch.nn.Linear(3, 2).to(device)
+            layer(there).sum().backward()
+            assert layer.weight.grad is not None and layer.weight.grad.device == there.device
+
+
+@pytest.mark.parametrize("name", method.names("unlearners"))
+def test_unlearner_runs_on_a_card(name: str) -> None:
+    def run(device: torch.device | str) -> torch.Tensor:
+        module = import_module(f"palimpsest.unlearners.{name}")
+        forget, retain, everything = (moved(part, device) for part in (FORGET, RETAIN, EVERYTHING))
+        indices = torch.arange(len(forget.labels), device=device)
+        fill: dict[str, Any] = {"seed": 7, "recipe": RECIPE, "requests": [indices], "indices": indices}
+        fill |= {"initial": tiny_model(2).to(device), "checkpoint": None}
+        base = tiny_model().to(device)
+        if hasattr(module, "train_base"):
+            wanted = inspect.signature(module.train_base).parameters.keys() & fill.keys()
+            base, fill["kept"] = module.train_base(base, everything, **{key: fill[key] for key in wanted})
+            assert all(tensor.device == base.mean.device for tensor in fill["kept"].values())
+        wanted = method.keywords("unlearners", name) & fill.keys()
+        made = module.unlearn(base, forget, retain, **{key: fill[key] for key in wanted})
+        assert all(tensor.device == base.mean.device for tensor in made.state_dict().values())
+        return flat(made)
+
+    here = run("cpu")
+    with card() as device:
+        assert agree(run(device), here)
+
+
+UMA = {"epsilons": ["8/255", "16/255"], "steps": 2}
+
+
+@pytest.mark.parametrize("keywords", [{}, {"target": "wrong_label"}, {"loss": "bce", "start": "image"}], ids=str)
+def test_uma_runs_on_a_card(keywords: dict[str, Any]) -> None:
+    attack = import_module("palimpsest.attacks.uma").attack
+    here = attack(tiny_model(1), tiny_model(2), *FORGET, seed=3, **UMA, **keywords)
+    with card() as device:
+        there = attack(
+            tiny_model(1).to(device), tiny_model(2).to(device), *moved(FORGET, device), seed=3, **UMA, **keywords
+        )
+        for one, other in zip(there, here, strict=True):
+            assert agree(one, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords"),
+    [
+        ("inversion_black_box", {"population": 6, "generations": 3, "elites": 2}),
+        ("inversion_white_box", {"steps": 2, "restarts": 2}),
+        ("inversion_white_box", {"steps": 2, "restarts": 2, "space": "pixels", "clamp": True}),
+        ("label_leakage", {"subsets": 2, "subset_size": 4, "batch_size": 2, "epochs": 2}),
+        ("label_leakage", {"subsets": 2, "subset_size": 4, "epochs": 1, "head_init": "server"}),
+        ("label_leakage", {"subsets": 2, "subset_size": 4, "epochs": 1, "head_init": "zero"}),
+    ],
+    ids=str,
+)
+def test_attack_on_labels_runs_on_a_card(name: str, keywords: dict[str, Any]) -> None:
+    module = import_module(f"palimpsest.attacks.{name}")
+
+    def run(device: torch.device | str) -> dict[str, torch.Tensor]:
+        fill = {"own_samples": moved(EVERYTHING, device), "device": device}
+        filled = {key: fill[key] for key in fill.keys() & method.keywords("attacks", name)}
+        server = tiny_model().to(device)
+        access = getattr(module, "query_of", lambda server: server)
+        made = module.attack(access(server), SHAPE, CLASSES, seed=3, **filled, **keywords)
+        return {key: torch.as_tensor(value) for key, value in made._asdict().items()}
+
+    here = run("cpu")
+    with card() as device:
+        for key, tensor in run(device).items():
+            assert agree(tensor, here[key]), key
+
+
+@pytest.mark.parametrize("name", method.names("defenses"))
+def test_defense_runs_on_a_card(name: str) -> None:
+    module = import_module(f"palimpsest.defenses.{name}")
+
+    def run(device: torch.device | str) -> torch.Tensor:
+        images = moved(FORGET, device).images
+        if hasattr(module, "prepare"):
+            kept = module.prepare(moved(RETAIN, device), seed=3, width=4, steps=2, batch_size=4)
+            return module.purify(images, kept=kept)
+        return module.purify(images)
+
+    here = run("cpu")
+    with card() as device:
+        made = run(device)
+        assert made.device == device and agree(made, here)
+
+
+def test_training_with_everything_on_runs_and_resumes_on_a_card(tmp_path: Path) -> None:
+    recipe = train.Recipe(epochs=2, batch_size=8, lr=0.01, optimizer="adam", augment=("crop", "flip"))
+    checkpoint = train.Checkpoint(tmp_path / "resume", "key", seconds=0.0)
+
+    def run(device: torch.device | str, epochs: int) -> torch.Tensor:
+        part = train.Recipe(**{**vars(recipe), "epochs": epochs})
+        return flat(train.fit(tiny_model().to(device), *moved(RETAIN, device), part, seed=3, checkpoint=checkpoint))
+
+    here = run("cpu", 2)
+    checkpoint.path.unlink()
+
+    class Killed(Exception):
+        pass
+
+    def die(model: torch.nn.Module, batch: train.Batch) -> None:
+        if batch.epoch:
+            raise Killed
+
+    with card() as device:
+        with pytest.raises(Killed):
+            train.fit(
+                tiny_model().to(device), *moved(RETAIN, device), recipe, seed=3, checkpoint=checkpoint, after_step=die
+            )
+        assert checkpoint.path.is_file()
+        assert agree(run(device, 2), here)
+
+
+def test_every_measurement_is_made_on_a_card(tmp_path: Path) -> None:
+    images = data.Images(*EVERYTHING, *samples(12, seed=1), classes=tuple("abcd"))
+    gone = EVERYTHING.labels == 0
+    forget, retain = (Samples(EVERYTHING.images[part], EVERYTHING.labels[part]) for part in (gone, ~gone))
+    purify = import_module("palimpsest.defenses.median").purify
+
+    def run(device: torch.device | str) -> list[evaluate.Measurement]:
+        there, known, kept = images.to(device), moved(forget, device), moved(retain, device)
+        model, original = tiny_model(1).to(device), tiny_model(2).to(device)
+        aims = {on: attacks.aimed_at(on, there, known, kept, seed=5) for on in ("forget", "unseen")}
+        uma = import_module("palimpsest.attacks.uma").attack
+        attacked = {
+            on: evaluate.Attacked(
+                on=on, epsilons=tuple(UMA["epsilons"]), clean=aim.images, labels=aim.labels,
+                **uma(model, original, *aim, seed=3, **UMA)._asdict(),
+            )
+            for on, aim in aims.items()
+        }  # fmt: skip
+        return list(evaluate.measure(model, there, known, kept, attacked, {"median": purify}, original, shown=True))
+
+    here = run("cpu")
+    with card() as device:
+        found = run(device)
+    assert [row["metric"] for row in found] == [row["metric"] for row in here]
+    if not REAL:
+        assert found == here
+
+
+def test_a_network_goes_to_a_file_and_comes_back(tmp_path: Path) -> None:
+    with card() as device:
+        models.save(tiny_model().to(device), tmp_path / "model.safetensors")
+        assert agree(flat(models.load(tmp_path / "model.safetensors").to(device)), flat(tiny_model()))
+        assert agree(flat(models.fresh(tiny_model(3).to(device), seed=1)), flat(tiny_model(1)))
+
+
+def test_channel_statistics_and_digest_do_not_ask_where_images_lie() -> None:
+    images = data.Images(*EVERYTHING, *samples(12, seed=1), classes=tuple("abcd"))
+    with card() as device:
+        there = images.to(device)
+        assert there.digest == images.digest
+        for one, other in zip(
+            models.channel_statistics(there.train_images), models.channel_statistics(images.train_images), strict=True
+        ):
+            assert agree(one, other)
+
+
+def test_the_record_says_what_float32_meant_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not REAL:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
+    facts = job._usage(1.0)
+    assert facts["device"] != "cpu" and facts["gpu_peak_mb"] >= 0
+    assert facts["tf32"] == {"convolutions": True, "matrix_products": False}, "PyTorch's defaults"
