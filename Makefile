@@ -7,7 +7,7 @@ page = results/$(1)/papers/uma/index.html
 # .venv first, so that whatever a recipe or a rule calls comes from it.
 IN_VENV = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: help demo laptop test clean-env
+.PHONY: help demo laptop test test-all checked clean-env
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,13 +21,18 @@ laptop: .venv/installed  ## the same on real data that a CPU can carry (hours)
 	$(IN_VENV) snakemake --cores $(CORES) --config scale=laptop
 	@echo "The page: $(call page,laptop)"
 
-test: .venv/installed  ## lint, formats, types and tests
+test: checked  ## lint, formats, types and tests
+	$(IN_VENV) pytest
+
+test-all: checked  ## the long tests too: twenty kills, and as root a SLURM of one node
+	$(IN_VENV) pytest -m "long or not long"
+
+checked: .venv/installed
 	$(IN_VENV) snakemake --lint
 	$(IN_VENV) snakefmt --check Snakefile workflow
 	$(IN_VENV) ruff check
 	$(IN_VENV) ruff format --check
 	$(IN_VENV) mypy src
-	$(IN_VENV) pytest
 
 clean-env:  ## remove .venv; results stay
 	rm -rf .venv

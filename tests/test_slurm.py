@@ -284,6 +284,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+@pytest.mark.long
 @needs_slurm
 @pytest.mark.usefixtures("toys")
 def test_a_table_is_made_by_jobs_on_the_cluster(cluster: Cluster, project: Path) -> None:
@@ -308,6 +309,7 @@ def test_a_table_is_made_by_jobs_on_the_cluster(cluster: Cluster, project: Path)
     assert number in {job["JobId"] for job in of_rule(jobs, "unlearn")}
 
 
+@pytest.mark.long
 @needs_slurm
 def test_jobs_at_the_same_time_have_a_card_each_and_lock_none(toys_done: tuple[Path, list[dict[str, str]]]) -> None:
     folder, jobs = toys_done
@@ -318,6 +320,7 @@ def test_jobs_at_the_same_time_have_a_card_each_and_lock_none(toys_done: tuple[P
     assert [job["TresPerJob"] for job in of_rule(jobs, "train")] == ["gres:gpu:1"] * 4
 
 
+@pytest.mark.long
 @needs_slurm
 def test_a_group_asks_for_one_card_and_the_sum_of_its_minutes(toys_done: tuple[Path, list[dict[str, str]]]) -> None:
     folder, jobs = toys_done
@@ -329,6 +332,7 @@ def test_a_group_asks_for_one_card_and_the_sum_of_its_minutes(toys_done: tuple[P
     assert {job["preset"] for job in ran} in ({"2"}, {"3"}), "one of the two large ones for all"
 
 
+@pytest.mark.long
 @needs_slurm
 def test_a_job_killed_by_its_limit_comes_back_with_twice_of_it(toys_done: tuple[Path, list[dict[str, str]]]) -> None:
     folder, jobs = toys_done

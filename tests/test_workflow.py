@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,13 @@ def test_a_second_run_has_nothing_to_do_and_a_readme_changes_nothing(project: Pa
     readme = project / "README.md"
     readme.write_text(readme.read_text() + "\n<!-- a comment -->\n")
     assert "Nothing to be done" in snakemake(project)
+
+
+def test_the_report_holds_tables_and_pages(project: Path) -> None:
+    snakemake(project, "--report", "report.zip")
+    with zipfile.ZipFile(project / "report.zip") as report:
+        names = {Path(name).name for name in report.namelist()}
+    assert {"table1.html", "table1.csv", "index.html"} <= names
 
 
 def test_a_toy_unlearner_of_one_file_and_one_line_appears_in_table_1(project: Path) -> None:
