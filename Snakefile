@@ -28,7 +28,10 @@ RUNTIME = limits.runtime(config["runtime"])
 
 # Jobs of this run may start warm (pipeline/warm.py); the server ends with this process. A job sent elsewhere runs cold:
 # it must not look for the server of the process that sent it.
-os.environ[warm.SWITCH] = str(os.getpid()) if config["warm_start"] and not workflow.remote_exec else ""
+if config["warm_start"] and not workflow.remote_exec:
+    os.environ |= {warm.SWITCH: str(os.getpid()), "PYTHONPATH": f"{warm.EARLY}{os.pathsep}{os.environ['PYTHONPATH']}"}
+else:
+    os.environ[warm.SWITCH] = ""
 
 
 report: "workflow/report/workflow.rst"

@@ -57,7 +57,8 @@ class Finding:
 
     def text(self, value: float) -> str:
         """`value` as a reader wants it."""
-        return {"x": f"{value:.2f}x", "share": f"{value:.1%}"}.get(self.unit, f"{value:,.{0 if value >= 100 else 1}f} {self.unit}")
+        places = 0 if value >= 100 else 1
+        return {"x": f"{value:.2f}x", "share": f"{value:.1%}"}.get(self.unit, f"{value:,.{places}f} {self.unit}")
 
 
 def say(line: str = "") -> None:

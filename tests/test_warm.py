@@ -75,6 +75,19 @@ def test_a_script_keeps_arguments_folder_environment_streams_and_status(
     assert said["warm"] == (out.format(tmp_path, True), "to stderr\n", 3)
 
 
+def test_snakemakes_scripts_are_handed_over_before_their_first_line(
+    tmp_path: Path, owner: subprocess.Popen[bytes]
+) -> None:
+    folder = tmp_path / ".snakemake" / "scripts"
+    folder.mkdir(parents=True)
+    for place, wanted in ((folder, "True"), (tmp_path, "False")):
+        (place / "job.py").write_text("import sys; print('torch' in sys.modules)")
+        paths = os.pathsep.join([warm.EARLY, str(SRC)])
+        environment = {**os.environ, "PYTHONPATH": paths, warm.SWITCH: str(owner.pid)}
+        said = subprocess.check_output([sys.executable, str(place / "job.py")], env=environment, text=True)
+        assert said.strip() == wanted
+
+
 def test_an_error_is_told_and_fails(tmp_path: Path, owner: subprocess.Popen[bytes]) -> None:
     job = start(tmp_path, "raise RuntimeError('such is life')", owner)
     _, errors = job.communicate()

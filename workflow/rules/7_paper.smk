@@ -43,6 +43,7 @@ rule table:
             labels={"item": "{table}", "as": "the table"},
             caption="../report/table.rst",
         ),
+        record="<results>/papers/{paper}/{table}.record.json",
     log:
         "<logs>/table/{paper}/{table}.log",
     wildcard_constraints:
@@ -73,6 +74,7 @@ rule figure:
             caption="../report/figure.rst",
         ),
         pdf="<results>/papers/{paper}/{figure}.pdf",
+        record="<results>/papers/{paper}/{figure}.record.json",
     log:
         "<logs>/figure/{paper}/{figure}.log",
     wildcard_constraints:
@@ -109,6 +111,7 @@ rule page:
             labels={"item": "{paper}", "as": "the page"},
             caption="../report/page.rst",
         ),
+        record="<results>/papers/{paper}/index.record.json",
     log:
         "<logs>/page/{paper}.log",
     localrule: True

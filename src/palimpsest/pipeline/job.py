@@ -197,7 +197,6 @@ class Run:
 @contextmanager
 def job(snakemake: Any) -> Iterator[Run]:
     """Run the block as the job of a rule; writes `output.record` at the end, where the rule has one."""
-    warm.hand_over()
     logging.basicConfig(
         filename=snakemake.log[0], filemode="w", level=logging.INFO, format="%(asctime)s %(message)s", force=True
     )

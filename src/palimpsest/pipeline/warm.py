@@ -28,8 +28,18 @@ import traceback
 from pathlib import Path
 
 SWITCH = "PALIMPSEST_WARM"  # the process id of the Snakemake whose jobs may start warm
+EARLY = str(Path(__file__).with_name("early"))  # on PYTHONPATH, makes Python hand a job's script over at its very start
 BORN = "PALIMPSEST_BORN"  # when the process of the job itself started, in seconds since the epoch; for its copy
-PRELOADED = ("snakemake.script", "torch", "torch._dynamo", "torch.func", "safetensors.torch", "sklearn.svm")
+PRELOADED = (
+    "snakemake.script",
+    "torch",
+    "torch._dynamo",
+    "torch.func",
+    "safetensors.torch",
+    "sklearn.svm",
+    "seaborn",
+    "jinja2",
+)
 
 
 def hand_over() -> None:

@@ -2,9 +2,8 @@
 
 Read from every record below results/<scale>. The wall time runs from the first job's start to the last one's end,
 pauses between two runs left out; start-up is what a job's process needs before its first line of ours (Python,
-Snakemake's preamble; imports of torch count as work where a job starts cold). Tables, figures and pages keep no record,
-their time is in the wall time alone. All this stands on the page and in no table, since tables must come out the same
-however long they took.
+Snakemake's preamble; imports of torch count as work where a job starts cold). All this stands on the page and in no
+table, since tables must come out the same however long they took.
 """
 
 from __future__ import annotations
