@@ -353,6 +353,6 @@ def test_the_profile_repeats_what_holds_on_one_machine() -> None:
     default, slurm = (
         yaml.safe_load((ROOT / f"profiles/{name}/profile.yaml").read_text()) for name in ("default", "slurm")
     )
-    del default["resources"]  # cards of one machine
+    del default["resources"], default["cores"]  # of one machine
     assert default.items() <= slurm.items()
     assert "default-resources" not in slurm, "it would discard the account and partition of one's own profile"
