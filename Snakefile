@@ -10,7 +10,6 @@ import sys
 
 # The package needs no installation; scripts find it by PYTHONPATH. Nothing imported here may import torch.
 sys.path.insert(0, os.path.join(workflow.basedir, "src"))
-os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [sys.path[0], os.getenv("PYTHONPATH")]))}
 
 from palimpsest.pipeline import cells, configuration, limits, method, warm
 
@@ -28,10 +27,12 @@ RUNTIME = limits.runtime(config["runtime"])
 
 # Jobs of this run may start warm (pipeline/warm.py); the server ends with this process. A job sent elsewhere runs cold:
 # it must not look for the server of the process that sent it.
-if config["warm_start"] and not workflow.remote_exec:
-    os.environ |= {warm.SWITCH: str(os.getpid()), "PYTHONPATH": f"{warm.EARLY}{os.pathsep}{os.environ['PYTHONPATH']}"}
-else:
-    os.environ[warm.SWITCH] = ""
+starts_warm = config["warm_start"] and not workflow.remote_exec
+paths = [warm.EARLY] * starts_warm + [sys.path[0], os.getenv("PYTHONPATH")]
+os.environ |= {
+    warm.SWITCH: str(os.getpid()) if starts_warm else "",
+    "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+}
 
 
 report: "workflow/report/workflow.rst"

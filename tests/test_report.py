@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from palimpsest.pipeline.cells import Cell, Plan, Run
 from palimpsest.pipeline.configuration import ROOT, ConfigError, load
-from palimpsest.report import checks, claims, compare, cost, formats, overhead, page, tables
+from palimpsest.report import checks, claims, compare, cost, formats, overhead, page, survival, tables
 from palimpsest.report.compare import Compared, judge
 
 TABLES = ("table1", "table2", "table4", "released", "purification")
@@ -741,3 +742,54 @@ def test_the_page_marks_numbers_of_uncommitted_code(demo: Plan, reduced: Path) -
         assert f"<code>{commit}</code>" in text
         assert ("code that no commit holds" in text) == commit.endswith("-dirty")
     record.unlink()
+
+
+# What survives of attacks on labels
+
+
+def _measured(plan: Plan, rates: dict[str, list[float]]) -> list[Compared]:
+    """Table V's cells of one attack: ours on unlearned servers, on those that forgot nothing."""
+    found = []
+    for cell in plan.tables["leakage", "table5"]:
+        if (cell.attack, cell.screening, cell.metric) != ("label_leakage", "tree", survival.RATE):
+            continue
+        kind = "nothing" if cell.unlearner == "original" else "ours" if "+" in cell.unlearner else ""
+        rows = [
+            {**dict.fromkeys(compare.FIELDS, ""), "attack": cell.attack, "screening": cell.screening,
+             "metric": cell.metric, "repetition": number, "value": value, "unit": "%", "n": 10, "status": "ok"}
+            for number, value in enumerate(rates.get(kind, []))
+        ]  # fmt: skip
+        found.append(judge(cell, *[rows] * len(cell.runs)))
+    return found
+
+
+@pytest.mark.parametrize(
+    "ours, nothing, verdict",
+    [
+        ([97, 98, 99], [90, 91, 90], survival.SURVIVES),
+        ([97, 98, 99], [97, 98, 99.1], survival.CANNOT_TELL),  # as good where nothing was forgotten
+        ([97, 98, 99], [98, 99.1, 100], survival.FAILS),
+        ([80, 81, 82], [70, 71, 71], survival.FAILS),  # below who says "nothing was forgotten"
+        ([91], [80], survival.CANNOT_TELL),  # one repetition has no interval
+        ([91, 99, 86], [70, 71, 72], survival.CANNOT_TELL),
+    ],
+)
+def test_an_attack_survives_where_it_beats_both_rivals_that_know_nothing(
+    ours: list[float], nothing: list[float], verdict: str, demo: Plan, tmp_path: Path
+) -> None:
+    found = _measured(demo, {"ours": ours, "nothing": nothing})
+    for cell in demo.tables["leakage", "table5"]:
+        for run in cell.runs:
+            row = {**dict.fromkeys(compare.FIELDS, ""), "attack": "label_leakage", "screening": "tree", "unit": "%",
+                   "metric": survival.TRIVIAL, "value": 90.0, "n": 10, "status": "ok"}  # fmt: skip
+            file = tmp_path / run.rows
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("".join(json.dumps({**row, "repetition": number}) + "\n" for number in range(len(ours))))
+    (one,) = survival.survivals(found, tmp_path)
+    assert one.verdict == verdict
+    differences = [a - b for a, b in zip(ours, nothing, strict=True)]
+    assert one.nothing is not None and one.nothing.difference == pytest.approx(sum(differences) / len(ours))
+    if len(ours) > 1:
+        test = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+        assert one.nothing.half == pytest.approx((test.high - test.low) / 2)
+    assert one.trivial.rival == 90

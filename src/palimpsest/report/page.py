@@ -15,7 +15,7 @@ from pathlib import Path
 
 from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
 from palimpsest.pipeline.configuration import grid_of
-from palimpsest.report import checks, claims, compare, cost, formats, overhead, tables
+from palimpsest.report import checks, claims, compare, cost, formats, overhead, survival, tables
 from palimpsest.report.compare import Compared
 
 
@@ -67,6 +67,7 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         tables=made,
         figures=figures,
         claims=claims.evaluate(about, found),
+        survivals=survival.survivals(counted, results),
         checks=checks.check(plan, paper, results),
         counts=counts(counted),
         costs=cost.costs(runs, plan.config["tuning_seed"], names, results),
