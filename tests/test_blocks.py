@@ -98,26 +98,29 @@ class Job(Run):
         self.keep_models(self.path, make, {number: {"seed": str(number)} for number in range(3)}, kept)
 
 
-def test_a_killed_block_makes_again_only_what_was_not_finished(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_killed_block_makes_again_only_what_was_not_finished(keeps: bool, tmp_path: Path) -> None:
     asked: list[int] = []
 
-    def make(number: int, fail_at: int | None) -> tuple[models.Network, dict[str, torch.Tensor]]:
+    def make(number: int, fail_at: int | None) -> Any:
         asked.append(number)
         if number == fail_at:
             raise KeyboardInterrupt
-        return tiny_model(number), {"log": torch.full((2,), float(number))}
+        return (tiny_model(number), {"log": torch.full((2,), float(number))}) if keeps else tiny_model(number)
 
-    kept = str(tmp_path / "seed0-2.kept.safetensors")
+    kept = str(tmp_path / "seed0-2.kept.safetensors") if keeps else ""
     with pytest.raises(KeyboardInterrupt):
         Job(tmp_path).keep(lambda number: make(number, 2), kept)
     assert not Path(tmp_path / "seed0-2.safetensors").exists()
+    Path(tmp_path / "seed0-2.0.resume.whole.kept").write_bytes(b"damaged")
     job = Job(tmp_path)
     job.keep(lambda number: make(number, None), kept)
-    assert asked == [0, 1, 2, 2]
+    assert asked == [0, 1, 2, 0, 2]
     for number in range(3):
         assert torch.equal(flat(models.load(job.path, number)), flat(tiny_model(number)))
-        assert job.read_tensors(kept, number)["log"].tolist() == [number] * 2
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["seed0-2.kept.safetensors", "seed0-2.safetensors"]
+        assert not keeps or job.read_tensors(kept, number)["log"].tolist() == [number] * 2
+    left = {"seed0-2.safetensors", *({"seed0-2.kept.safetensors"} if keeps else ())}
+    assert {file.name for file in tmp_path.iterdir()} == left
 
 
 def test_a_block_of_other_inputs_does_not_resume(tmp_path: Path) -> None:

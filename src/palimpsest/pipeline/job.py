@@ -124,8 +124,10 @@ class Run:
         """Write tensors as safetensors."""
         from safetensors.torch import save_file
 
+        contents = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         with self.writing(path) as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+            # Without tensors and with an empty dictionary safetensors writes a header that it cannot read.
+            save_file(contents, temporary, metadata or None)
 
     def read_tensors(self, path: str, number: int = 0) -> dict[str, Any]:
         """Tensors that `write_tensors` or, by number, `keep_models` wrote, on the job's device."""
@@ -187,11 +189,18 @@ class Run:
 
     def _finished(self, part: Path) -> tuple[Network, dict[str, Any]] | None:
         """What an interrupted run of this very job left as finished."""
+        from safetensors import SafetensorError
+
         from palimpsest import models
 
-        if not part.is_file() or models.metadata(part).get("key") != self._key:
+        try:
+            if not part.is_file() or models.metadata(part).get("key") != self._key:
+                return None
+            tensors = {name: tensor.cpu() for name, tensor in self.read_tensors(f"{part}.kept").items()}
+            return models.load(part), tensors
+        except (models.ModelError, SafetensorError, FileNotFoundError) as error:
+            log.warning("ignoring %s: not readable (%s)", part, error)
             return None
-        return models.load(part), {name: tensor.cpu() for name, tensor in self.read_tensors(f"{part}.kept").items()}
 
 
 @contextmanager
