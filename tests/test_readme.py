@@ -25,6 +25,7 @@ ELSEWHERE = {
     "make demo": ".ci/run",
     "python benchmarks/gpu.py --data data --dataset cifar10 --model resnet18": "test_benchmarks.py, on the digits",
     "make test": ".ci/run, within make test-all",
+    "make test-all": ".ci/run",
     "snakemake --report report.zip": "test_workflow.py",
     "snakemake --unlock": "test_crash.py",
     "snakemake --workflow-profile profiles/slurm --config scale=paper --profile mine": "test_slurm.py",
