@@ -25,7 +25,7 @@ test: checked  ## lint, formats, types and tests
 	$(IN_VENV) pytest
 
 test-all: checked  ## the long tests too: twenty kills, and as root a SLURM of one node
-	$(IN_VENV) pytest -m "long or not long"
+	$(IN_VENV) pytest -rs -m "long or not long"
 
 checked: .venv/installed
 	$(IN_VENV) snakemake --lint

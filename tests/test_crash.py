@@ -69,7 +69,7 @@ def test_twenty_kills_later_the_demos_tables_are_the_same_to_the_byte(tmp_path: 
         whole = copied(tmp_path / "whole")
         snakemake(whole, "all", config=("scale=demo",))
     killed = copied(tmp_path / "killed")
-    kill_again_and_again(killed, "demo", "all", longest=15)
+    kill_again_and_again(killed, "demo", "all", longest=10)
     expected = tables(whole, "demo")
     assert len(expected) > 50 and tables(killed, "demo") == expected
     left = [file for file in (killed / "results").rglob("*") if ".tmp" in file.name or ".resume" in file.name]

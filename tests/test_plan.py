@@ -19,8 +19,9 @@ from test_workflow import TINY, jobs, snakemake
 
 from palimpsest import models
 from palimpsest.pipeline import configuration
-from palimpsest.pipeline.estimate import GUESSED, MEASURED, SCALED, Costs, read_records
+from palimpsest.pipeline.estimate import GUESSED, MEASURED, SCALED, Costs
 from palimpsest.pipeline.plan import Job, critical_path, graph, wall
+from palimpsest.pipeline.provenance import read_records
 from palimpsest.report import spending
 
 ROOT = Path(__file__).parents[1]
@@ -58,11 +59,13 @@ def paper() -> dict[str, Any]:
 def record(rule: str, cell: dict[str, str], params: dict[str, Any], seconds: float, **other: Any) -> dict[str, Any]:
     """A job's record on a card at the scale `paper`, where `other` does not say otherwise."""
     made = {"scale": "paper", "rule": rule, "cell": cell, "params": params, "seconds": seconds, "device": "NVIDIA H100"}
-    return {**made, "outputs": {"x.safetensors": "sha256:"}, **other}
+    return {**made, "outputs": {"results/paper/x.safetensors": "sha256:"}, **other}
 
 
 def job(rule: str, cell: dict[str, str], params: dict[str, Any], number: int = 0, **other: Any) -> Job:
-    return Job(number, rule, cell=cell, params=params, outputs=("x.safetensors",), gpus=1, threads=4, **other)
+    return Job(
+        number, rule, cell=cell, params=params, outputs=("results/paper/x.safetensors",), gpus=1, threads=4, **other
+    )
 
 
 def chain(*edges: tuple[int, int], count: int, **about: Any) -> list[Job]:

@@ -716,7 +716,10 @@ def test_every_cell_of_a_table_has_a_place(paper: Plan, full: Path) -> None:
 
 def _kept(folder: Path, name: str, rule: str, end: float, seconds: float, **more: object) -> None:
     finished = datetime.fromtimestamp(1e9 + end, UTC).isoformat(timespec="milliseconds")
-    record = {"rule": rule, "finished": finished, "seconds": seconds, "commit": "0123456789ab", "device": "cpu", **more}
+    record = {
+        "rule": rule, "finished": finished, "seconds": seconds, "commit": "0123456789ab", "device": "cpu", "cell": {},
+        "params": {}, "outputs": {f"results/{folder.name}/{name}": ""}, **more,
+    }  # fmt: skip
     (folder / f"{name}.record.json").write_text(json.dumps(record))
 
 
@@ -724,20 +727,32 @@ def test_overhead_is_wall_time_over_work_without_the_pauses_between_runs(tmp_pat
     _kept(tmp_path, "a", "train", end=10, seconds=9, startup_seconds=1.0)  # 0 to 10
     _kept(tmp_path, "b", "train", end=12, seconds=9.5, startup_seconds=0.5)  # 2 to 12
     _kept(tmp_path, "c", "probe", end=20, seconds=6, startup_seconds=0.5)  # 13.5 to 20, after a gap that counts
-    _kept(tmp_path, "d", "probe", end=1010, seconds=4, startup_seconds=1.0, commit="ba9876543210-dirty")  # another run
+    _kept(
+        tmp_path,
+        "d",
+        "probe",
+        end=1010,
+        seconds=4,
+        startup_seconds=1.0,
+        commit="ba9876543210-dirty",
+        inputs={f"results/{tmp_path.name}/old": ""},
+    )  # fmt: skip — another run
     _kept(tmp_path, "old", "train", end=5000, seconds=100)
-    found = overhead.overhead(tmp_path)
+    found = overhead.overhead(tmp_path, ["d"])
     assert found.wall == pytest.approx(20 + 5) and found.lanes == 2
     assert found.work == pytest.approx(28.5) and found.startup == pytest.approx(3)
     assert found.over_work == pytest.approx(2 * 25 / 28.5 - 1)
     assert [(rule.name, rule.jobs, rule.work) for rule in found.rules] == [("probe", 2, 10), ("train", 2, 18.5)]
-    assert found.dirty == 1 and found.commits == {"0123456789ab": 4, "ba9876543210-dirty": 1}
+    assert found.dirty == 1 and found.commits == {"0123456789ab": 1, "ba9876543210-dirty": 1}, "of what is behind d"
+    assert overhead.overhead(tmp_path, ["a"]).commits == {"0123456789ab": 1}
 
 
 def test_the_page_marks_numbers_of_uncommitted_code(demo: Plan, reduced: Path) -> None:
+    run = next(cell.run for cell in demo.tables["uma", "table1"] if cell.run)
+    outputs = {f"results/{reduced.name}/{run.rows}": ""}
     record = reduced / "any.record.json"
     for commit in ("0123456789ab", "0123456789ab-dirty"):
-        _kept(reduced, "any", "train", end=10, seconds=9, startup_seconds=1.0, commit=commit)
+        _kept(reduced, "any", "train", end=10, seconds=9, startup_seconds=1.0, commit=commit, outputs=outputs)
         text = page.render(demo, "uma", reduced)
         assert f"<code>{commit}</code>" in text and "config.yaml" not in text
         assert ("code that no commit holds" in text) == commit.endswith("-dirty")
@@ -770,7 +785,8 @@ def _measured(plan: Plan, rates: dict[str, list[float]]) -> list[Compared]:
         ([97, 98, 99], [97, 98, 99.1], survival.CANNOT_TELL),  # as good where nothing was forgotten
         ([97, 98, 99], [98, 99.1, 100], survival.FAILS),
         ([80, 81, 82], [70, 71, 71], survival.FAILS),  # below who says "nothing was forgotten"
-        ([91], [80], survival.CANNOT_TELL),  # one repetition has no interval
+        ([91], [80], survival.CANNOT_TELL),  # one repetition has no interval,
+        ([100, 100], [80, 80], survival.CANNOT_TELL),  # nor has a difference that never changes
         ([91, 99, 86], [70, 71, 72], survival.CANNOT_TELL),
     ],
 )
@@ -789,7 +805,9 @@ def test_an_attack_survives_where_it_beats_both_rivals_that_know_nothing(
     assert one.verdict == verdict
     differences = [a - b for a, b in zip(ours, nothing, strict=True)]
     assert one.nothing is not None and one.nothing.difference == pytest.approx(sum(differences) / len(ours))
-    if len(ours) > 1:
+    if len(set(differences)) > 1:
         test = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
         assert one.nothing.half == pytest.approx((test.high - test.low) / 2)
-    assert one.trivial.rival == 90
+    assert one.trivial is not None and one.trivial.rival == 90
+    other = [replace(each, values={9: 1.0}) if each.cell.unlearner == "original" else each for each in found]
+    assert survival.survivals(other, tmp_path)[0].nothing is None, "no repetition in common"

@@ -5,22 +5,15 @@ out: plan.md (also printed), plan.json, plan.csv (a line a job), plan.svg
 targets: plan; `--config plan='{target: uma}'` plans one paper
 """
 
-import time
-
 
 rule plan:
-    output:
-        markdown="<results>/plan.md",
-        json="<results>/plan.json",
-        csv="<results>/plan.csv",
-        svg="<results>/plan.svg",
     log:
         "<logs>/plan.log",
     localrule: True
     conda:
         "../../environment.yml"
     params:
-        asked=lambda wildcards: time.time(),  # no plan is up to date: what is done and measured changes while jobs run
+        results=f"results/{config['scale']}",  # no output: no plan is up to date, what is done changes while jobs run
         max_checksum_file_size=lambda wildcards: workflow.dag_settings.max_checksum_file_size,
     script:
         "../scripts/plan.py"

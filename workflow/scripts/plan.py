@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from palimpsest.pipeline import estimate, plan
+from palimpsest.pipeline import estimate, plan, provenance
 from palimpsest.pipeline.job import job
 
 with job(snakemake) as run, ProcessPoolExecutor(1, get_context("fork")) as beside:
@@ -19,16 +19,16 @@ with job(snakemake) as run, ProcessPoolExecutor(1, get_context("fork")) as besid
     matplotlib.use("Agg")
     from palimpsest.report import figures, spending
 
-    records = estimate.read_records(Path(run.output.json).parents[1])
+    records = provenance.read_records(Path(run.params.results).parent)
     costs = estimate.Costs(config, records, sizes.result())
     found = spending.summary(jobs, costs)
     texts = {
-        "markdown": spending.markdown(found),
+        "md": spending.markdown(found),
         "json": json.dumps(found, indent=1) + "\n",
         "csv": spending.tidy(jobs, costs),
         "svg": figures.svg(spending.draw(found)),
     }
     for name, text in texts.items():
-        with run.writing(run.output[name]) as path:
+        with run.writing(f"{run.params.results}/plan.{name}") as path:
             path.write_text(text)
-    sys.stdout.write(texts["markdown"])
+    sys.stdout.write(texts["md"])

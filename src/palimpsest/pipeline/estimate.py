@@ -14,7 +14,6 @@ from records of different networks and devices: what an unlearner costs beside t
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import defaultdict
@@ -42,19 +41,6 @@ class Amount:
 
     value: float
     basis: str
-
-
-def read_records(results: Path) -> list[dict[str, Any]]:
-    """The records of every scale below `results`, each with its `scale`; what cannot be read is left out."""
-    found = []
-    for file in sorted(results.rglob(f"*{RECORD}")):
-        try:
-            record = json.loads(file.read_text())
-        except (OSError, ValueError):  # a record that a running job is just writing
-            continue
-        if {"rule", "cell", "params", "outputs", "seconds", "device"} <= set(record):
-            found.append({**record, "scale": file.relative_to(results).parts[0]})
-    return found
 
 
 def about(config: Mapping[str, Any], dataset: str) -> Mapping[str, Any]:
@@ -121,6 +107,8 @@ class Costs:
         if (job.device, rule, name, model) in self.units:
             return Amount(work * self.units[job.device, rule, name, model], SCALED)
         weight, speed = self._weight(rule, name), self._speed(job.device, model)
+        if not model and job.gpus:
+            weight = Amount(weight.value, GUESSED)  # seconds of another kind of device
         return Amount(work * weight.value / speed.value, max(weight.basis, speed.basis, key=BASES.index))
 
     def work(self, rule: str, cell: Mapping[str, str], params: Mapping[str, Any], files: int) -> float:

@@ -1,8 +1,8 @@
 """A card of its own for each job, on a machine with several.
 
 Snakemake counts cards (`--resources gpu=4`) but does not say which is whose. Each job takes one by a lock on a file,
-which the kernel gives back when the process ends, however it ends; so two Snakemakes on one machine share its cards
-too. Where `CUDA_VISIBLE_DEVICES` names just the cards that a job asks for (a SLURM allocation) nothing is locked.
+which the kernel gives back when the process ends, however it ends; so two Snakemakes of one user on one machine share
+its cards too. Where SLURM gave the job just the cards that it asks for, nothing is locked.
 
 Small networks may share a card: with `jobs_per_gpu: 3` a card has three places, and `--resources gpu=12` fills four
 cards. A job that wants a card for itself never shares it with one that would.
@@ -36,12 +36,16 @@ def lease(count: int, jobs_per_gpu: int = 1) -> list[str]:
 
     count: 0 hides every card. jobs_per_gpu: how many jobs may hold the same card.
     Returns the cards as `CUDA_VISIBLE_DEVICES` names them; none on a machine without. A preset `CUDA_VISIBLE_DEVICES`
-    is the pool to choose from. Raises `LeaseError` where there are cards but fewer than `count`.
+    is the pool to choose from. Raises `LeaseError` where there are cards but fewer than `count`, or a driver that does
+    not answer.
     """
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # nvidia-smi's order, so that "0" is the same card to both
     cards = visible() if count else []
+    if count and not cards:
+        log.info("no card is visible here: on the CPU")
     if 0 < len(cards) < count:
         raise LeaseError(f"The job asks for {count} cards and sees {len(cards)} ({', '.join(cards)}); lower gpu.")
-    ours_alone = VISIBLE in os.environ and len(cards) == count and jobs_per_gpu == 1
+    ours_alone = "SLURM_JOB_ID" in os.environ and len(cards) == count and jobs_per_gpu == 1
     if cards and not ours_alone:
         uuids = _machine()  # "0" and its UUID are one card
         names = {card: uuids.get(card, card) for card in cards}
@@ -64,14 +68,18 @@ def visible() -> list[str]:
 
 
 def _machine() -> dict[str, str]:
-    """The machine's cards, UUID by index; none where there is no driver."""
+    """The machine's cards, UUID by index; none where there is no driver, `LeaseError` where it fails."""
     try:
         said = subprocess.run(
             ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"],
             capture_output=True, text=True, check=True, timeout=60,
         ).stdout  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+    except FileNotFoundError:
         return {}
+    except (OSError, subprocess.SubprocessError) as error:
+        raise LeaseError(
+            f"nvidia-smi is here and does not answer ({error}); mend the driver, or set gpu to 0."
+        ) from error
     pairs = [line.split(",") for line in said.splitlines() if line.count(",") == 1]
     return {index.strip(): uuid.strip() for index, uuid in pairs}
 

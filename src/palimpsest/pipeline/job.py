@@ -214,6 +214,7 @@ def job(snakemake: Any) -> Iterator[Run]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if "torch" in sys.modules:  # a warm start: imported before anybody knew how many threads
         sys.modules["torch"].set_num_threads(snakemake.threads)
+    logging.raiseExceptions = False  # a log that cannot be written ends no job
     run = Run(snakemake)
     run.facts["startup_seconds"] = round(time.time() - warm.born(), 2)
     try:
@@ -235,6 +236,8 @@ def job(snakemake: Any) -> Iterator[Run]:
                 provenance.write(temporary, content)
     except (Exception, ConfigError) as error:  # ConfigError is an exit
         log.error("%s", _sentence(error))
+        if _is_full(error):  # of the log itself, perhaps
+            sys.stderr.write(f"{_sentence(error)}\n")
         sys.exit(1)
 
 
@@ -255,7 +258,10 @@ def _usage(seconds: float) -> dict[str, Any]:
 
 def _is_full(error: BaseException) -> bool:
     # safetensors raises an error of its own, which says so only in its text.
-    return getattr(error, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error)
+    return any(
+        getattr(error, "errno", None) == full or f"(os error {full})" in str(error)
+        for full in (errno.ENOSPC, errno.EDQUOT)
+    )
 
 
 def _sentence(error: BaseException) -> str:

@@ -25,6 +25,7 @@ from typing import Any
 from palimpsest.pipeline.configuration import ROOT
 
 CODE = {".py", ".pyc", ".so"}
+CODE_PATHS = ("Snakefile", "workflow", "config", "src")
 PACKAGES = "site-packages"
 MANY = 50  # files of one data set that a record names one by one
 
@@ -37,14 +38,18 @@ def digest(path: Path | str) -> str:
 
 @cache
 def commit() -> str:
-    """The commit of the checkout, `-dirty` where tracked code was changed, `unknown` outside of git."""
+    """The commit of the checkout, `-dirty` where it does not hold the code that runs, `unknown` outside of git."""
     try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty"],
-            cwd=ROOT, capture_output=True, text=True, check=True, timeout=20,
-        ).stdout.strip()  # fmt: skip
+        named = _git("describe", "--always", "--abbrev=12")
+        # New files count, results do not: a run changes those that git holds.
+        return named + "-dirty" * bool(_git("status", "--porcelain", "--", *CODE_PATHS))
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
 
 def relative(path: Path | str) -> str:
@@ -76,13 +81,15 @@ def sources(root: Path | str) -> Iterator[dict[str, str]]:
         yield found
     finally:
         watching = False
-    below, packages = Path(root).resolve(), Path(sysconfig.get_path("purelib")).resolve()
+    given, below, packages = Path(root).absolute(), Path(root).resolve(), Path(sysconfig.get_path("purelib")).resolve()
     named: dict[str, Path] = {}
     for path in sorted(seen):
         real = path.resolve()
         if not real.is_file():
             continue
-        if real.is_relative_to(below):
+        if path.is_relative_to(given):  # by its own name, even if it is a link to elsewhere
+            named[str(Path(root, path.relative_to(given)))] = real
+        elif real.is_relative_to(below):
             named[str(Path(root, real.relative_to(below)))] = real
         elif real.is_relative_to(packages) and "data" in real.parent.parts and real.suffix not in CODE:
             named[f"{PACKAGES}/{real.relative_to(packages)}"] = real
@@ -132,3 +139,17 @@ def record(
 def write(path: Path | str, content: Mapping[str, Any]) -> None:
     """Write a record as readable JSON."""
     Path(path).write_text(json.dumps(content, indent=1, sort_keys=True, default=str) + "\n")
+
+
+def read_records(results: Path) -> list[dict[str, Any]]:
+    """The records below `results`, each with the `scale` of its outputs; what cannot be read is left out."""
+    found = []
+    for file in sorted(results.rglob("*.record.json")):
+        try:
+            record = json.loads(file.read_text())
+        except (OSError, ValueError):  # a record that a running job is just writing
+            continue
+        if {"rule", "cell", "params", "outputs", "seconds", "device"} <= set(record):
+            scales = {output.split("/")[1] for output in record["outputs"] if output.startswith("results/")}
+            found.append({**record, "scale": next(iter(scales), "")})
+    return found

@@ -9,6 +9,7 @@ says that it was made so. Ends with status 1 where one is not. Needs no network.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -42,10 +43,11 @@ def chain(result: Path | str, root: Path = ROOT) -> Iterator[Link]:
 
     Raises `FileNotFoundError` where no record speaks of `result`.
     """
-    name = str(Path(result).resolve().relative_to(root))
-    record = _record_of(root / name)
+    path = Path(os.path.abspath(result))  # not resolved: results may be a link to another disk
+    name = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    record = _record_of(name, root)
     if record is None:
-        raise FileNotFoundError(f"{name} has no record beside it; it is no result of the workflow, or was moved.")
+        raise FileNotFoundError(f"{name} has no record beside it: it is no result of this workflow, or was moved.")
     yield from _links(name, record["outputs"][name], 0, root, set())
 
 
@@ -54,7 +56,7 @@ def _links(name: str, expected: str, depth: int, root: Path, seen: set[str]) -> 
         return
     seen.add(name)
     path = root / name
-    record = _record_of(path)
+    record = _record_of(name, root)
     state = SAME if path.is_file() else ABSENT
     if path.is_file() and provenance.digest(path) != expected:
         state = CHANGED
@@ -67,6 +69,8 @@ def _links(name: str, expected: str, depth: int, root: Path, seen: set[str]) -> 
     for before, hashed in record["inputs"].items():
         yield from _links(before, hashed, depth + 1, root, seen)
     sources: dict[str, str] = record.get("sources", {})
+    if record["rule"] == "data" and not sources:
+        yield Link(depth + 1, "the files it was made from", ABSENT, "a record of before these were kept")
     here = provenance.digests(_files(sources, root))
     for source, hashed in sources.items():
         state = ABSENT if source not in here else SOURCE if here[source] == hashed else CHANGED
@@ -84,11 +88,11 @@ def _files(sources: Iterable[str], root: Path) -> dict[str, Path]:
     return {name: file for name, file in found.items() if file.is_file()}
 
 
-def _record_of(path: Path) -> dict[str, Any] | None:
-    """The record that has `path` among its outputs."""
-    for file in sorted(path.parent.glob("*.record.json")):
+def _record_of(name: str, root: Path) -> dict[str, Any] | None:
+    """The record that has `name` among its outputs."""
+    for file in sorted((root / name).parent.glob("*.record.json")):
         record: dict[str, Any] = json.loads(file.read_text())
-        if any(Path(output).name == path.name for output in record["outputs"]):
+        if name in record["outputs"]:
             return record
     return None
 
@@ -97,9 +101,13 @@ def main(results: list[str]) -> int:
     """Print the chain behind each result; 0 where every link is whole."""
     whole = True
     for result in results:
-        for link in chain(result):
-            whole &= link.whole
-            sys.stdout.write(f"{'  ' * link.depth}{link.name}  [{link.state}; {link.about}]\n")
+        try:
+            for link in chain(result):
+                whole &= link.whole
+                sys.stdout.write(f"{'  ' * link.depth}{link.name}  [{link.state}; {link.about}]\n")
+        except FileNotFoundError as error:
+            whole = False
+            sys.stderr.write(f"{error}\n")
     return int(not whole)
 
 

@@ -1,20 +1,21 @@
-"""Where the numbers of a scale come from as a whole: commits, devices, and what the workflow cost over its jobs' work.
+"""Where the numbers of a page come from: commits, devices, and what the workflow cost over its jobs' work.
 
-Read from every record below results/<scale>. The wall time runs from the first job's start to the last one's end,
-pauses between two runs left out; start-up is what a job's process needs before its first line of ours (Python,
-Snakemake's preamble; imports of torch count as work where a job starts cold). All this stands on the page and in no
-table, since tables must come out the same however long they took.
+Read from every record below results/<scale> that there is when a page is made. The wall time runs from the first job's
+start to the last one's end, pauses between two runs left out; start-up is what a job's process needs before its first
+line of ours (Python, Snakemake's preamble; imports of torch count as work where a job starts cold). All this stands on
+the page and in no table, since tables must come out the same however long they took.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from palimpsest.pipeline.provenance import read_records
 
 PAUSE_SECONDS = 60  # a longer time without any job is not the workflow's
 
@@ -33,8 +34,8 @@ class Rule:
 class Overhead:
     """All jobs of a scale that kept a record.
 
-    wall: seconds. lanes: the most jobs at a time. commits: jobs by commit. Times are of the jobs that say when they
-    started; there are none in records of before that was kept, and `wall` is then 0.
+    wall: seconds. lanes: the most jobs at a time. commits, devices: jobs by either, of those behind the page. Times are
+    of the jobs that say when they started; there are none in records of before that was kept, and `wall` is then 0.
     """
 
     rules: tuple[Rule, ...]
@@ -69,9 +70,13 @@ class Overhead:
         return sum(count for commit, count in self.commits.items() if commit.endswith("-dirty"))
 
 
-def overhead(results: Path) -> Overhead:
-    """What the records below `results`, which is results/<scale>, say of their run."""
-    records = [json.loads(file.read_text()) for file in sorted(results.rglob("*.record.json"))]
+def overhead(results: Path, rows: Iterable[str]) -> Overhead:
+    """What the records below `results`, which is results/<scale>, say of their run.
+
+    rows: what a page is made from, as paths below `results`; its commits and devices are those of the jobs behind them.
+    """
+    records = read_records(results)
+    behind = _behind(records, [f"{results.name}/{name}" for name in rows])
     timed = [record for record in records if "startup_seconds" in record]
     spans = sorted(map(_span, timed))
     rules: dict[str, list[Mapping[str, Any]]] = {}
@@ -84,9 +89,26 @@ def overhead(results: Path) -> Overhead:
         ),
         wall=_wall(spans),
         lanes=_lanes(spans),
-        commits=Counter(str(record.get("commit", "unknown")) for record in records),
-        devices=Counter(str(record.get("device", "unknown")) for record in records),
+        commits=Counter(str(record.get("commit", "unknown")) for record in behind),
+        devices=Counter(str(record["device"]) for record in behind),
     )
+
+
+def _behind(records: Iterable[Mapping[str, Any]], results: Iterable[str]) -> list[Mapping[str, Any]]:
+    """The records of the jobs that made `results` (scale/…) and of those before them."""
+    by_output = {output.partition("/")[2]: record for record in records for output in record["outputs"]}
+    waiting, seen = list(results), set()
+    found: dict[int, Mapping[str, Any]] = {}
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in by_output:
+            continue
+        seen.add(name)
+        record = by_output[name]
+        if id(record) not in found:
+            found[id(record)] = record
+            waiting += [before.partition("/")[2] for before in record.get("inputs", {})]
+    return list(found.values())
 
 
 def _span(record: Mapping[str, Any]) -> tuple[float, float]:

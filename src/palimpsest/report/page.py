@@ -72,7 +72,7 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         counts=counts(counted),
         costs=cost.costs(runs, plan.config["tuning_seed"], names, results),
         searches=searches(plan, runs, names, results),
-        made_by=overhead.overhead(results),
+        made_by=overhead.overhead(results, [run.rows for run in runs]),
         configured=(results / "config.yaml").is_file(),
         others=[name for name in plan.papers if name == paper or (results / "papers" / name / "index.html").is_file()],
     )  # fmt: skip

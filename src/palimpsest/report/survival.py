@@ -27,8 +27,13 @@ SURVIVES, FAILS, CANNOT_TELL = "survives", "does not", "cannot tell"
 
 @dataclass(frozen=True)
 class Against:
-    """An attack beside one rival: the rival's mean, the mean difference and half its interval (None: no interval)."""
+    """An attack beside one rival, over the n repetitions that both have: means, their difference, half its interval.
 
+    half: None where there is no interval: one repetition, or no spread, which a coarse grid of decisions can give.
+    """
+
+    n: int
+    ours: float
     rival: float
     difference: float
     half: float | None
@@ -46,13 +51,13 @@ class Survival:
     """One attack, its mean over unlearners and data sets, beside both rivals."""
 
     one: Compared
-    trivial: Against
+    trivial: Against | None
     nothing: Against | None
 
     @property
     def verdict(self) -> str:
         """One of this module's constants."""
-        wins = [self.trivial.wins, self.nothing.wins if self.nothing else None]
+        wins = [rival.wins if rival else None for rival in (self.trivial, self.nothing)]
         return FAILS if False in wins else CANNOT_TELL if None in wins else SURVIVES
 
 
@@ -72,11 +77,15 @@ def survivals(found: Sequence[Compared], results: Path) -> list[Survival]:
     return made
 
 
-def _against(ours: Mapping[int, float], rival: Mapping[int, float]) -> Against:
+def _against(ours: Mapping[int, float], rival: Mapping[int, float]) -> Against | None:
+    """Over the repetitions that both have; None where they share none."""
     shared = ours.keys() & rival.keys()
+    if not shared:
+        return None
     differences = [ours[number] - rival[number] for number in sorted(shared)]
     half = None
     if len(differences) > 1:
         spread = statistics.stdev(differences) / math.sqrt(len(differences))
-        half = float(stdtrit(len(differences) - 1, 0.975)) * spread
-    return Against(statistics.fmean(rival[number] for number in shared), statistics.fmean(differences), half)
+        half = float(stdtrit(len(differences) - 1, 0.975)) * spread or None
+    mean, other = (statistics.fmean(values[number] for number in shared) for values in (ours, rival))
+    return Against(len(shared), mean, other, mean - other, half)
