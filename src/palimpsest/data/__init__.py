@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+
+from palimpsest import tensors
 
 
 class DataError(Exception):
@@ -96,11 +97,8 @@ def stratified(
 
 def save(images: Images, path: Path | str) -> None:
     """Write `images` as safetensors, class names and digest in its metadata."""
-    tensors = {
-        name: getattr(images, name).contiguous()
-        for name in ("train_images", "train_labels", "test_images", "test_labels")
-    }
-    save_file(tensors, str(path), metadata={"classes": json.dumps(images.classes), "digest": images.digest})
+    parts = {name: getattr(images, name) for name in ("train_images", "train_labels", "test_images", "test_labels")}
+    tensors.save(parts, path, {"classes": json.dumps(images.classes), "digest": images.digest})
 
 
 def read(path: Path | str) -> Images:

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
+
+from palimpsest import tensors
 
 
 class ModelError(Exception):
@@ -90,12 +91,12 @@ def fresh(model: Network, seed: int) -> Network:
 
 def save(model: Network, path: Path | str, **metadata: str) -> None:
     """Write weights and buffers as safetensors; the spec and `metadata` go into the file's header."""
-    save_file(_state(model), str(path), metadata={"spec": _text(model.spec), **metadata})
+    tensors.save(model.state_dict(), path, {"spec": _text(model.spec), **metadata})
 
 
 def save_diverged(path: Path | str, reason: str) -> None:
     """Write the file of a network that training lost: no weights, and why."""
-    save_file({}, str(path), metadata={"diverged": reason})
+    tensors.save({}, path, {"diverged": reason})
 
 
 def save_several(
@@ -109,13 +110,13 @@ def save_several(
         }
         for number, one in made.items()
     }
-    tensors = {
+    weights = {
         f"{number}/{name}": tensor
         for number, one in made.items()
         if isinstance(one, Network)
-        for name, tensor in _state(one).items()
+        for name, tensor in one.state_dict().items()
     }
-    save_file(tensors, str(path), metadata={"several": json.dumps(headers, sort_keys=True)})
+    tensors.save(weights, path, {"several": json.dumps(headers, sort_keys=True)})
 
 
 def metadata(path: Path | str, number: int = 0) -> dict[str, str]:
@@ -151,10 +152,6 @@ def load(path: Path | str, number: int = 0) -> Network:
         model = Network(spec, state["mean"], state["std"])
     model.load_state_dict(state)
     return model
-
-
-def _state(model: Network) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _text(spec: Spec) -> str:

@@ -122,12 +122,10 @@ class Run:
 
     def write_tensors(self, path: str, tensors: Mapping[str, Any], **metadata: str) -> None:
         """Write tensors as safetensors."""
-        from safetensors.torch import save_file
+        from palimpsest.tensors import save
 
-        contents = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         with self.writing(path) as temporary:
-            # Without tensors and with an empty dictionary safetensors writes a header that it cannot read.
-            save_file(contents, temporary, metadata or None)
+            save(tensors, temporary, metadata)
 
     def read_tensors(self, path: str, number: int = 0) -> dict[str, Any]:
         """Tensors that `write_tensors` or, by number, `keep_models` wrote, on the job's device."""
