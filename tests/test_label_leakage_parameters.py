@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from palimpsest import auxiliary, metrics, models
+from palimpsest.attacks import label_leakage
 from palimpsest.attacks import label_leakage_difference as difference
 from palimpsest.attacks import label_leakage_dot as dot
 from palimpsest.auxiliary import Heads, Judged, Known
@@ -251,6 +252,38 @@ def test_a_class_whose_row_was_erased_is_found(name: str, planted: dict[int, Kno
         assert torch.equal(judged.decisions, target.forgotten), (judged.scores, judged.threshold)
         assert judged.scores.shape == (CLASSES,) and judged.values.shape == judged.head_decisions.shape == (32,)
         assert judged.scores.dtype == judged.values.dtype == torch.float64
+
+
+@pytest.mark.parametrize("target", range(CLASSES))
+def test_what_the_tables_show_finds_the_erased_class_but_for_the_tree_as_published(
+    target: int, planted: dict[int, Known]
+) -> None:
+    shadows = [(known.heads._asdict(), known.forgotten) for known in planted.values()]
+    one = planted[target]
+    judged = label_leakage.judge(one.heads._asdict(), seed=0, truth=one.forgotten, shadows=shadows).decisions
+    blind = judged.pop("tree")
+    assert not blind[target], "it recognises a head's class, and no shadow ever forgot this one"
+    assert set(judged) == {"youden", "youden_standardised", "youden_oracle", "kmeans", "tree_sorted", "tree_oracle"}
+    assert all(torch.equal(decisions, one.forgotten) for decisions in judged.values()), judged
+    # With a shadow that forgot it the same tree names it.
+    taught = difference.attack(one.heads, list(planted.values()), seed=0)
+    assert torch.equal(taught.decisions, one.forgotten)
+
+
+def test_the_truth_chooses_the_shadows_and_nothing_else() -> None:
+    """But for the oracles: two truths that leave out the same shadows get the same judgement."""
+    heads = theory([3], 0)._asdict()
+    shadows = [(theory([label], 10 + label)._asdict(), truth_of([label], TEN)) for label in (5, 6, 7)]
+    truths = [truth_of(classes, TEN) for classes in ([3], [0, 1], [5])]
+    told = [
+        label_leakage.judge(heads, seed=0, truth=truth, shadows=shadows, oracle=False).decisions for truth in truths
+    ]
+    assert all(torch.equal(told[0][name], told[1][name]) for name in told[0])
+    (fewer, rule) = (
+        label_leakage.judge(heads, seed=0, truth=truths[2], shadows=those, oracle=False).decisions
+        for those in (shadows, shadows[1:])
+    )
+    assert all(torch.equal(fewer[name], rule[name]) for name in fewer)
 
 
 def test_several_erased_classes_are_found(server: models.Network, planted: dict[int, Known]) -> None:

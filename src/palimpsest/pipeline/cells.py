@@ -9,7 +9,7 @@ report asks it what stands where.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ NO_ATTACK = "none"
 NO_DEFENSE = ""
 SEVERAL = "+"  # between the data sets, or the unlearners, of a row that is their mean
 WITHOUT = "without "  # begins the reduction of a mean that lacks a data set
+NO_DATA, NOT_RUN = "no data here", "not run at this scale"  # begin what `Cell.missing` says
 COLUMNS = (
     "dataset", "model", "forget", "unlearner", "attack", "epsilon", "defense", "screening", "metric", "control",
     "published", "note",
@@ -55,7 +56,8 @@ class Cell:
 
     dataset, model, forget, unlearner, attack, epsilon, defense, metric: as the paper has them. screening: how an attack
     on labels calls a class forgotten. control: a label, where the row is a control of ours that the paper lacks.
-    published: the printed number, None where there is none; `note` then says why. runs: what to compute at this scale,
+    published: the printed number, None where there is none; `note` then says why. printed_trials: of how many trials it
+    is the mean. runs: what to compute at this scale,
     of which the number is the mean; none where that cannot be, and `missing` says why. reductions: in what the runs
     differ from the paper's; a number with any is not a reproduction.
     """
@@ -78,6 +80,7 @@ class Cell:
     runs: tuple[Run, ...]
     missing: str
     reductions: tuple[str, ...]
+    printed_trials: int = 1
 
     @property
     def run(self) -> Run | None:
@@ -203,14 +206,22 @@ class Plan:
                     f"it may leave out {', '.join(sorted(OPTIONAL))}."
                 )
             rows = [(reader.line_num, dict.fromkeys(COLUMNS, "") | row) for row in reader]
+        figure = self.papers[paper].get("figures", {}).get(table, {})
+        only = self._shared(rows) if figure.get("same_data_sets") else None
         seen: dict[tuple[str, ...], int] = {}
         for line, row in rows:
             key = tuple(row[column] for column in COLUMNS[:-2])
             if key in seen:
                 raise ConfigError(f"{file.relative_to(ROOT)}:{line} repeats the cell of line {seen[key]}.")
             seen[key] = line
-            yield self._cell(paper, table, line, row)
+            yield self._cell(paper, table, line, row, only)
         yield from self._invited(paper, table, rows)
+
+    def _shared(self, rows: list[tuple[int, dict[str, str]]]) -> set[str]:
+        """The data sets of which every row can be run at this scale: what a line of means must not change under way."""
+        return set.intersection(
+            *({one["dataset"] for one in _each(row) if self._run(one)[0] is not None} for _, row in rows)
+        )
 
     def _invited(self, paper: str, table: str, rows: list[tuple[int, dict[str, str]]]) -> Iterator[Cell]:
         """Cells of methods that the configuration puts into this table with `also_in`, as the table's others have."""
@@ -228,7 +239,10 @@ class Plan:
                     paper, table, line, {**row, "unlearner": name, "published": "", "note": "not in the paper"}
                 )
 
-    def _cell(self, paper: str, table: str, line: int, row: dict[str, str]) -> Cell:
+    def _cell(
+        self, paper: str, table: str, line: int, row: dict[str, str], only: Collection[str] | None = None
+    ) -> Cell:
+        """only: the data sets that a mean is over, where not all."""
         where = f"config/papers/{paper}/{table}.csv:{line}"
         if row["dataset"].count(SEVERAL) != row["model"].count(SEVERAL):
             raise ConfigError(f"{where}: as many networks as data sets, one for each; both separated by {SEVERAL}.")
@@ -242,12 +256,10 @@ class Plan:
             published = float(row["published"]) if row["published"] else None
         except ValueError as error:
             raise ConfigError(f"{where}: published must be a number or empty, found {row['published']!r}.") from error
-        each = [
-            {**row, "dataset": dataset, "model": model, "unlearner": unlearner}
-            for dataset, model in zip(row["dataset"].split(SEVERAL), row["model"].split(SEVERAL), strict=True)
-            for unlearner in row["unlearner"].split(SEVERAL)
+        found = [
+            (one, *(self._run(one) if only is None or one["dataset"] in only else (None, NOT_RUN)))
+            for one in _each(row)
         ]
-        found = [(one, *self._run(one)) for one in each]
         runs = tuple(dict.fromkeys(run for _, run, _ in found if run))
         cuts = [text for one, run, _ in found if run for text in self._reductions(one, run)]
         absent = [f"{WITHOUT}{one['dataset']}" for one, run, _ in found if not run]
@@ -259,6 +271,7 @@ class Plan:
             runs=runs,
             missing="" if runs else found[0][2],
             reductions=tuple(dict.fromkeys(cuts + absent)) if runs else (),
+            printed_trials=self.papers[paper].get("tables", {}).get(table, {}).get("printed_trials", 1),
             **{name: row[name] for name in COLUMNS if name != "published"},
         )
 
@@ -276,7 +289,7 @@ class Plan:
         }
         absent = [row[kind] for kind, name in substitutes.items() if name is None]
         if absent:
-            return None, f"not run at this scale: {', '.join(absent)}"
+            return None, f"{NO_DATA if substitutes['dataset'] is None else NOT_RUN}: {', '.join(absent)}"
         return Run(unlearner=row["unlearner"], **{kind: str(name) for kind, name in substitutes.items()}), ""
 
     def _stand_in(self, kind: str, name: str, dataset: str) -> str | None:
@@ -309,6 +322,15 @@ class Plan:
                         said = f"of {value['tune']}" if isinstance(value, dict) and "tune" in value else value
                         found.append(f"{name}: {key} {said}")
         return tuple(found)
+
+
+def _each(row: Mapping[str, str]) -> list[dict[str, str]]:
+    """A row of several data sets or unlearners as rows of one each."""
+    return [
+        {**row, "dataset": dataset, "model": model, "unlearner": unlearner}
+        for dataset, model in zip(row["dataset"].split(SEVERAL), row["model"].split(SEVERAL), strict=True)
+        for unlearner in row["unlearner"].split(SEVERAL)
+    ]
 
 
 def recipe_of(config: Mapping[str, Any], dataset: str, model: str) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Ours beside published: for each cell of a table the mean over repetitions, its spread, and a verdict.
 
-The rule. A published number is a single run of somebody else, so it is held against the interval in which one more run
-of ours would fall: mean ± h, with h the largest of
+The rule. A published number is a single run of somebody else, or the mean of k (paper.yaml's `printed_trials`), so it
+is held against the interval in which the mean of k more runs of ours would fall: mean ± h, with h the largest of
 
-    t(0.975, n - 1) · sd · sqrt(1 + 1/n)    the 95% prediction interval over n repetitions (n >= 2),
+    t(0.975, n - 1) · sd · sqrt(1/k + 1/n)  the 95% prediction interval over n repetitions (n >= 2),
     sqrt(p (1 - p) / m)                     one standard error of a proportion p = mean over m images,
     1 / m                                   one image, the step of the grid on which such a number lies;
 
@@ -116,7 +116,7 @@ def judge(cell: Cell, *rows: Sequence[Row], record: str = "") -> Compared:
     sd = statistics.stdev(values.values()) if len(values) > 1 else None
     unit = str(own[0][there[0]]["unit"]) if there else ""
     images = min(sum(int(one[number]["n"]) for one in own) for number in there) if there else None
-    half = interval(mean, sd, len(values), unit, images) if mean is not None else None
+    half = interval(mean, sd, len(values), unit, images, cell.printed_trials) if mean is not None else None
     comparable = mean is not None and cell.published is not None
     verdict, why = _verdict(cell, len(lost), len(lost) + len(values), mean, half)
     return Compared(
@@ -135,11 +135,13 @@ def judge(cell: Cell, *rows: Sequence[Row], record: str = "") -> Compared:
     )
 
 
-def interval(mean: float, sd: float | None, n: int, unit: str, images: int | None) -> float | None:
+def interval(
+    mean: float, sd: float | None, n: int, unit: str, images: int | None, printed_trials: int = 1
+) -> float | None:
     """Half the width of the interval of the module's rule; None where nothing gives one."""
     widths = []
     if sd is not None:
-        widths.append(float(stdtrit(n - 1, 0.975)) * sd * math.sqrt(1 + 1 / n))
+        widths.append(float(stdtrit(n - 1, 0.975)) * sd * math.sqrt(1 / printed_trials + 1 / n))
     if unit in SCALES and images:
         one = SCALES[unit]
         p = min(max(mean / one, 0.0), 1.0)

@@ -110,7 +110,7 @@ def bars(
                     )
                     axis.errorbar(x, one.mean, one.sd or 0, color="#333333", linewidth=0.7, capsize=1.2)
                 elif one:
-                    axis.text(x, 2, "no data" if "run at" in one.why else one.why, rotation=90, ha="center", fontsize=5)
+                    axis.text(x, 2, one.why.split(":")[0], rotation=90, ha="center", fontsize=5)
                 if one and one.cell.published is not None:
                     axis.plot(x, one.cell.published, "D", color="white", markeredgecolor="#C00000", markersize=3.2)
         for position, data_set in enumerate(data_sets):
@@ -181,7 +181,7 @@ def lines(
     axis.set_xticks(places, [own.get("ticks", {}).get(x, f"{x:g}") for x in places], minor=False)
     axis.minorticks_off()
     axis.set_ylim(0, 105)
-    axis.set_xlabel(own["xlabel"])
+    axis.set_xlabel(", ".join(filter(None, (own["xlabel"], _repetitions(found)))))
     axis.set_ylabel(own["y"])
     if axis.get_legend_handles_labels()[0]:
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
@@ -218,7 +218,7 @@ def distributions(
             frame, x="class", y="value", order=["forgotten", "kept"], width=0.5, showfliers=False, fill=False,
             color="#333333", linewidth=0.7, ax=axis,
         )  # fmt: skip
-        axis.set_xlabel("")
+        axis.set_xlabel(f"n = {frame['repetition'].nunique()}")
         axis.set_ylabel(own["y"] if axis is axes[0, 0] else "")
     figure.tight_layout()
     return figure
@@ -281,7 +281,17 @@ def _label(found: Sequence[Compared], data_set: str, names: Mapping[str, str]) -
     label = "mean" if SEVERAL in data_set else names.get(data_set, data_set)
     runs = next((one.cell.runs for one in found if one.cell.dataset == data_set and one.cell.runs), ())
     ours = SEVERAL.join(dict.fromkeys(run.dataset for run in runs))
-    return label if not ours or ours == data_set or label == "mean" else f"{label}\n→ {tables.named(ours, names)}"
+    if label == "mean":
+        label = f"mean of {len({run.dataset for run in runs})}" if runs else label
+    elif ours and ours != data_set:
+        label = f"{label}\n→ {tables.named(ours, names)}"
+    return label + f"\n{_repetitions([one for one in found if one.cell.dataset == data_set])}"
+
+
+def _repetitions(found: Sequence[Compared]) -> str:
+    """How many repetitions stand behind the numbers: `n = 3`, `n = 3 to 5`, or nothing."""
+    counts = sorted({one.n for one in found if one.n})
+    return "" if not counts else f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
 
 
 def _panel(one: Compared, own: Mapping[str, Any], names: Mapping[str, str]) -> str:

@@ -28,7 +28,8 @@ TEX = {
 
 def ours(one: Compared, column: Column) -> tuple[str, str]:
     """Mean and spread of a cell as text; empty where there is none."""
-    places = max(column.places - 1, 0)
+    # A fraction in a column of percentages has as many digits that mean something.
+    places = max(column.places - 1, 0) + (2 if one.unit == "fraction" and column.places < 3 else 0)
     mean = "" if one.mean is None else f"{one.mean:.{places}f}"
     sd = "" if one.sd is None else f"{one.sd:.{places}f}"
     # 0.993 ± .002: a fraction's spread needs no leading zero, and seven columns fit into a terminal.

@@ -4,24 +4,27 @@ One says "nothing was forgotten", whatever the server: `trivial_asr`. The other 
 forgot nothing: where it names the class there as often, it reads the request's class off something else. Both share
 base model and forget set with the attack, so they are compared repetition by repetition. An attack survives where the
 95% interval of the mean difference (Student's t) lies above zero against both; where an interval holds zero, or there
-is no interval, we cannot tell.
+is no interval, we cannot tell. ASR rewards silence, since most classes were kept: an attack below the first rival may
+still know something, which its balanced accuracy beside the second tells.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from scipy.special import stdtrit
 
-from palimpsest.pipeline.cells import ORIGINAL, SEVERAL
+from palimpsest.pipeline.cells import ORIGINAL, SEVERAL, Cell
 from palimpsest.report import compare
-from palimpsest.report.compare import Compared
+from palimpsest.report.compare import SCALES, Compared
 
-RATE, TRIVIAL, NOTHING_FORGOTTEN = "asr_class_decisions", "trivial_asr", "nothing was forgotten"
+RATE, TRIVIAL, BALANCED = "asr_class_decisions", "trivial_asr", "balanced_accuracy"
+NOTHING_FORGOTTEN, MENDED = "nothing was forgotten", "mended"  # controls, as the tables name them
 SURVIVES, FAILS, CANNOT_TELL = "survives", "does not", "cannot tell"
 
 
@@ -29,7 +32,7 @@ SURVIVES, FAILS, CANNOT_TELL = "survives", "does not", "cannot tell"
 class Against:
     """An attack beside one rival, over the n repetitions that both have: means, their difference, half its interval.
 
-    half: None where there is no interval: one repetition, or no spread, which a coarse grid of decisions can give.
+    half: None for one repetition.
     """
 
     n: int
@@ -48,44 +51,86 @@ class Against:
 
 @dataclass(frozen=True)
 class Survival:
-    """One attack, its mean over unlearners and data sets, beside both rivals."""
+    """One attack, its mean over unlearners and data sets, beside both rivals.
+
+    mended: a screening of ours instead of the paper's. trivial, nothing: ASR beside both rivals'. balanced: balanced
+    accuracy, of which knowing nothing has 50, beside the attack's on servers that forgot nothing.
+    """
 
     one: Compared
+    mended: bool
     trivial: Against | None
     nothing: Against | None
+    balanced: Against | None
 
     @property
     def verdict(self) -> str:
-        """One of this module's constants."""
+        """One of this module's constants, on ASR."""
         wins = [rival.wins if rival else None for rival in (self.trivial, self.nothing)]
         return FAILS if False in wins else CANNOT_TELL if None in wins else SURVIVES
 
+    @property
+    def knows(self) -> bool:
+        """Whether it has more balanced accuracy on servers that forgot than on those that did not."""
+        return bool(self.balanced and self.balanced.wins)
+
 
 def survivals(found: Sequence[Compared], results: Path) -> list[Survival]:
-    """Every attack on labels among `found` that is a mean over unlearners; `results` is results/<scale>."""
-    made = []
+    """Every attack on labels among `found` that is a mean over unlearners; `results` is results/<scale>.
+
+    An attack's `mended` screenings, which no average of the paper has, follow it.
+    """
+    asked: list[tuple[bool, Cell, Cell | None]] = []
     for one in found:
         cell = one.cell
         if cell.metric != RATE or cell.control or SEVERAL not in cell.unlearner or not one.values:
             continue
-        (trivial,) = compare.compare([replace(cell, metric=TRIVIAL)], results)
-        where = {name: getattr(cell, name) for name in ("table", "dataset", "forget", "attack", "screening", "metric")}
-        control = {**where, "unlearner": ORIGINAL, "control": NOTHING_FORGOTTEN}
-        partners = [other for other in found if compare.matches(other.cell, control) and other.values]
-        nothing = _against(one.values, partners[0].values) if partners else None
-        made.append(Survival(one, _against(one.values, trivial.values), nothing))
+        here = {name: getattr(cell, name) for name in ("table", "dataset", "forget", "attack", "metric")}
+        partner = {**here, "screening": cell.screening, "unlearner": ORIGINAL, "control": NOTHING_FORGOTTEN}
+        control = next((other.cell for other in found if compare.matches(other.cell, partner)), None)
+        asked.append((False, cell, control))
+        variants = dict.fromkeys(
+            other.cell.screening for other in found if compare.matches(other.cell, {**here, "control": MENDED})
+        )
+        for screening in variants:
+            if screening.startswith(cell.screening):
+                own = replace(cell, screening=screening, published=None)
+                asked.append((True, own, control and replace(control, screening=screening)))
+    every = [
+        replace(cell, metric=metric)
+        for _, own, control in asked
+        for cell in (own, control or own)
+        for metric in (RATE, TRIVIAL, BALANCED)
+    ]
+    measured = iter(compare.compare(every, results))
+    made = []
+    for mended, _, control in asked:
+        rate, trivial, balanced, nothing, _, idle = islice(measured, 6)
+        if not rate.values:
+            continue
+        made.append(
+            Survival(
+                one=rate,
+                mended=mended,
+                trivial=_against(rate, trivial),
+                nothing=_against(rate, nothing) if control else None,
+                balanced=_against(balanced, idle) if control else None,
+            )
+        )
     return made
 
 
-def _against(ours: Mapping[int, float], rival: Mapping[int, float]) -> Against | None:
+def _against(ours: Compared, rival: Compared) -> Against | None:
     """Over the repetitions that both have; None where they share none."""
-    shared = ours.keys() & rival.keys()
+    shared = sorted(ours.values.keys() & rival.values.keys())
     if not shared:
         return None
-    differences = [ours[number] - rival[number] for number in sorted(shared)]
+    differences = [ours.values[number] - rival.values[number] for number in shared]
     half = None
-    if len(differences) > 1:
-        spread = statistics.stdev(differences) / math.sqrt(len(differences))
-        half = float(stdtrit(len(differences) - 1, 0.975)) * spread or None
-    mean, other = (statistics.fmean(values[number] for number in shared) for values in (ours, rival))
+    if len(shared) > 1:
+        # Values lie on a grid of one decision; equal ones may differ by what its rounding hides, step / sqrt(12).
+        least = SCALES[ours.unit] / (ours.images or 1) / math.sqrt(12)
+        spread = max(statistics.stdev(differences), least) / math.sqrt(len(shared))
+        half = float(stdtrit(len(shared) - 1, 0.975)) * spread
+    mean, other = (statistics.fmean(one.values[number] for number in shared) for one in (ours, rival))
     return Against(len(shared), mean, other, mean - other, half)

@@ -192,7 +192,7 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
     for reduction in dict.fromkeys(text for cell in reduced for text in cell.reductions):
         theirs, arrow, ours = reduction.partition(ARROW)
         if reduction.startswith(WITHOUT):
-            absent.append(named(reduction.removeprefix(WITHOUT), names))
+            absent.append(reduction)
         elif arrow:
             stand_ins.append(f"{names.get(theirs, theirs)}{ARROW}{names.get(ours, ours)}")
         else:
@@ -209,14 +209,22 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
     if budgets:
         found.append("Reduced budget: " + "; ".join(budgets) + ".")
     if absent:
-        found.append(f"No data here: {', '.join(absent)}; a mean over data sets is without.")
+        means = [set(cell.reductions) for cell in ran if SEVERAL in cell.dataset]
+        lacking = {one: all(one in cuts for cuts in means) for one in absent}
+        always, sometimes = (
+            [named(one.removeprefix(WITHOUT), names) for one in absent if lacking[one] == whole]
+            for whole in (True, False)
+        )
+        said = [f"without {', '.join(always)}"] if always else []
+        said += [f"some without {', '.join(sometimes)}"] if sometimes else []
+        found.append(f"Means over data sets are {', and '.join(said)}, not run here.")
     return tuple(found)
 
 
 def tidy(found: Iterable[Compared]) -> str:
     """CSV: a line for each cell: its fields, what was found, and the record below results/<scale>/."""
     text = io.StringIO()
-    about = [field.name for field in fields(Cell) if field.name not in ("runs", "reductions")]
+    about = [field.name for field in fields(Cell) if field.name not in ("runs", "reductions", "printed_trials")]
     run_names = ("run_dataset", "run_model", "run_forget", "run_unlearner")
     ours = ("mean", "sd", "n", "unit", "images", "half_width", "difference", "verdict", "why", "reductions", "record")
     writer = csv.writer(text, lineterminator="\n")

@@ -5,9 +5,9 @@ max_theta CE(forget), from the original weights: SGD on -CE, with the weight dec
 Values: 5 epochs, lr 1e-4 (Unlearn-Sparse's README; its issue 5 searches 1e-5 to 0.1), SGD, momentum 0.9, weight decay
 5e-4, batch 256. Ascent has no optimum to stop at: the learning rate decides everything, and must be tuned. On LeNet a
 rate that leaves one class untouched destroys the network for another, so `stop_at` ends it, our decision. The leakage
-paper prints forgotten classes of MNIST emptied (0 and 1.8%) at 98% on the others; ascent on the forget set alone did not
-reach that on LeNet at any of ten settings (SGD with and without momentum, Adam, 1e-5 to 1e-2): where it may cost the
-others two points, three forgotten classes still have 60 to 84%. Adam at the base model's rate costs least.
+paper prints forgotten classes of MNIST emptied (0 and 1.8%) at 98% on the others. Ascent on the forget set alone did
+not reach that on LeNet at any of ten settings (SGD with and without momentum, Adam, rates 1e-5 to 1e-2): where it may
+cost the others two points, three forgotten classes still have 60 to 84%. Adam at the base model's rate costs least.
 
 BatchNorm: training mode, as released; the running statistics move to those of the forget set.
 """
