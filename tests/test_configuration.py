@@ -63,6 +63,14 @@ def test_the_paper_scale_reduces_nothing_and_the_others_say_what_they_reduce() -
         ({"attacks": {"uma": {"stepz": 1}}}, "attacks.uma has no keyword 'stepz'; Did you mean 'steps'?"),
         ({"stand_ins": {"datasets": {"cifar10": "digitz"}}}, "has no datasets 'digitz'; Did you mean 'digits'?"),
         ({"budgets": {"attacks": {"umma": {}}}}, "budgets.attacks has no entry 'umma'; Did you mean 'uma'?"),
+        (
+            {"budgets": {"probes": {"minst/inversion_black_box": {}}}},
+            "budgets.probes has no dataset (<data set>/<attack>) 'minst'; Did you mean 'mnist'?",
+        ),
+        (
+            {"budgets": {"probes": {"mnist/inversion_black_box": {"generation": 1}}}},
+            "budgets.probes.mnist/inversion_black_box has no keyword 'generation'; Did you mean 'generations'?",
+        ),
         ({"recipes": {"lenet": {"epoch": 1}}}, "recipes.lenet has no keyword 'epoch'; Did you mean 'epochs'?"),
         ({"recipes": {"new": {"epochs": 1}}}, "recipes.new must give at least epochs, batch_size and lr"),
         ({"forget_sets": {"class_0": {"class": [0]}}}, "has no keyword 'class'; Did you mean 'classes'?"),
@@ -90,6 +98,22 @@ def test_a_variant_starts_from_the_entry_it_names_and_its_budget() -> None:
     uma = configuration.keywords_of(config, "attacks", "uma")
     wrong = configuration.keywords_of(config, "attacks", "uma_wrong_label")
     assert wrong == {**uma, "target": "wrong_label"} and uma["steps"] == config["budgets"]["attacks"]["uma"]["steps"]
+
+
+def test_a_budget_of_one_data_set_is_that_data_sets_alone_and_said() -> None:
+    config = configuration.load(scale="laptop")
+    asked = {
+        dataset: cells.probe_keywords_of(config, "inversion_black_box", dataset) for dataset in ("mnist", "cifar10_10k")
+    }
+    assert asked["mnist"]["generations"] == config["attacks"]["inversion_black_box"]["generations"]
+    assert asked["cifar10_10k"] == asked["mnist"] | {"generations": 50} != asked["mnist"]
+    said = "inversion_black_box: generations 50 on cifar10_10k"
+    cut = {
+        cell.dataset: said in cell.reductions
+        for cell in cells.Plan(config).figures["leakage", "figure14"]
+        if cell.runs and cell.forget == "single_class"
+    }
+    assert cut == {"mnist": False, "fashion_mnist": False, "cifar10": True, "mnist+fashion_mnist+svhn+cifar10": True}
 
 
 def test_also_in_invites_a_method_into_a_table_without_touching_it() -> None:

@@ -65,7 +65,7 @@ rule probe:
         runtime=RUNTIME,
     params:
         method=lambda wildcards: configuration.method_of(config, "attacks", wildcards.attack),
-        keywords=lambda wildcards: cells.probe_keywords_of(config, wildcards.attack),
+        keywords=lambda wildcards: cells.probe_keywords_of(config, wildcards.attack, wildcards.dataset),
         code=lambda wildcards: cells.code_of(config, "attacks", wildcards.attack),
     script:
         "../scripts/probe.py"

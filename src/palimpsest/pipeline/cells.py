@@ -17,7 +17,16 @@ from typing import Any
 import yaml
 
 from palimpsest.pipeline import method
-from palimpsest.pipeline.configuration import RESERVED, ROOT, SECTIONS, ConfigError, grid_of, keywords_of, method_of
+from palimpsest.pipeline.configuration import (
+    PROBES,
+    RESERVED,
+    ROOT,
+    SECTIONS,
+    ConfigError,
+    grid_of,
+    keywords_of,
+    method_of,
+)
 from palimpsest.seeds import blocks
 
 ORIGINAL = "original"  # the model before unlearning, in the place of an unlearner
@@ -321,6 +330,8 @@ class Plan:
                     if key not in RESERVED[kind]:
                         said = f"of {value['tune']}" if isinstance(value, dict) and "tune" in value else value
                         found.append(f"{name}: {key} {said}")
+        cut = self.config["budgets"].get(PROBES, {}).get(f"{run.dataset}/{row['attack']}", {})
+        found += [f"{row['attack']}: {key} {value} on {run.dataset}" for key, value in cut.items()]
         return tuple(found)
 
 
@@ -377,9 +388,10 @@ def prepare_keywords_of(config: Mapping[str, Any], defense: str) -> dict[str, An
     return _taken_by(config, "defenses", defense, "prepare")
 
 
-def probe_keywords_of(config: Mapping[str, Any], attack: str) -> dict[str, Any]:
-    """Of an attack on labels the keywords of what it asks the server."""
-    return _taken_by(config, "attacks", attack, "attack")
+def probe_keywords_of(config: Mapping[str, Any], attack: str, dataset: str) -> dict[str, Any]:
+    """Of an attack on labels the keywords of what it asks the server, with the scale's cut on this data set."""
+    cut = config["budgets"].get(PROBES, {}).get(f"{dataset}/{attack}", {})
+    return _taken_by(config, "attacks", attack, "attack") | cut
 
 
 def judge_keywords_of(config: Mapping[str, Any], attack: str) -> dict[str, Any]:

@@ -39,6 +39,7 @@ RESERVED = {
 # The function besides a method's own that some files have; it shares the keywords. What trains what the method needs
 # before, and what judges from what an attack on labels found.
 SECOND = {"unlearners": "train_base", "defenses": "prepare", "attacks": "judge"}
+PROBES = "probes"  # of the budgets those for one data set: `<data set>/<attack on labels>`
 RECIPE = (
     "epochs", "batch_size", "lr", "optimizer", "momentum", "weight_decay", "schedule", "milestones",
     "warmup_epochs", "augment", "precision",
@@ -94,6 +95,8 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     merged = deepcopy(dict(config))
     _check_schema(merged)
     for kind, cuts in merged["budgets"].items():
+        if kind == PROBES:
+            continue
         for name, values in cuts.items():
             if name not in merged[kind]:
                 raise ConfigError(_unknown(f"scale {merged['scale']}: budgets.{kind}", "entry", name, merged[kind]))
@@ -101,6 +104,15 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, folder in SECTIONS.items():
         for name, entry in merged[section].items():
             _check_entry(section, folder, name, entry)
+    for name, cut in merged["budgets"].get(PROBES, {}).items():
+        where, (data_set, _, attack) = f"scale {merged['scale']}: budgets.{PROBES}", name.partition("/")
+        for section, part in (("datasets", data_set), ("attacks", attack)):
+            if part not in merged[section]:
+                raise ConfigError(
+                    _unknown(where, f"{section.removesuffix('s')} (<data set>/<attack>)", part, merged[section])
+                )
+        file = method_of(merged, "attacks", attack)
+        _check_keywords(f"{where}.{name}", cut, method.keywords("attacks", file, "attack") - method.FILLED_IN)
     for name, entry in merged["forget_sets"].items():
         _check_keywords(
             f"config.yaml: forget_sets.{name}",
