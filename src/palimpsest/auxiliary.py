@@ -170,7 +170,8 @@ def initial(
     if head_init == "zero":
         return torch.zeros_like(layer.weight), torch.zeros_like(layer.bias)
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(stable_seed("auxiliary head", "init", seed, label, number))
+        # torch.manual_seed would also keep this call's stack for cards not yet woken, 1 ms a head.
+        torch.default_generator.manual_seed(stable_seed("auxiliary head", "init", seed, label, number))
         fresh = nn.Linear(layer.in_features, layer.out_features)
     return fresh.weight.detach(), fresh.bias.detach()
 
