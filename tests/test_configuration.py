@@ -116,6 +116,21 @@ def test_a_budget_of_one_data_set_is_that_data_sets_alone_and_said() -> None:
     assert cut == {"mnist": False, "fashion_mnist": False, "cifar10": True, "mnist+fashion_mnist+svhn+cifar10": True}
 
 
+def test_a_line_of_means_is_over_the_same_data_sets_at_every_point() -> None:
+    def points(scale: str) -> list[set[str]]:
+        figure = cells.Plan(configuration.load(scale=scale)).figures["leakage", "figure16"]
+        return [{run.dataset for run in cell.runs} for cell in figure]
+
+    assert points("laptop") == [{"mnist"}] * 54
+    assert points("paper") == [{"mnist", "fashion_mnist", "svhn", "cifar10"}] * 54
+    (reductions,) = {
+        cell.reductions
+        for cell in cells.Plan(configuration.load(scale="laptop")).figures["leakage", "figure16"]
+        if cell.attack == "inversion_white_box"
+    }
+    assert reductions == ("without fashion_mnist", "without svhn", "without cifar10")
+
+
 def test_also_in_invites_a_method_into_a_table_without_touching_it() -> None:
     config = configuration.load(scale="demo")
     config["unlearners"]["guest"] = {"method": "finetune", "also_in": "uma_table1"}

@@ -25,7 +25,7 @@ from scipy import stats
 from palimpsest.pipeline.cells import Cell, Plan, Run
 from palimpsest.pipeline.configuration import ROOT, ConfigError, load
 from palimpsest.report import checks, claims, compare, cost, formats, overhead, page, survival, tables
-from palimpsest.report.compare import Compared, judge
+from palimpsest.report.compare import Compared, interval, judge
 
 TABLES = ("table1", "table2", "table4", "released", "purification")
 TRAIN, FORGET, TEST = 5000, 500, 1000
@@ -175,6 +175,17 @@ def test_without_any_spread_one_image_still_lies_within_the_grid() -> None:
     assert judge(cell(published=99.96), rows_of([100.0] * 3, n=5000)).verdict == "differs"
     rate = cell(metric="member_rate", published=0.0002)
     assert judge(rate, rows_of([0.0, 0.0], rate, n=5000, unit="fraction")).verdict == "agrees"
+
+
+def test_a_printed_mean_of_trials_is_held_against_the_mean_of_as_many() -> None:
+    t = stats.t.ppf(0.975, 39)
+    assert interval(50.0, 10.0, 40, "", None, 40) == pytest.approx(t * 10 * (2 / 40) ** 0.5)
+    assert interval(50.0, 10.0, 40, "", None) == pytest.approx(t * 10 * (1 + 1 / 40) ** 0.5)
+    trials = {
+        name: {cell.printed_trials for cell in Plan(load(scale="paper")).tables["leakage", name]}
+        for name in ("table3", "table5", "table7")
+    }
+    assert trials == {"table3": {1}, "table5": {40}, "table7": {20}}
 
 
 def test_a_number_of_another_unit_that_was_run_once_has_no_interval() -> None:
