@@ -164,7 +164,7 @@ def lines(
             colour, marker = OTHERS[number % len(OTHERS)], MARKERS[number % len(MARKERS)]
         axis.plot(
             x, mean, marker=marker, color=colour, label=names.get(hue, hue), markersize=3,
-            linewidth=1, linestyle=("-", "--", ":")[number // 3 % 3],
+            linewidth=1.2, linestyle=("-", "--", ":")[number % 3],  # lines that coincide are both seen
         )  # fmt: skip
         axis.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.12, linewidth=0)
     trivial = {}
@@ -194,7 +194,7 @@ def distributions(
 ) -> Figure:
     """Every value as a point, forgotten classes apart from the others; a panel for each cell."""
     names = about.get("names", {})
-    panels = [one for one in found if one.cell.runs] or list(found[:1])
+    panels = list(found)
     figure, axes = plt.subplots(
         1,
         len(panels),
@@ -205,8 +205,11 @@ def distributions(
     for axis, one in zip(axes[0], panels, strict=True):
         frame = pd.DataFrame(_samples(one, results))
         axis.set_title(_panel(one, own, names))
+        axis.set_ylabel(own["y"] if axis is axes[0, 0] else "")
         if not len(frame):
-            axis.text(0.5, 0.5, one.why or "not run yet", ha="center", transform=axis.transAxes)
+            axis.text(0.5, 0.5, one.why.split(":")[0] or "not run yet", ha="center", transform=axis.transAxes)
+            axis.set_xticks([])
+            axis.set_yticks([])
             continue
         shaken = np.random.default_rng(0)  # the same points in the same places whenever it is drawn
         for position, (kind, colour) in enumerate((("forgotten", "#D55E00"), ("kept", "#0072B2"))):
@@ -219,7 +222,7 @@ def distributions(
             color="#333333", linewidth=0.7, ax=axis,
         )  # fmt: skip
         axis.set_xlabel(f"n = {frame['repetition'].nunique()}")
-        axis.set_ylabel(own["y"] if axis is axes[0, 0] else "")
+        axis.set_ylabel(own["y"] if axis is axes[0, 0] else "")  # seaborn has named it
     figure.tight_layout()
     return figure
 
