@@ -61,7 +61,12 @@ def check(plan: Plan, paper: str, results: Path) -> list[Check]:
     def every(cases_of: Callable[[Run, Measured], Iterator[Case]]) -> list[Case]:
         return [case for run, found in measured.items() for case in cases_of(run, found)]
 
-    least = plan.papers[paper]["original_knows"]
+    asked = plan.papers[paper].get("original_knows", {})
+    least: dict[str, float] = {}  # by the data set that ran; one that stands for several keeps the strictest
+    for cell in cells:
+        if cell.run and cell.dataset in asked:
+            least[cell.run.dataset] = max(asked[cell.dataset], least.get(cell.run.dataset, 0.0))
+    bounds = ", ".join(f"{name} {value:g}%" for name, value in least.items())
     cases: dict[str, Iterable[Case]] = {
         "Every run has all of its repetitions.": (
             repetitions(run, rows[run], plan.repetitions_of(run.forget)) for run in rows
@@ -69,7 +74,7 @@ def check(plan: Plan, paper: str, results: Path) -> list[Check]:
         "A forget set lies in the training set, each image once; with the retain set it is all of it.": forget_sets(
             measured, results
         ),
-        f"The original model knows what it shall forget: at least {least}% of it.": every(partial(original, least)),
+        f"The original model knows what it shall forget (at least: {bounds}).": every(partial(original, least)),
         "A retrained model does not know a class it never saw (at most 1%), and knows forgotten single images as it "
         "knows test images (within 3 points or 3 standard errors).": every(partial(retrained, whole)),
         "The images an attack starts from score as the forget images do, to one image.": every(start),
@@ -122,12 +127,12 @@ def forget_sets(measured: Mapping[Run, Measured], results: Path) -> Iterator[Cas
                 yield f"{_about(run)}, repetition {repetition}", "; ".join(wrong)
 
 
-def original(least: float, run: Run, found: Measured) -> Iterator[Case]:
-    """At least so many percent on the forget images."""
-    if run.unlearner != ORIGINAL:
+def original(least: Mapping[str, float], run: Run, found: Measured) -> Iterator[Case]:
+    """At least so many percent on the forget images, by data set; of others nothing is asked."""
+    if run.unlearner != ORIGINAL or run.dataset not in least:
         return
     for repetition, value, _ in _clean(found, "forget_accuracy"):
-        yield f"{_about(run)}, repetition {repetition}", "" if value >= least else f"{value:.2f}%"
+        yield f"{_about(run)}, repetition {repetition}", "" if value >= least[run.dataset] else f"{value:.2f}%"
 
 
 def retrained(whole: Collection[str], run: Run, found: Measured) -> Iterator[Case]:

@@ -53,12 +53,11 @@ class Against:
 class Survival:
     """One attack, its mean over unlearners and data sets, beside both rivals.
 
-    mended: a screening of ours instead of the paper's. trivial, nothing: ASR beside both rivals'. balanced: balanced
-    accuracy, of which knowing nothing has 50, beside the attack's on servers that forgot nothing.
+    trivial, nothing: ASR beside both rivals'. balanced: balanced accuracy, of which knowing nothing has 50, beside the
+    attack's on servers that forgot nothing.
     """
 
     one: Compared
-    mended: bool
     trivial: Against | None
     nothing: Against | None
     balanced: Against | None
@@ -80,7 +79,7 @@ def survivals(found: Sequence[Compared], results: Path) -> list[Survival]:
 
     An attack's `mended` screenings, which no average of the paper has, follow it.
     """
-    asked: list[tuple[bool, Cell, Cell | None]] = []
+    asked: list[tuple[Cell, Cell | None]] = []
     for one in found:
         cell = one.cell
         if cell.metric != RATE or cell.control or SEVERAL not in cell.unlearner or not one.values:
@@ -88,30 +87,29 @@ def survivals(found: Sequence[Compared], results: Path) -> list[Survival]:
         here = {name: getattr(cell, name) for name in ("table", "dataset", "forget", "attack", "metric")}
         partner = {**here, "screening": cell.screening, "unlearner": ORIGINAL, "control": NOTHING_FORGOTTEN}
         control = next((other.cell for other in found if compare.matches(other.cell, partner)), None)
-        asked.append((False, cell, control))
+        asked.append((cell, control))
         variants = dict.fromkeys(
             other.cell.screening for other in found if compare.matches(other.cell, {**here, "control": MENDED})
         )
         for screening in variants:
             if screening.startswith(cell.screening):
                 own = replace(cell, screening=screening, published=None)
-                asked.append((True, own, control and replace(control, screening=screening)))
+                asked.append((own, control and replace(control, screening=screening)))
     every = [
         replace(cell, metric=metric)
-        for _, own, control in asked
+        for own, control in asked
         for cell in (own, control or own)
         for metric in (RATE, TRIVIAL, BALANCED)
     ]
     measured = iter(compare.compare(every, results))
     made = []
-    for mended, _, control in asked:
+    for _, control in asked:
         rate, trivial, balanced, nothing, _, idle = islice(measured, 6)
         if not rate.values:
             continue
         made.append(
             Survival(
                 one=rate,
-                mended=mended,
                 trivial=_against(rate, trivial),
                 nothing=_against(rate, nothing) if control else None,
                 balanced=_against(balanced, idle) if control else None,
