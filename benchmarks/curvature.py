@@ -19,8 +19,8 @@ from bench import Contestant, alternate, cores, machine, parser, positive, progr
 from torch.nn import functional as F
 
 from palimpsest.curvature import fisher_diagonal, flat, hessian_product, lissa, weights
+from palimpsest.data import Samples
 from palimpsest.models import Network, Spec, create
-from palimpsest.unlearners import Samples
 
 LISSA_BATCH = 1024
 TOLERANCE = 1e-3  # of the diagonal's norm: sums in another order

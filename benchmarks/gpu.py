@@ -43,7 +43,7 @@ import torch
 from bench import cores, machine, positive, progress, say, timed
 from resnet_peak import Load, channels_last, contiguous, convolutions_use, flop_per_image, peak_of
 
-from palimpsest import data, evaluate, unlearners
+from palimpsest import data, evaluate
 from palimpsest.attacks import uma
 from palimpsest.forget import ForgetError, choose
 from palimpsest.frozen import frozen
@@ -458,8 +458,8 @@ class Cell:
         self.indices = torch.from_numpy(choose(images.train_labels.numpy(), SEED, **rule)).to(check.device)  # type: ignore[arg-type]
         gone = torch.zeros_like(self.images.train_labels, dtype=torch.bool)
         gone[self.indices] = True
-        self.everything = unlearners.Samples(self.images.train_images, self.images.train_labels)
-        self.forget, self.retain = (unlearners.Samples(*(part[w] for part in self.everything)) for w in (gone, ~gone))
+        self.everything = data.Samples(self.images.train_images, self.images.train_labels)
+        self.forget, self.retain = (data.Samples(*(part[w] for part in self.everything)) for w in (gone, ~gone))
         self.unlearner = import_module(f"palimpsest.unlearners.{chosen.unlearner}")
 
     def timed(self, what: str, work: Callable[[], Any], **facts: Any) -> tuple[Any, float]:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from palimpsest.curvature import flat, pixels
-from palimpsest.unlearners import Samples
+from palimpsest.data import Samples
 
 CLASSES, SHAPE = 3, (1, 2, 3)
 

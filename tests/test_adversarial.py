@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from palimpsest import models
 from palimpsest.attacks import uma
+from palimpsest.data import Samples
 from palimpsest.pipeline import method
 from palimpsest.seeds import stable_seed
 from palimpsest.train import Batch, Checkpoint, Penalty, Recipe, fit
-from palimpsest.unlearners import Samples, adversarial, random_label
+from palimpsest.unlearners import adversarial, random_label
 
 IMAGES, LABELS = (torch.cat(pair) for pair in zip(FORGET, RETAIN, strict=True))
 COUNT = len(FORGET.labels)

@@ -17,13 +17,13 @@ from test_unlearners import flat, samples, tiny_model
 
 from palimpsest import evaluate, forget, models, seeds, unlearners
 from palimpsest.attacks import Judgement
-from palimpsest.data import Images
+from palimpsest.data import Images, Samples
 from palimpsest.pipeline import cells, configuration
 from palimpsest.pipeline.configuration import ConfigError
 from palimpsest.pipeline.job import Run
 from palimpsest.report import compare
 from palimpsest.train import Recipe
-from palimpsest.unlearners import Samples, negative_gradient
+from palimpsest.unlearners import negative_gradient
 
 LABELS = np.repeat(np.arange(10), 20)
 

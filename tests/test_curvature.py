@@ -10,8 +10,8 @@ from convex import Regression, clouds, hessian, trained
 from torch.nn import functional as F
 
 from palimpsest import curvature, models
+from palimpsest.data import Samples
 from palimpsest.models import Diverged
-from palimpsest.unlearners import Samples
 
 SPECS = {
     "small_cnn": models.Spec("small_cnn", 4, 1, {"width": 3, "hidden": 5}),

@@ -12,9 +12,9 @@ import pytest
 import torch
 from scipy import fft, ndimage
 
+from palimpsest.data import Samples
 from palimpsest.defenses import bit_depth, denoiser, gaussian_blur, jpeg, median
 from palimpsest.pipeline import method
-from palimpsest.unlearners import Samples
 
 METHODS = method.names("defenses")
 

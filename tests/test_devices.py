@@ -13,8 +13,8 @@ from card import REAL, DeviceError, card
 from test_unlearners import CLASSES, FORGET, RECIPE, RETAIN, flat, samples, tiny_model
 
 from palimpsest import attacks, data, evaluate, models, train
+from palimpsest.data import Samples
 from palimpsest.pipeline import job, method
-from palimpsest.unlearners import Samples
 
 SHAPE = tuple(FORGET.images.shape[1:])
 EVERYTHING = Samples(*map(torch.cat, zip(FORGET, RETAIN, strict=True)))

@@ -17,11 +17,12 @@ from torch.nn import functional as F
 from palimpsest import models
 from palimpsest.attacks import uma
 from palimpsest.curvature import per_sample_gradients, weights
+from palimpsest.data import Samples
 from palimpsest.frozen import frozen
 from palimpsest.models.ensemble import Ensemble
 from palimpsest.seeds import stable_seed
 from palimpsest.train import Batch, Checkpoint, Recipe, fit
-from palimpsest.unlearners import Samples, amnesiac, sisa
+from palimpsest.unlearners import amnesiac, sisa
 
 DATA = samples(40)
 SEED = 3

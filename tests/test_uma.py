@@ -14,11 +14,10 @@ from torch import nn
 from palimpsest import evaluate, models
 from palimpsest.attacks import aimed_at
 from palimpsest.attacks.uma import attack, distance
-from palimpsest.data import Images
+from palimpsest.data import Images, Samples
 from palimpsest.frozen import frozen
 from palimpsest.metrics import Outputs, svc_membership
 from palimpsest.train import Recipe, fit
-from palimpsest.unlearners import Samples
 
 LEVELS = {"8/255": 8, "16/255": 16}
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from palimpsest import models
+from palimpsest.data import Samples
 from palimpsest.pipeline import method
 from palimpsest.train import Recipe
-from palimpsest.unlearners import Samples, random_label
+from palimpsest.unlearners import random_label
 
 METHODS = method.names("unlearners")
 CLASSES = 4

@@ -29,8 +29,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn import functional as F
 
+from palimpsest.data import Samples
 from palimpsest.models import Diverged
-from palimpsest.unlearners import Samples
 
 log = logging.getLogger(__name__)
 

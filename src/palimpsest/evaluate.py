@@ -19,10 +19,9 @@ import torch
 from safetensors import safe_open
 
 from palimpsest.attacks import Judgement
-from palimpsest.data import Images
+from palimpsest.data import Images, Samples
 from palimpsest.metrics import Outputs, accuracy, class_decisions, svc_membership, unit
 from palimpsest.models import Diverged, Network, predict
-from palimpsest.unlearners import Samples
 
 Measurement = dict[str, Any]
 SHOWN = 20  # test images a class, of which a figure shows the largest probability

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from palimpsest import data, processor
 from palimpsest.models import Diverged
 from palimpsest.seeds import stable_seed
 
@@ -60,7 +61,7 @@ class Recipe:
     schedule: `constant`, `multistep` (x 0.1 at the epochs in `milestones`) or `cosine` (to zero at the end).
     warmup_epochs: linear from zero to `lr`, before the schedule. augment: any of `crop` (4 pixels of zero padding,
     random crop back) and `flip` (horizontal, with probability 1/2).
-    precision: `float32`, or `bfloat16` for autocast; weights and optimiser stay float32.
+    precision: `float32`, or `bfloat16` for autocast where the hardware has it; weights and optimiser stay float32.
     """
 
     epochs: int
@@ -232,8 +233,8 @@ def fit(
     Raises `Diverged` when the loss of an epoch is not finite.
     """
     device = images.device
-    # Channels-last is 1.1 to 1.2 times as fast on a CPU (benchmarks/resnet_peak.py) and what tensor cores work in.
-    model.to(memory_format=torch.channels_last)
+    layout = processor.layout(model, device)
+    model.to(memory_format=layout)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer: torch.optim.Optimizer
     if recipe.optimizer == "sgd":
@@ -244,7 +245,7 @@ def fit(
         optimizer = torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     batches = batches or shuffled(len(images), recipe.batch_size)
     first = checkpoint.restore(model, optimizer, kept) if checkpoint else 0
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+    autocast = processor.autocast(device, recipe.precision)
     for epoch in range(first, recipe.epochs):
         generator = torch.Generator().manual_seed(stable_seed(seed, epoch))
         torch.manual_seed(stable_seed(seed, epoch, "layers"))
@@ -257,8 +258,8 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(epoch + step / len(plan))
             index = index.to(device)
-            pixels = augmented(images[index], recipe.augment, generator).float().div_(255)
-            batch = Batch(epoch, index, pixels.contiguous(memory_format=torch.channels_last), targets[index])
+            shown = data.pixels(augmented(images[index], recipe.augment, generator))
+            batch = Batch(epoch, index, shown.contiguous(memory_format=layout), targets[index])
             with autocast:
                 loss = F.cross_entropy(model(batch.pixels).float(), batch.targets)
                 if penalty:

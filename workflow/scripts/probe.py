@@ -9,11 +9,11 @@ from palimpsest.seeds import numbers
 with job(snakemake) as run:
     import torch
 
-    from palimpsest import data, models, unlearners
+    from palimpsest import data, models
 
     method = import_module(f"palimpsest.attacks.{run.params.method}")
     images = data.read(run.input.images).to(run.device)
-    fill = {"own_samples": unlearners.Samples(images.train_images, images.train_labels), "device": run.device}
+    fill = {"own_samples": data.Samples(images.train_images, images.train_labels), "device": run.device}
     filled = {name: fill[name] for name in fill.keys() & keywords("attacks", run.params.method)}
     # An attacker outside has a function from images to probabilities, and nothing else.
     access = getattr(method, "query_of", lambda server: server)

@@ -28,7 +28,7 @@ with job(snakemake) as run:
         }
         model, kept = train_base(
             models.create(spec, *statistics, seeds[number]).to(run.device),
-            unlearners.Samples(images.train_images, images.train_labels),
+            data.Samples(images.train_images, images.train_labels),
             seed=seeds[number],
             recipe=train.recipe_from(run.params.recipe),
             **{name: make() for name, make in fill.items() if name in asked},

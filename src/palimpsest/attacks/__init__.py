@@ -20,8 +20,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from palimpsest.data import Images
-from palimpsest.unlearners import Samples
+from palimpsest.data import Images, Samples
 
 
 def aimed_at(on: Literal["forget", "unseen"], images: Images, forget: Samples, retain: Samples, seed: int) -> Samples:

@@ -28,7 +28,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from palimpsest import screening
+from palimpsest import processor, screening
 from palimpsest.attacks import Judgement
 from palimpsest.frozen import frozen
 from palimpsest.models import Diverged, Network
@@ -91,7 +91,7 @@ def attack(
     mean, std = (model.mean, model.std) if space == "normalised" else (torch.zeros_like(model.mean), 1.0)
     low, high = (0 - mean) / std, (1 - mean) / std
     searched = frozen(model, torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(device, kind))
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    autocast = processor.autocast(device, precision)
     starts = torch.stack([_start(shape, seed, aim, number) for aim in aims for number in range(restarts)])
     wanted = torch.tensor(aims, device=device).repeat_interleave(restarts)
     ends, losses, vectors = [], [], []

@@ -19,8 +19,8 @@ import torch
 from palimpsest import auxiliary
 from palimpsest.attacks import Judgement, label_leakage_difference, label_leakage_dot
 from palimpsest.auxiliary import HeadInit, Heads, Known, Vector
+from palimpsest.data import Samples
 from palimpsest.models import Network
-from palimpsest.unlearners import Samples
 
 
 def attack(

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from palimpsest import processor
 from palimpsest.frozen import frozen
 
 
@@ -69,7 +70,7 @@ def attack(
     original.eval()
     generator = torch.Generator().manual_seed(seed)
     made, targets, losses = [], [], []
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    autocast = processor.autocast(device, precision)
     searched = frozen(model, images[:8].float().div_(255))
     for part, truth in zip(
         images.split(max(1, batch_size // len(bounds))),

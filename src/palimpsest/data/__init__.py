@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -21,6 +21,18 @@ from palimpsest import tensors
 
 class DataError(Exception):
     """A data set cannot be had as asked; the message names the file, the fault and the mend."""
+
+
+class Samples(NamedTuple):
+    """Labelled samples on one device: `uint8` images (N, C, H, W), or floats (N, ...); and `int64` labels (N,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+def pixels(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Images as every network takes them: `uint8` levels become [0, 1], floats are there already."""
+    return images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
 
 
 @dataclass(frozen=True)

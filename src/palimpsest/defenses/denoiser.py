@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from palimpsest.unlearners import Samples
+from palimpsest.data import Samples
 
 # The network answers in units of the noise: without it, Adam's first steps are many times what is to be predicted.
 RESIDUE = 16 / 255

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import nn
 
 from palimpsest import tensors
+from palimpsest.data import pixels
 
 
 class ModelError(Exception):
@@ -159,9 +160,9 @@ def _text(spec: Spec) -> str:
 
 
 def predict(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> torch.Tensor:
-    """Softmax probabilities (N, classes), float32, of `uint8` images (N, C, H, W), in evaluation mode."""
+    """Softmax probabilities (N, classes), float32, of images (N, C, H, W), `uint8` or in [0, 1], in evaluation mode."""
     model.eval()
     parts: Sequence[torch.Tensor]
     with torch.inference_mode():
-        parts = [torch.softmax(model(batch.float() / 255).float(), 1) for batch in images.split(batch_size)]
+        parts = [torch.softmax(model(pixels(batch)).float(), 1) for batch in images.split(batch_size)]
         return torch.cat(parts) if parts else torch.empty(0, 0)

@@ -243,6 +243,10 @@ def _usage(seconds: float) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     facts: dict[str, Any] = {"seconds": round(seconds, 2), "peak_memory_mb": round(peak), "device": "cpu"}
     torch = sys.modules.get("torch")
+    if torch is not None:
+        from palimpsest import processor
+
+        facts["processor"] = processor.facts("cuda" if torch.cuda.is_available() else "cpu")
     if torch is not None and torch.cuda.is_available():
         facts["device"] = torch.cuda.get_device_name()
         facts["gpu_peak_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)

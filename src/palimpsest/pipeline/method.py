@@ -67,11 +67,25 @@ def has(kind: str, name: str, function: str) -> bool:
 
 @cache
 def code(*modules: str) -> str:
-    """A hash over the source of `modules` ("unlearners/salun") and of every module of this package they import."""
+    """A hash over what `modules` ("unlearners/salun") and every module of this package that they import execute.
+
+    Comments, docstrings and layout do not execute, so a changed sentence changes no hash.
+    """
     hasher = hashlib.sha256()
     for file in sorted(_closure([PACKAGE / f"{module}.py" for module in modules])):
-        hasher.update(str(file.relative_to(PACKAGE)).encode() + b"\0" + file.read_bytes())
+        hasher.update(str(file.relative_to(PACKAGE)).encode() + b"\0" + executed(file.read_text()).encode())
     return hasher.hexdigest()[:16]
+
+
+def executed(source: str) -> str:
+    """The syntax tree of `source` as text, without docstrings (nor the places where anything stands)."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 def _closure(files: list[Path]) -> set[Path]:

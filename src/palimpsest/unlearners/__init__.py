@@ -23,19 +23,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from palimpsest.data import Images
+from palimpsest.data import Images, Samples
 from palimpsest.forget import ForgetError
-
-
-class Samples(NamedTuple):
-    """Labelled images: `uint8` (N, C, H, W) and `int64` (N,), on one device, in data-set order."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
 
 
 def split(images: Images, forget_file: Path | str, number: int = 0) -> tuple[Samples, Samples, torch.Tensor]:

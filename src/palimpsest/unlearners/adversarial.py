@@ -30,10 +30,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from palimpsest.attacks.uma import distance
+from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.seeds import stable_seed
 from palimpsest.train import Batch, Checkpoint, Recipe
-from palimpsest.unlearners import Samples
 
 # Methods that climb: their L_u is -CE.
 ASCENDING = frozenset({"negative_gradient"})

@@ -29,9 +29,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.train import Batch, Checkpoint, Recipe, fit
-from palimpsest.unlearners import Samples
 
 
 def train_base(

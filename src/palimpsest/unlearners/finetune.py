@@ -10,9 +10,9 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Literal
 
+from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.train import Checkpoint, Recipe, fit
-from palimpsest.unlearners import Samples
 
 
 def unlearn(

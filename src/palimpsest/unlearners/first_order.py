@@ -15,8 +15,8 @@ from __future__ import annotations
 from copy import deepcopy
 
 from palimpsest.curvature import move, request_gradient, tail
+from palimpsest.data import Samples
 from palimpsest.models import Network
-from palimpsest.unlearners import Samples
 
 
 def unlearn(

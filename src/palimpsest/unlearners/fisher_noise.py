@@ -33,8 +33,8 @@ import torch
 from torch import nn
 
 from palimpsest.curvature import fisher_diagonal, flat, move, pixels
+from palimpsest.data import Samples
 from palimpsest.models import Network
-from palimpsest.unlearners import Samples
 
 RELEASED_BATCH = 32
 

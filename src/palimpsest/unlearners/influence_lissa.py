@@ -26,8 +26,8 @@ from copy import deepcopy
 import torch
 
 from palimpsest.curvature import hessian_product, lissa, move, request_gradient
+from palimpsest.data import Samples
 from palimpsest.models import Network
-from palimpsest.unlearners import Samples
 
 
 def unlearn(

@@ -36,8 +36,8 @@ from typing import Literal
 import torch
 
 from palimpsest.curvature import gradient, move, per_sample_gradients
+from palimpsest.data import Samples
 from palimpsest.models import Network
-from palimpsest.unlearners import Samples
 
 
 def unlearn(

@@ -17,9 +17,9 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.train import Batch, Checkpoint, Recipe, fit
-from palimpsest.unlearners import Samples
 
 
 def unlearn(

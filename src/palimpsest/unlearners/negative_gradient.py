@@ -20,9 +20,9 @@ from typing import Literal
 import torch
 from torch import nn
 
+from palimpsest.data import Samples
 from palimpsest.models import Network, predict
 from palimpsest.train import Batch, Checkpoint, Penalty, Recipe, fit
-from palimpsest.unlearners import Samples
 
 WATCHED = 500  # images that `stop_at` looks at after each step
 

@@ -16,9 +16,9 @@ from typing import Literal
 
 import torch
 
+from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.train import Checkpoint, Hook, Penalty, Recipe, fit
-from palimpsest.unlearners import Samples
 
 
 def unlearn(

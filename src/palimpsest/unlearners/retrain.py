@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+from palimpsest.data import Samples
 from palimpsest.models import Network, fresh
 from palimpsest.train import Checkpoint, Recipe, fit
-from palimpsest.unlearners import Samples
 
 
 def unlearn(

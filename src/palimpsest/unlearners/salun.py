@@ -26,9 +26,10 @@ import torch
 from torch import nn
 
 from palimpsest.curvature import gradient
+from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.train import Batch, Checkpoint, Penalty, Recipe
-from palimpsest.unlearners import Samples, random_label
+from palimpsest.unlearners import random_label
 
 
 def unlearn(

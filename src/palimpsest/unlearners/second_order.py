@@ -26,9 +26,9 @@ from copy import deepcopy
 import torch
 
 from palimpsest.curvature import hessian_product, lissa, move, remaining, request_gradient, tail, weights
+from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.train import Recipe
-from palimpsest.unlearners import Samples
 
 
 def unlearn(

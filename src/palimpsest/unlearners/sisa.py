@@ -35,10 +35,10 @@ from typing import cast
 import torch
 from torch import nn
 
+from palimpsest.data import Samples
 from palimpsest.models import Network, Spec, create, ensemble
 from palimpsest.seeds import stable_seed
 from palimpsest.train import Checkpoint, Recipe, fit
-from palimpsest.unlearners import Samples
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from copy import deepcopy
 from typing import Literal
 
 from palimpsest.curvature import move, request_gradient
+from palimpsest.data import Samples
 from palimpsest.models import Network
-from palimpsest.unlearners import Samples
 
 
 def unlearn(
