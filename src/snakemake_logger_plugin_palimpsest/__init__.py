@@ -7,7 +7,7 @@ Dry runs, `--verbose`, `--debug-dag` and `--printshellcmds` print what they prin
 output is then left to Snakemake.
 
 Snakemake finds a logger plugin by its name among the packages on the path it starts with, so `src` must be on
-PYTHONPATH; `make` sees to that. Jobs, whether local or on a cluster, run their own Snakemake without logger plugins.
+PYTHONPATH; `make` sees to that. On a cluster each job has a Snakemake of its own, which uses no logger plugin.
 """
 
 from __future__ import annotations
