@@ -5,9 +5,8 @@ from palimpsest.pipeline.job import job
 with job(globals().get("snakemake")) as run:
     from palimpsest import data, requests
 
-    images = data.read(run.input.images)
-    chosen = {
-        number: requests.Choice(seed=run.seed(number), repetition=number) for number in run.numbers
-    }
+    images, rule = data.read(run.input.images), requests.Rule(run.asks.method, run.asks.keywords)
+    seeds = {number: run.seed(number) for number in run.numbers}
+    made = {number: rule.choose(images, requests.Choice(seed, number)) for number, seed in seeds.items()}
     with run.writing(run.output.request) as path:
-        requests.write(path, images, run.asks.method, run.asks.keywords, chosen)
+        requests.write(made, path, images, rule, seeds)

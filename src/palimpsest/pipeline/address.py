@@ -336,15 +336,15 @@ class Addresses:
         last = run.steps[-1][1]
         if grid_of(self.config, last):
             above["tuned"] = self("tune", **run.names)["tuned"]
-        nearest = self.config["unlearners"][last].get("from_nearest")
-        if nearest:  # every repetition goes on from one and the same run of the step before
+        told["from_nearest"] = self.config["unlearners"][last].get("from_nearest", "")
+        if told["from_nearest"]:  # every repetition goes on from one and the same run of the step before
             if not run.before:
-                raise ConfigError(f"unlearners.{last}.from_nearest needs a step before it; {forget} and {unlearner} name one step.")
-            told["from_nearest"] = nearest
-            above["rows"] = self("measure", **run.before.names)["rows"]
-            every = [self.model(run.before, one) for one in self.blocks(run.before)]
+                raise ConfigError(f"unlearners.{last}.from_nearest needs a step before it; {forget} is the first.")
+            told["blocks"] = self.blocks(run.before)
+            every = [self.model(run.before, one) for one in told["blocks"]]
             above |= {"before": [one["model"] for one in every], "kept": [one["kept"] for one in every]}
-            above["requests"] = [file for one in self.blocks(run.before) for file in self.requests(run, one)]
+            above["requests"] = [file for one in told["blocks"] for file in self.requests(run, one)]
+            above["rows"] = self("measure", **run.before.names)["rows"]
         return told, above, *modules
 
     def _step(self, run: Run, block: str) -> tuple[Any, ...]:
@@ -358,11 +358,12 @@ class Addresses:
             "task": self._task(run.model),
             "same": request == SAME,
             "served": self._request_entry(request).get("served", 0),
+            "blocks": [block],
         }
         above: dict[str, Any] = {
             "images": self._images(run.dataset),
-            "before": before["model"],
-            "kept": before["kept"],
+            "before": [before["model"]],
+            "kept": [before["kept"]],
             "requests": self.requests(run, block),
         }
         modules = [self._module("unlearners", unlearner)]

@@ -22,6 +22,7 @@ import os
 import re
 import resource
 import shutil
+import statistics
 import sys
 import time
 import traceback
@@ -101,6 +102,15 @@ class Job:
         self.facts.setdefault("seeds", {})[str(number)] = seed
         return seed
 
+    def seed_of_base(self, number: int) -> int:
+        """The seed of one repetition's base model."""
+        return address.seed_of("train", {name: self.names[name] for name in ("dataset", "model")}, number)
+
+    @property
+    def task(self) -> ModuleType:
+        """What the network is for: a file of tasks/."""
+        return import_module(f"palimpsest.tasks.{self.asks.task}")
+
     def method(self, section: str) -> ModuleType:
         """The file of the method that the job is told to run, of a section of the configuration."""
         return imported(section, self.asks.method)
@@ -116,12 +126,12 @@ class Job:
         first = Path(next(iter(self.output.values())))
         return first.with_name(f".{first.stem}.resume")
 
-    def checkpoint(self, number: int) -> Checkpoint:
-        """Where the training of repetition `number` may resume."""
+    def checkpoint(self, number: int, part: int = 0) -> Checkpoint:
+        """Where the training of repetition `number`, of several one after the other the one called `part`, may resume."""
         from palimpsest.train import Checkpoint
 
         seconds = float(os.environ.get("PALIMPSEST_CHECKPOINT_SECONDS", "30"))
-        return Checkpoint(self.kept_for_resuming / str(number), self._resumes, seconds=seconds)
+        return Checkpoint(self.kept_for_resuming / f"{number}.{part}", f"{self._resumes} {part}", seconds=seconds)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -157,6 +167,10 @@ class Job:
         """Write a text, or bytes."""
         with self.writing(path) as temporary:
             temporary.write_bytes(text.encode() if isinstance(text, str) else text)
+
+    def write_json(self, path: str, content: Any) -> None:
+        """Write `content` as JSON."""
+        self.write_text(path, json.dumps(content) + "\n")
 
     def write_rows(self, path: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write measurements, one JSON object a line."""
@@ -228,6 +242,20 @@ class Job:
 def imported(section: str, name: str) -> ModuleType:
     """The file of a method, by its folder."""
     return import_module(f"palimpsest.{method.module(section, name)}")
+
+
+def nearest_to_the_mean(rows: str, metric: str) -> int:
+    """The repetition whose value of a metric, without attack or defense, lies nearest the mean over all of a run."""
+    every = [json.loads(line) for line in Path(rows).read_text().splitlines()]
+    found = {
+        int(row["repetition"]): float(row["value"])
+        for row in every
+        if row["status"] == "ok" and (row["metric"], row["attack"], row["defense"]) == (metric, "none", "")
+    }
+    if not found:
+        raise ConfigError(f"{rows} has no {metric} to go on from; name another in from_nearest, or ask for it in a table.")
+    mean = statistics.fmean(found.values())
+    return min(found, key=lambda number: (abs(found[number] - mean), number))
 
 
 @contextmanager
