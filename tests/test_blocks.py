@@ -60,7 +60,7 @@ def test_random_classes_leave_something_to_retain(count: int) -> None:
 def test_several_networks_in_a_file_come_back_bit_for_bit_and_the_diverged_one_says_why(tmp_path: Path) -> None:
     made: dict[int, Any] = {0: tiny_model(1), 1: models.Diverged("the loss was nan"), 4: tiny_model(2)}
     path = tmp_path / "several.safetensors"
-    models.save_several(made, path, {number: {"seed": str(10 + number)} for number in made})
+    models.save(made, path, {number: {"seed": str(10 + number)} for number in made})
     for number in (0, 4):
         assert torch.equal(flat(models.load(path, number)), flat(made[number]))
         assert models.metadata(path, number)["seed"] == str(10 + number)

@@ -202,8 +202,8 @@ def test_every_measurement_is_made_on_a_card(tmp_path: Path) -> None:
 
 def test_a_network_goes_to_a_file_and_comes_back(tmp_path: Path) -> None:
     with card() as device:
-        models.save(tiny_model().to(device), tmp_path / "model.safetensors")
-        assert agree(flat(models.load(tmp_path / "model.safetensors").to(device)), flat(tiny_model()))
+        models.save({0: tiny_model().to(device)}, tmp_path / "model.safetensors", {0: {}})
+        assert agree(flat(models.load(tmp_path / "model.safetensors", 0).to(device)), flat(tiny_model()))
         assert agree(flat(models.fresh(tiny_model(3).to(device), seed=1)), flat(tiny_model(1)))
 
 
