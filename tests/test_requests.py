@@ -289,6 +289,12 @@ def test_a_malformed_request_ends_in_a_sentence(sentence: str) -> None:
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("indices", [(3, 40), (-1,), (5, 2, 5), tuple(range(40))])
+def test_indices_that_cannot_be_are_refused_where_a_request_is_served_too(indices: tuple[int, ...]) -> None:
+    with pytest.raises(RequestError, match="training s"):
+        requests.split(TRAIN, asked(*indices), [asked(7)])
+
+
 def test_features_may_be_replaced_by_any_finite_float() -> None:
     far, labels = torch.full((1, 3), -7.5), torch.tensor([0])
     assert requests.check(FEATURES, asked(1, replacement=Samples(far, labels)))

@@ -95,25 +95,30 @@ def check(images: Images, request: Request, keep_classes: bool = False) -> Reque
 
     keep_classes: whether a class that would have no sample left is a fault too.
     """
-    whole, (indices, replacement) = images.splits["train"], (request.indices, request.replacement)
+    labels, replacement = images.train_labels.cpu(), request.replacement
+    asked = _asked(request.indices, len(labels))
+    if replacement is not None:
+        _check_replacement(images, len(request.indices), replacement)
+    if keep_classes:
+        left = {*labels[~asked].tolist(), *(replacement.labels.tolist() if replacement else ())}
+        if gone := sorted(set(labels.tolist()) - left):
+            raise RequestError(f"the request leaves no sample of class {gone[0]}, which it must keep")
+    return request
+
+
+def _asked(indices: torch.Tensor, count: int) -> torch.Tensor:
+    """Which of `count` training samples are asked for, bool (count,); `RequestError` for indices that cannot be."""
     if indices.dtype != torch.int64 or indices.ndim != 1:
         raise RequestError(f"a request's indices must be int64 (n,), found {indices.dtype} {tuple(indices.shape)}")
-    outside = indices[(indices < 0) | (indices >= len(whole.labels))]
+    outside = indices[(indices < 0) | (indices >= count)]
     if len(outside):
-        raise RequestError(f"a request names training sample {int(outside[0])}; there are 0..{len(whole.labels) - 1}")
-    times = torch.bincount(indices, minlength=len(whole.labels))
+        raise RequestError(f"a request names training sample {int(outside[0])}; there are 0..{count - 1}")
+    times = torch.bincount(indices, minlength=count)
     if (times > 1).any():
         raise RequestError(f"a request names training sample {int(times.argmax())} twice")
     if bool(times.all()):
         raise RequestError("the forget set is the whole training set: nothing is left to retain")
-    if replacement is not None:
-        _check_replacement(images, len(indices), replacement)
-    if keep_classes:
-        labels = whole.labels.cpu()
-        left = {*labels[times == 0].tolist(), *(replacement.labels.tolist() if replacement else ())}
-        if gone := sorted(set(labels.tolist()) - left):
-            raise RequestError(f"the request leaves no sample of class {gone[0]}, which it must keep")
-    return request
+    return times > 0
 
 
 def _check_replacement(images: Images, count: int, replacement: Samples) -> None:
@@ -178,8 +183,9 @@ def split(samples: Samples, request: Request, already: Sequence[Request] = ()) -
     """What `request` asks to forget of the training set as it stands after the requests `already`, and the rest.
 
     samples: the whole training set, as `images.splits["train"]`. A sample that is gone is not forgotten again.
-    Raises `RequestError` where nothing would be left.
+    Raises `RequestError` for indices that cannot be, and where nothing would be left.
     """
+    _asked(request.indices, len(samples.labels))
     now, first = standing(samples, already)
     asked = request.indices.to(first.device)
     left = torch.isin(asked, first)
