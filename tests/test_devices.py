@@ -173,7 +173,7 @@ def test_training_with_everything_on_runs_and_resumes_on_a_card(tmp_path: Path) 
 
 
 def test_every_measurement_is_made_on_a_card(tmp_path: Path) -> None:
-    images = data.Images(*EVERYTHING, *samples(12, seed=1), classes=tuple("abcd"))
+    images = data.Images.of(tuple("abcd"), train=EVERYTHING, test=samples(12, seed=1))
     gone = EVERYTHING.labels == 0
     forget, retain = (Samples(EVERYTHING.images[part], EVERYTHING.labels[part]) for part in (gone, ~gone))
     purify = import_module("palimpsest.defenses.median").purify
@@ -202,13 +202,13 @@ def test_every_measurement_is_made_on_a_card(tmp_path: Path) -> None:
 
 def test_a_network_goes_to_a_file_and_comes_back(tmp_path: Path) -> None:
     with card() as device:
-        models.save(tiny_model().to(device), tmp_path / "model.safetensors")
-        assert agree(flat(models.load(tmp_path / "model.safetensors").to(device)), flat(tiny_model()))
+        models.save({0: tiny_model().to(device)}, tmp_path / "model.safetensors", {0: {}})
+        assert agree(flat(models.load(tmp_path / "model.safetensors", 0).to(device)), flat(tiny_model()))
         assert agree(flat(models.fresh(tiny_model(3).to(device), seed=1)), flat(tiny_model(1)))
 
 
 def test_channel_statistics_and_digest_do_not_ask_where_images_lie() -> None:
-    images = data.Images(*EVERYTHING, *samples(12, seed=1), classes=tuple("abcd"))
+    images = data.Images.of(tuple("abcd"), train=EVERYTHING, test=samples(12, seed=1))
     with card() as device:
         there = images.to(device)
         assert there.digest == images.digest

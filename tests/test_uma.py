@@ -143,7 +143,7 @@ def test_kl_is_the_divergence_of_the_definition() -> None:
 
 
 def images_of(train: Samples, test: Samples) -> Images:
-    return Images(train.images, train.labels, test.images, test.labels, ("a", "b", "c", "d"))
+    return Images.of(("a", "b", "c", "d"), train=train, test=test)
 
 
 def test_unseen_images_are_test_images_of_the_forgotten_class() -> None:
