@@ -1,7 +1,5 @@
 """Rule attack: one attack on one unlearned model, all repetitions of a block."""
 
-from importlib import import_module
-
 from palimpsest.pipeline.job import job
 
 with job(globals().get("snakemake")) as run:
@@ -9,17 +7,16 @@ with job(globals().get("snakemake")) as run:
     from palimpsest.attacks.on_images import OnImages, aimed_at
 
     images = data.read(run.input.images).to(run.device)
-    task = import_module(f"palimpsest.tasks.{run.asks.task}")
     found, about = {}, {}
     for number in run.numbers:
         seed = run.seed(number)
         asked = [requests.read(file, images, number) for file in run.input.requests]
-        forget, retain = requests.all_of(images, asked)
+        forget, retain = requests.all_of(images.splits["train"], asked)
         aimed = aimed_at(run.asks.on, images, forget, retain, seed)
         about[number] = {"on": run.asks.on, "epsilons": list(run.asks.keywords["epsilons"])}
         try:
             model, original = (models.load(path, number).to(run.device) for path in (run.input.model, run.input.original))
-            at = OnImages(model, original, aimed, seed, task)
+            at = OnImages(model, original, aimed, seed, run.task)
             with run.timed():
                 made = run.method("attacks").attack(at, **run.asks.keywords)
             found[number] = {**made._asdict(), "clean": aimed.images, "labels": aimed.labels}

@@ -12,10 +12,8 @@ with job(globals().get("snakemake")) as run:
     with provenance.sources(run.asks.root) as sources:
         images = load(Path(run.asks.root), **run.asks.keywords)
     run.facts["sources"] = sources
-    if run.asks.subset:
-        images = data.stratified(images, **run.asks.subset)
-    if run.asks.hold_back:
-        images = data.hold_back(images, **run.asks.hold_back)
+    images = data.stratified(images, **run.asks.subset)
+    images = data.hold_back(images, run.asks.hold_back)
     run.facts |= {"train": len(images.train_labels), "test": len(images.test_labels), "digest": images.digest}
     with run.writing(run.output.images) as path:
         data.save(images, path)

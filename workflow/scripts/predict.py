@@ -20,7 +20,7 @@ with job(globals().get("snakemake")) as run:
     made, about = {}, {}
     for number in run.numbers:
         asked = [requests.read(file, images, number) for file in run.input.requests]
-        forget, retain = requests.all_of(images, asked)
+        forget, retain = requests.all_of(images.splits["train"], asked)
         about[number] = {"seed": models.metadata(run.input.model, number).get("seed", "")}
         try:
             model = models.load(run.input.model, number).to(run.device)

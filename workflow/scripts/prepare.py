@@ -11,6 +11,6 @@ with job(globals().get("snakemake")) as run:
         asked = [requests.read(file, images, number) for file in run.input.requests]
         with run.timed():
             kept[number] = run.method("defenses").prepare(
-                requests.all_of(images, asked)[1], run.seed(number), **run.asks.keywords
+                requests.all_of(images.splits["train"], asked)[1], run.seed(number), **run.asks.keywords
             )
     run.write_tensors(run.output.prepared, kept)

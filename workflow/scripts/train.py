@@ -1,7 +1,5 @@
 """Rule train: base models, all repetitions of a block, plain or in an unlearner's own way."""
 
-from importlib import import_module
-
 from palimpsest.pipeline.job import imported, job
 
 with job(globals().get("snakemake")) as run:
@@ -12,7 +10,7 @@ with job(globals().get("snakemake")) as run:
     spec = models.Spec(network["method"], len(images.classes), images.train_images.shape[1], network["keywords"])
     statistics = models.channel_statistics(images.train_images)
     images = images.to(run.device)
-    task = import_module(f"palimpsest.tasks.{run.asks.task}")
+    task = run.task
     recipe = train.recipe_from(run.asks.recipe)
     samples = images.splits["train"]
 

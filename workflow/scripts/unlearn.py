@@ -29,7 +29,7 @@ with job(globals().get("snakemake")) as run:
             run.read_tensors(run.input.kept[place], source),
         )
         base = made.network
-        served = requests.steps(images, asked, same=run.asks.same, size=run.asks.served)
+        served = requests.steps(images.splits["train"], asked, same=run.asks.same, size=run.asks.served)
         for part, (forget, retain, indices, replacement) in enumerate(served):
             run.facts |= {"forget": len(forget.labels), "retain": len(retain.labels)}
             at = unlearners.Step(

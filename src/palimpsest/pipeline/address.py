@@ -267,7 +267,7 @@ class Addresses:
 
     def _data(self, dataset: str) -> tuple[Any, ...]:
         name = method_of(self.config, "datasets", dataset)
-        entry = {key: value for key, value in self.config["datasets"][dataset].items() if key in ("subset", "hold_back")}
+        entry = {key: self.config["datasets"][dataset].get(key, {}) for key in ("subset", "hold_back")}
         told = {**self._told("datasets", dataset), **entry, "root": self.config["data_root"]}
         return told, {}, f"data.{name}"
 

@@ -153,13 +153,13 @@ class Split(NamedTuple):
     """The training set as a request parts it; all on the samples' device.
 
     forget: the request's samples, in its order. retain: all others, in the order of the training set.
-    indices: `int64`, where the samples of `forget`, in their order, stand in the training set as it stands now.
-    replacement: what shall stand in their places, or None.
+    indices: `int64`, where the samples of `forget`, in their order, stand in the training set as it stands now; None
+    of what is gone already. replacement: what shall stand in their places, or None.
     """
 
     forget: Samples
     retain: Samples
-    indices: torch.Tensor
+    indices: torch.Tensor | None
     replacement: Samples | None
 
 
@@ -201,6 +201,29 @@ def split(samples: Samples, request: Request, already: Sequence[Request] = ()) -
         indices,
         Samples(*(part.to(first.device)[left] for part in put)) if put else None,
     )
+
+
+def steps(samples: Samples, asked: Sequence[Request], *, same: bool = False, size: int = 0) -> Iterator[Split]:
+    """What a step of a chain serves: the last of the requests `asked`, after those before it, `size` samples at once.
+
+    samples: the whole training set. size: 0 serves the request whole. same: whether the step asks for nothing new and
+    goes on after all of `asked`; its forget set is then what these asked for.
+    """
+    if same:
+        yield Split(all_of(samples, asked)[0], standing(samples, asked)[0], None, None)
+        return
+    *already, now = asked
+    for part in served(now, size) if size else [now]:
+        yield split(samples, part, already)
+        already.append(part)
+
+
+def all_of(samples: Samples, asked: Sequence[Request]) -> tuple[Samples, Samples]:
+    """Every sample that some of the requests asks to forget, as it was at first, and all others; both in order."""
+    chosen = torch.zeros(len(samples.labels), dtype=torch.bool, device=samples.labels.device)
+    for request in asked:
+        chosen[request.indices.to(chosen.device)] = True
+    return Samples(*(part[chosen] for part in samples)), Samples(*(part[~chosen] for part in samples))
 
 
 def write(
