@@ -12,7 +12,7 @@ from test_unlearners import FORGET, METHODS, NOTHING, RECIPE, RETAIN, flat, samp
 from torch.nn import functional as F
 
 from palimpsest import models
-from palimpsest.attacks import uma
+from palimpsest.attacks.on_images import OnImages, uma
 from palimpsest.data import Samples
 from palimpsest.pipeline import method
 from palimpsest.seeds import stable_seed
@@ -259,7 +259,7 @@ def test_it_resists_an_attack_that_opens_random_labels_and_twice_as_many_clean_f
         return (models.predict(model, images).argmax(1) == labels).float().mean().item()
 
     for model, opened in ((plain, True), (twice, True), (robust, False)):
-        made = uma.attack(model, original, *forget, seed=9, epsilons=["32/255"], steps=20)
+        made = uma.attack(OnImages(model, original, forget, 9), epsilons=["32/255"], steps=20)
         assert accuracy(model, *forget) < 0.2 and accuracy(model, *retain) > 0.9
         attacked = accuracy(model, made.images[0], forget.labels)
         assert attacked > 0.8 if opened else attacked < 0.2

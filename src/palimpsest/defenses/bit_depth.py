@@ -8,10 +8,12 @@ on CIFAR-10 and ImageNet. At 4 bits levels lie 17 apart, so noise of 8 levels go
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 
 
-def purify(images: torch.Tensor, *, bits: int = 4) -> torch.Tensor:
+def purify(images: torch.Tensor, *, bits: Annotated[int, "[1, 8]"] = 4) -> torch.Tensor:
     """`images` `uint8` (N, C, H, W) with 2^`bits` levels from 0 to 255, both included.
 
     bits: 1 to 8; 8 changes nothing. Raises `ValueError` for others.

@@ -6,11 +6,19 @@ The oldest denoiser there is, and the lower bound for those that look at edges. 
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torchvision.transforms.functional import gaussian_blur
 
 
-def purify(images: torch.Tensor, *, sigma: float = 1.0, kernel: int = 5, batch_size: int = 1000) -> torch.Tensor:
+def purify(
+    images: torch.Tensor,
+    *,
+    sigma: Annotated[float, "(0, inf)"] = 1.0,
+    kernel: Annotated[int, "[1, inf)"] = 5,
+    batch_size: Annotated[int, "[1, inf)"] = 1000,
+) -> torch.Tensor:
     """`images` `uint8` (N, C, H, W), blurred and rounded to whole levels.
 
     sigma: in pixels. kernel: pixels across, odd, less than twice the image's shorter side. batch_size: images at once.

@@ -7,13 +7,14 @@ JPEG, colour at half resolution (4:2:0), as libjpeg does by default. Value: qual
 from __future__ import annotations
 
 from io import BytesIO
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
 
 
-def purify(images: torch.Tensor, *, quality: int = 75) -> torch.Tensor:
+def purify(images: torch.Tensor, *, quality: Annotated[int, "[1, 100]"] = 75) -> torch.Tensor:
     """`images` `uint8` (N, C, H, W), C 1 or 3, after one round through the codec, on the CPU and back.
 
     quality: 1 to 100. Raises `ValueError` for another quality or number of channels.

@@ -21,7 +21,7 @@ default names the class that the inversion aimed at. And vectors that differ by 
 `resolution` neither criterion sees a difference, so a network whose inversions all reach a probability of one forgot
 nothing. The literal criteria have `resolution=0`.
 
-This file stands beside `attacks/` because both inversion attacks end here, and it needs nothing of them but numbers.
+Both inversion attacks end here; nothing of them is needed but these numbers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Literal
 import torch
 from sklearn.cluster import KMeans
 
-from palimpsest.attacks import Judgement
+from palimpsest.attacks.on_labels import Judgement
 
 
 def threshold(

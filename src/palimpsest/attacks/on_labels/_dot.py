@@ -22,7 +22,7 @@ from typing import Literal
 
 import torch
 
-from palimpsest.auxiliary import Heads, Judged, Known, Vector, refuse_unknown
+from palimpsest.attacks.on_labels._heads import Heads, Judged, Known, Vector, refuse_unknown
 
 
 def attack(

@@ -10,6 +10,9 @@ models in evaluation mode; the last iterate is kept, as in Algorithm 1, and roun
 cannot be saved attacks nobody. The clean image lies on the grey-level grid, so rounding stays within epsilon when
 epsilon is a whole number of levels.
 
+An epsilon may be `none`: only [0, 1] holds then, as where Algorithm 1 feeds a generator. A step cannot be a share of
+it, so it is `unbounded_step`, and a random start is U(0, 1).
+
 `target="wrong_label"` is a control of ours, not the paper's: the same search towards a random label that is neither
 the truth nor the original's answer. Where it succeeds as often, the attack shows adversarial examples, not memory.
 """
@@ -18,91 +21,91 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from palimpsest import processor
+from palimpsest.attacks import finite
+from palimpsest.attacks.on_images import Attacked, OnImages
+from palimpsest.data import pixels
 from palimpsest.frozen import frozen
 
 
-class Attacked(NamedTuple):
-    """What the attack made.
-
-    images: `uint8` (E, N, C, H, W), one block an epsilon. targets: `int64` (N,), the class the attack aimed at.
-    loss: float32 (E, N), the attack's loss at the rounded images.
-    """
-
-    images: torch.Tensor
-    targets: torch.Tensor
-    loss: torch.Tensor
-
-
 def attack(
-    model: nn.Module,
-    original: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    at: OnImages,
     *,
-    seed: int,
-    epsilons: Sequence[str] = ("8/255", "16/255"),
-    steps: int = 100,
-    relative_step: float = 2.5,
+    epsilons: Sequence[Annotated[str, "(0, 1]"] | Literal["none"]] = ("8/255", "16/255"),
+    steps: Annotated[int, "[0, inf)"] = 100,
+    relative_step: Annotated[float, "(0, inf)"] = 2.5,
+    unbounded_step: Annotated[float, "(0, 1]"] = 0.01,
     loss: Literal["kl", "mse", "bce", "cross_entropy"] = "kl",
     start: Literal["random", "image"] = "random",
     target: Literal["original", "wrong_label"] = "original",
-    batch_size: int = 512,
+    batch_size: Annotated[int, "[1, inf)"] = 512,
     precision: Literal["float32", "bfloat16"] = "float32",
 ) -> Attacked:
-    """Attack `uint8` images (N, C, H, W), labels (N,), in L-infinity, all epsilons in one batch.
+    """Attack the samples' `uint8` images (N, C, H, W) in L-infinity, all epsilons in one batch.
 
-    model: the unlearned network; original: the one before; both give logits for pixels in [0, 1] and lie on the
-    images' device. epsilons: fractions of the pixel range, as text. relative_step: eta is this times epsilon / steps.
-    loss: `kl` (softmax f || softmax f_u), `mse` of logits, `bce` of probabilities, `cross_entropy` to the argmax.
-    start: `random` in the ball, or the `image` itself. With 0 steps the images come back unchanged.
+    epsilons: fractions of the pixel range, as text, or `none`. relative_step: eta is this times epsilon / steps.
+    unbounded_step [R]: eta where epsilon is `none`; a hundred such steps lead from any pixel to any other.
+    loss: the task's distance; in classification `kl` (softmax f || softmax f_u), `mse` of logits, `bce` of
+    probabilities, `cross_entropy` to the argmax. start: `random` in the ball, or the `image` itself. With 0 steps the
+    images come back unchanged. target: `wrong_label` takes a task whose targets are classes.
     batch_size: attacked images at once. precision: of the networks; the images stay float32.
+    Raises `ValueError` for images that are not `uint8`, and `Diverged` where an output of either network is not finite.
     """
-    device = images.device
-    bounds = torch.tensor([float(Fraction(epsilon)) for epsilon in epsilons], device=device)
-    model.eval()
-    original.eval()
-    generator = torch.Generator().manual_seed(seed)
+    images, device = at.samples.images, at.samples.images.device
+    if images.dtype != torch.uint8:
+        raise ValueError(f"uma: attacked images are saved in 8 bits, so they begin as uint8, not {images.dtype}")
+    truth = at.task.targets(at.samples) if at.task else at.samples.labels
+    of_classes = truth.ndim == 1
+    if target == "wrong_label" and not of_classes:
+        raise ValueError("uma: the target wrong_label is for tasks that have labels")
+    far = at.task.distance if at.task else distance
+    free = torch.tensor([epsilon == "none" for epsilon in epsilons], device=device)
+    # In [0, 1] a ball of radius 1 bounds nothing.
+    radii = [1.0 if epsilon == "none" else float(Fraction(epsilon)) for epsilon in epsilons]
+    bounds = torch.tensor(radii, device=device)
+    at.model.eval()
+    at.original.eval()
+    generator = torch.Generator().manual_seed(at.seed)
     made, targets, losses = [], [], []
     autocast = processor.autocast(device, precision)
-    searched = frozen(model, images[:8].float().div_(255))
-    for part, truth in zip(
-        images.split(max(1, batch_size // len(bounds))),
-        labels.split(max(1, batch_size // len(bounds))),
-        strict=True,
-    ):
-        clean = part.float().div_(255)
+    searched = frozen(at.model, pixels(images[:8]))
+    size = max(1, batch_size // len(bounds))
+    for part, known in zip(images.split(size), truth.split(size), strict=True):
+        clean = pixels(part)
         with torch.no_grad():
-            answer = original(clean).float()
+            answer = finite(at.original(clean).float(), "uma: the original model's outputs")
+            finite(at.model(clean), "uma: the unlearned model's outputs")
         if target == "wrong_label":
-            answer = _wrong(answer, truth, generator)
-        targets.append(answer.argmax(1))
+            answer = _wrong(answer, known, generator)
+        targets.append(answer.argmax(1) if of_classes or not at.task else at.task.answer(answer))
         # Every epsilon's copy of the images in one batch: the networks see no difference.
         clean = clean.repeat(len(bounds), 1, 1, 1)
-        wanted = answer.repeat(len(bounds), 1)
-        epsilon = bounds.repeat_interleave(len(part))[:, None, None, None]
+        wanted = answer.repeat(len(bounds), *[1] * (answer.ndim - 1))
+        epsilon, unbounded = (each.repeat_interleave(len(part))[:, None, None, None] for each in (bounds, free))
         low, high = (clean - epsilon).clamp_(min=0), (clean + epsilon).clamp_(max=1)
         x = clean.clone()
         if start == "random" and steps:
-            noise = torch.rand(clean.shape, generator=generator).to(device).mul_(2).sub_(1)
-            x = torch.clamp(clean + epsilon * noise, low, high)
+            drawn = torch.rand(clean.shape, generator=generator).to(device)
+            x = torch.clamp(clean + epsilon * drawn.mul(2).sub_(1), low, high)
+            x = torch.where(unbounded, drawn, x)
         x = x.contiguous(memory_format=torch.channels_last)
+        eta = torch.where(unbounded, unbounded_step, relative_step / max(steps, 1) * epsilon)
         for _ in range(steps):
             x.requires_grad_(True)
             with autocast:
-                logits = searched(x)
-            (gradient,) = torch.autograd.grad(distance(logits.float(), wanted, loss).sum(), x)
+                outputs = searched(x)
+            (gradient,) = torch.autograd.grad(far(outputs.float(), wanted, loss).sum(), x)
             with torch.no_grad():
-                x = torch.clamp(x - relative_step / steps * epsilon * gradient.sign(), low, high)
+                x = torch.clamp(x - eta * gradient.sign(), low, high)
         rounded = x.detach().mul(255).round_()
         with torch.no_grad():
-            reached = distance(model(rounded / 255).float(), wanted, loss)
+            outputs = finite(at.model(rounded / 255).float(), "uma: the unlearned model's outputs on attacked images")
+            reached = far(outputs, wanted, loss)
         made.append(rounded.to(torch.uint8).view(len(bounds), *part.shape))
         losses.append(reached.view(len(bounds), -1))
     return Attacked(torch.cat(made, 1), torch.cat(targets), torch.cat(losses, 1))

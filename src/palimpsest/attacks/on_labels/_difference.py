@@ -7,7 +7,7 @@ it is trained and tested on is not stated. Taken from the target itself, labels 
 head's difference shows the class it was trained on, whatever the server forgot, and a tree that has seen other heads of
 that class need only recognise it. That is `oracle_split`, which most likely explains the published 91 to 96% and is no
 attack. By default [R] the tree is trained on shadow servers that the attacker unlearnt itself (L-3), of which the
-caller leaves out those that forgot the target's classes (`auxiliary.leave_class_out`): recognising does not help then.
+caller leaves out those that forgot the target's classes (`_heads.leave_class_out`): recognising does not help then.
 It can hurt: to such a tree all heads of the class in question were retained ones.
 
 Between servers trained apart the shadow tree has a harder task than the paper's text lets one see: the units of one
@@ -26,7 +26,7 @@ from typing import Literal, get_args
 
 import torch
 
-from palimpsest.auxiliary import Heads, Judged, Known, Vector, refuse_unknown
+from palimpsest.attacks.on_labels._heads import Heads, Judged, Known, Vector, refuse_unknown
 from palimpsest.seeds import stable_seed
 
 Arrange = Literal["as_is", "own_class_first", "sorted"]
