@@ -111,17 +111,17 @@ def attack(
     return Attacked(torch.cat(made, 1), torch.cat(targets), torch.cat(losses, 1))
 
 
-def distance(logits: torch.Tensor, wanted: torch.Tensor, loss: str) -> torch.Tensor:
-    """The attack's loss for each image (N,): how far `logits` of f_u (N, K) are from the wanted logits of f (N, K)."""
-    if loss == "kl":
-        return F.kl_div(logits.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True).sum(1)
-    if loss == "mse":
-        return (logits - wanted).square().mean(1)
-    if loss == "bce":
-        return F.binary_cross_entropy(logits.softmax(1), wanted.softmax(1), reduction="none").mean(1)
-    if loss == "cross_entropy":
-        return F.cross_entropy(logits, wanted.argmax(1), reduction="none")
-    raise ValueError(f"uma: loss cannot be {loss!r}; it takes kl, mse, bce, cross_entropy")
+def distance(outputs: torch.Tensor, wanted: torch.Tensor, kind: str) -> torch.Tensor:
+    """How far logits of f_u (N, K) are from the wanted logits of f (N, K), for each image (N,)."""
+    if kind == "kl":
+        return F.kl_div(outputs.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True).sum(1)
+    if kind == "mse":
+        return (outputs - wanted).square().mean(1)
+    if kind == "bce":
+        return F.binary_cross_entropy(outputs.softmax(1), wanted.softmax(1), reduction="none").mean(1)
+    if kind == "cross_entropy":
+        return F.cross_entropy(outputs, wanted.argmax(1), reduction="none")
+    raise ValueError(f"uma: loss cannot be {kind!r}; it takes kl, mse, bce, cross_entropy")
 
 
 def _wrong(answer: torch.Tensor, truth: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
