@@ -181,11 +181,11 @@ def test_an_untrained_denoiser_is_the_identity() -> None:
 @pytest.mark.parametrize(
     ("module", "keywords", "said"),
     [
-        (jpeg, {"quality": 0}, "quality goes from 1 to 100"),
-        (gaussian_blur, {"kernel": 4}, "kernel odd"),
+        (jpeg, {"quality": 0}, r"jpeg: quality cannot be 0; it takes a whole number in \[1, 100\]"),
+        (gaussian_blur, {"kernel": 4}, "kernel is odd"),
         (gaussian_blur, {"kernel": 33}, "16 pixels"),
-        (gaussian_blur, {"sigma": 0.0}, "sigma is positive"),
-        (bit_depth, {"bits": 9}, "bits go from 1 to 8"),
+        (gaussian_blur, {"sigma": 0.0}, r"sigma cannot be 0.0; it takes a number in \(0, inf\)"),
+        (bit_depth, {"bits": 9}, r"bits cannot be 9; it takes a whole number in \[1, 8\]"),
     ],
 )
 def test_values_out_of_range_are_refused_in_a_sentence(module: Any, keywords: dict[str, Any], said: str) -> None:

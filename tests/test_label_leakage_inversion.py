@@ -223,7 +223,7 @@ class TestWhiteBox:
         ("settings", "message"),
         [
             ({"targets": [4]}, "classes from 0 to 3"),
-            ({"restarts": 0}, "nothing to choose"),
+            ({"restarts": 0}, r"inversion_white_box: restarts cannot be 0; it takes a whole number in \[1, inf\)"),
             ({"optimizer": "lbfgs"}, "takes adam, sgd"),
             ({"space": "latent"}, "takes normalised, pixels"),
         ],
@@ -398,7 +398,8 @@ class TestBlackBox:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"targets": [-1]}, "classes from 0 to 4"),
+            ({"targets": [5]}, "classes from 0 to 4"),
+            ({"decay": 1.5}, r"inversion_black_box: decay cannot be 1.5; it takes a number in \(0, 1\]"),
             ({"elites": 10, "population": 10}, "leave no child a place"),
             ({"shape": (1, 1, 1)}, "cannot be crossed"),
             ({"server": lambda images: torch.ones(len(images), 3) / 3}, "5 probabilities an image"),

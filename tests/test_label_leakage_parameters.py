@@ -446,11 +446,9 @@ def test_a_metric_is_undefined_where_a_trial_forgot_nothing_and_the_mean_leaves_
     [
         ({"head_init": "random"}, "head_init cannot be 'random'; it takes torch, zero, server"),
         ({"subset_size": 25}, "class 0 has 24 images, subset_size asks for 25"),
-        ({"subset_size": 0}, "subset_size is a whole number from 1 on, not 0"),
-        ({"subsets": 0}, "subsets is a whole number from 1 on, not 0"),
-        ({"batch_size": 0}, "batch_size is a whole number from 1 on, not 0"),
-        ({"epochs": -1}, "epochs are 0 or more and lr is above 0, not -1"),
-        ({"lr": 0.0}, "epochs are 0 or more and lr is above 0"),
+        ({"subset_size": 0}, r"label_leakage: subset_size cannot be 0; it takes a whole number in \[1, inf\)"),
+        ({"batch_size": 0}, r"batch_size cannot be 0; it takes a whole number in \[1, inf\) or none"),
+        ({"lr": 0.0}, r"lr cannot be 0.0; it takes a number in \(0, inf\)"),
     ],
 )
 def test_heads_refuse_what_they_cannot_do(keywords: dict[str, object], words: str) -> None:

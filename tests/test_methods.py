@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from palimpsest import ranges
+
 PACKAGE = Path(__file__).parents[1] / "src" / "palimpsest"
 # Of each folder the functions of its files with what the workflow gives them; the first is the method itself.
 FOLDERS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -98,6 +100,26 @@ def test_the_range_of_a_number_and_the_words_of_a_word_stand_beside_it(folder: s
             for node in ast.walk(argument.annotation):
                 bare = isinstance(node, ast.Name) and node.id in ("int", "float") and id(node) not in said
                 assert not bare, f"{where}: {argument.arg} is any {node.id}"
+
+
+@folders()
+def test_a_default_lies_in_its_own_range_and_the_workflow_can_read_both(folder: str) -> None:
+    for where, function in functions(folder):
+        for argument, default in keywords(function):
+            try:
+                value = ast.literal_eval(default)
+            except ValueError:  # made by a call
+                continue
+            assert argument.annotation is not None, where
+            refusal = ranges.parse(ast.unparse(argument.annotation)).refusal(where, argument.arg, value)
+            assert not refusal, refusal
+
+
+@pytest.mark.parametrize("folder", [*STAGES, "defenses"])
+def test_ranges_are_checked_at_every_call(folder: str) -> None:
+    for where, function in functions(folder):
+        marks = [ast.unparse(mark) for mark in function.decorator_list]
+        assert marks == ["checked"] or not function.args.kwonlyargs, where
 
 
 @folders()

@@ -237,6 +237,13 @@ def test_a_model_that_leaves_the_numbers_on_attacked_images_has_diverged() -> No
         attack(at, epsilons=["64/255"], steps=20, loss="cross_entropy")
 
 
+@pytest.mark.parametrize("epsilon", ["-8/255", "0", "3/2", "8", "all", 0.03])
+def test_an_epsilon_that_is_no_part_of_the_pixel_range_is_refused(epsilon: object) -> None:
+    at = OnImages(tiny_model(1), tiny_model(2), samples(4), 0)
+    with pytest.raises(ValueError, match=r"uma: epsilons cannot be .*; it takes .* in \(0, 1\] or none"):
+        attack(at, epsilons=["8/255", epsilon])
+
+
 def test_images_that_are_not_8_bits_are_refused() -> None:
     data = samples(4)
     with pytest.raises(ValueError, match="begin as uint8"):

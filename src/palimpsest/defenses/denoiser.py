@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from palimpsest.data import Samples
 from palimpsest.models import Diverged
+from palimpsest.ranges import checked
 
 # The network answers in units of the noise: without it, Adam's first steps are many times what is to be predicted.
 RESIDUE = 16 / 255
@@ -49,6 +50,7 @@ class Denoiser(nn.Module):
         return pixels + RESIDUE * self.layers(pixels - 0.5)
 
 
+@checked
 def prepare(
     retain: Samples,
     seed: int,
@@ -93,6 +95,7 @@ def prepare(
     return kept
 
 
+@checked
 def purify(
     images: torch.Tensor, kept: Mapping[str, torch.Tensor], *, batch_size: Annotated[int, "[1, inf)"] = 500
 ) -> torch.Tensor:

@@ -11,7 +11,10 @@ from typing import Annotated
 import torch
 from torchvision.transforms.functional import gaussian_blur
 
+from palimpsest.ranges import checked
 
+
+@checked
 def purify(
     images: torch.Tensor,
     *,
@@ -22,11 +25,11 @@ def purify(
     """`images` `uint8` (N, C, H, W), blurred and rounded to whole levels.
 
     sigma: in pixels. kernel: pixels across, odd, less than twice the image's shorter side. batch_size: images at once.
-    Raises `ValueError` for another sigma or kernel.
+    Raises `ValueError` for another kernel.
     """
-    if sigma <= 0 or kernel % 2 != 1 or not 0 < kernel < 2 * min(images.shape[2:]):
+    if kernel % 2 != 1 or kernel >= 2 * min(images.shape[2:]):
         raise ValueError(
-            f"gaussian_blur: sigma is positive and kernel odd and less than twice the image's shorter side "
-            f"({min(images.shape[2:])} pixels), not {sigma} and {kernel}"
+            f"gaussian_blur: kernel is odd and less than twice the image's shorter side ({min(images.shape[2:])} "
+            f"pixels), not {kernel}"
         )
     return torch.cat([gaussian_blur(part, [kernel, kernel], [sigma, sigma]) for part in images.split(batch_size)])

@@ -31,8 +31,10 @@ from palimpsest.attacks import finite
 from palimpsest.attacks.on_images import Attacked, OnImages
 from palimpsest.data import pixels
 from palimpsest.frozen import frozen
+from palimpsest.ranges import checked
 
 
+@checked
 def attack(
     at: OnImages,
     *,

@@ -7,7 +7,7 @@ What the parameter attacks of the label-leakage paper hold against the server's 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -38,9 +38,8 @@ class Heads(NamedTuple):
         """The one-dimensional vectors of the heads (H, V) and of the server (V,), float64 on the CPU.
 
         vector: `weight_and_bias`, V = K * D + K [R]: a head that sees one class puts some of what it learns into its
-        bias; or `weight` alone, V = K * D. Raises `ValueError` for another word.
+        bias; or `weight` alone, V = K * D.
         """
-        refuse_unknown("label_leakage", "vector", vector, get_args(Vector))
         heads, server = self.weight.flatten(1), self.server_weight.flatten()
         if vector == "weight_and_bias":
             heads, server = torch.cat([heads, self.bias], 1), torch.cat([server, self.server_bias])
@@ -153,9 +152,3 @@ def features(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> t
 def leave_class_out(shadows: Iterable[Known], forgotten: torch.Tensor) -> list[Known]:
     """The shadow servers that forgot none of the classes `forgotten`, bool (K,)."""
     return [shadow for shadow in shadows if not bool((shadow.forgotten & forgotten).any())]
-
-
-def refuse_unknown(who: str, name: str, value: str, valid: Iterable[str]) -> None:
-    """Raise `ValueError` for a word that a keyword does not take, in a sentence that lists those it does."""
-    if value not in valid:
-        raise ValueError(f"{who}: {name} cannot be {value!r}; it takes {', '.join(valid)}")

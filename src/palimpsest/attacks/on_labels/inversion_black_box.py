@@ -32,6 +32,7 @@ from torch import nn
 
 from palimpsest.attacks import finite
 from palimpsest.attacks.on_labels import Found, Judgement, Judging, OnLabels, _screening
+from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
 
 Query = Callable[[torch.Tensor], torch.Tensor]
@@ -51,6 +52,7 @@ class Bred(NamedTuple):
     queries: int
 
 
+@checked
 def attack(
     at: OnLabels[Query],
     *,
@@ -72,9 +74,9 @@ def attack(
     """
     query, shape, classes, seed, device = at.server, at.shape, at.classes, at.seed, at.device
     aims = list(range(classes)) if targets is None else list(targets)
-    if not all(0 <= aim < classes for aim in aims):
+    if any(aim >= classes for aim in aims):
         raise ValueError(f"inversion_black_box: targets are classes from 0 to {classes - 1}, not {aims}")
-    if not 0 <= elites < population:
+    if elites >= population:
         raise ValueError(f"inversion_black_box: {elites} elites of a population of {population} leave no child a place")
     genes, children = prod(shape), population - elites
     if genes < 2:
@@ -183,6 +185,7 @@ def _pick(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return rows.flatten(0, 1).index_select(0, (index + offset).flatten()).view(*index.shape, rows.shape[-1])
 
 
+@checked
 def judge(
     found: Found,
     at: Judging,

@@ -33,6 +33,7 @@ from palimpsest.attacks import finite
 from palimpsest.attacks.on_labels import Found, Judgement, Judging, OnLabels, _screening
 from palimpsest.frozen import frozen
 from palimpsest.models import Diverged, Network
+from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
 
 
@@ -49,6 +50,7 @@ class Inverted(NamedTuple):
     losses: torch.Tensor
 
 
+@checked
 def attack(
     at: OnLabels[Network],
     *,
@@ -77,14 +79,8 @@ def attack(
     """
     model, shape, classes, seed = at.server, at.shape, at.classes, at.seed
     aims = list(range(classes)) if targets is None else list(targets)
-    if not all(0 <= aim < classes for aim in aims):
+    if any(aim >= classes for aim in aims):
         raise ValueError(f"inversion_white_box: targets are classes from 0 to {classes - 1}, not {aims}")
-    if restarts < 1:
-        raise ValueError(f"inversion_white_box: {restarts} restarts leave nothing to choose from")
-    if optimizer not in ("adam", "sgd"):
-        raise ValueError(f"inversion_white_box: optimizer cannot be {optimizer!r}; it takes adam, sgd")
-    if space not in ("normalised", "pixels"):
-        raise ValueError(f"inversion_white_box: space cannot be {space!r}; it takes normalised, pixels")
     model.eval()
     device, kind = model.mean.device, model.mean.dtype
     mean, std = (model.mean, model.std) if space == "normalised" else (torch.zeros_like(model.mean), 1.0)
@@ -144,6 +140,7 @@ def _start(shape: Sequence[int], seed: int, aim: int, number: int) -> torch.Tens
     return torch.randn(tuple(shape), generator=generator)
 
 
+@checked
 def judge(
     found: Found,
     at: Judging,

@@ -27,7 +27,7 @@ truth, as the paper may have done: a bound, and no attack.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch.nn import functional as F
@@ -36,10 +36,12 @@ from palimpsest.attacks import finite
 from palimpsest.attacks.on_labels import Found, Judgement, Judging, OnLabels, _difference, _dot, _heads
 from palimpsest.attacks.on_labels._heads import Heads, Known
 from palimpsest.models import Network
+from palimpsest.ranges import checked
 
 NEEDS = ("own_samples", "shadows")
 
 
+@checked
 def attack(
     at: OnLabels[Network],
     *,
@@ -56,18 +58,10 @@ def attack(
     replacement, while two subsets may overlap [R]. head_init [R]: `torch`, a fresh `nn.Linear`, what the paper most
     likely did; `zero`; or the `server`'s own layer. epochs, lr: of Adam [R]. batch_size: images a step, in a fresh
     order each epoch; None for the whole subset [R]. A head's draws depend on the seed, its class and its number alone.
-    Raises `ValueError` where there are no samples, a class has fewer images than `subset_size`, a label is none of the
-    server's, or a keyword is out of range; `ModelError` where the server does not end in a linear layer; `Diverged`
-    where its outputs or the heads are not finite.
+    Raises `ValueError` where there are no samples, a class has fewer images than `subset_size` or a label is none of
+    the server's; `ModelError` where the server does not end in a linear layer; `Diverged` where its outputs or the
+    heads are not finite.
     """
-    _heads.refuse_unknown("label_leakage", "head_init", head_init, get_args(_heads.HeadInit))
-    batch_size = subset_size if batch_size is None else batch_size
-    counts = {"subsets": subsets, "subset_size": subset_size, "batch_size": batch_size}
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"label_leakage: {name} is a whole number from 1 on, not {count}")
-    if epochs < 0 or lr <= 0:
-        raise ValueError(f"label_leakage: epochs are 0 or more and lr is above 0, not {epochs} and {lr}")
     if at.own_samples is None:
         raise ValueError("label_leakage: the heads are trained on samples of the attacker's, and there are none")
     images, labels = at.own_samples
@@ -89,7 +83,7 @@ def attack(
     trained_on = torch.tensor([label for _, label, _ in names], device=device)
     truth = F.one_hot(trained_on, len(pools))[:, None]
     adam = torch.optim.Adam([weight, bias], lr=lr, fused=True)
-    for batch in _heads.batches(index, names, epochs, batch_size):
+    for batch in _heads.batches(index, names, epochs, batch_size or subset_size):
         x = inputs[batch.to(device)]
         # CE's gradient by hand, (softmax - one-hot) / B: autograd's graph would take as long again as the products.
         error = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2)).softmax(2).sub_(truth).div_(x.shape[1])
@@ -100,6 +94,7 @@ def attack(
     return Heads(weight, bias, trained_on, server_weight, server_bias)
 
 
+@checked
 def judge(
     found: Found,
     at: Judging,
