@@ -20,6 +20,12 @@ FOLDERS: dict[str, dict[str, tuple[str, ...]]] = {
     "attacks/on_labels": {"attack": ("at",), "judge": ("found", "at")},
     "defenses": {"purify": ("images",), "prepare": ("retain", "seed")},
     "metrics": {"measure": ("outputs",)},
+    "tasks": {
+        "targets": ("samples",),
+        "loss": ("outputs", "targets"),
+        "answer": ("outputs",),
+        "distance": ("outputs", "wanted", "kind"),
+    },
 }
 STAGES = [folder for folder in FOLDERS if folder.startswith("attacks/")]
 NEEDS = {"own_samples", "shadows"}

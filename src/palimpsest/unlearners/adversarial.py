@@ -8,7 +8,7 @@ refused, as the paper says of retraining and fine-tuning (S000:362).
 
 Eq. 5 takes the worst input that A can make, and A, which seeks the original's answer f(x), does not maximise L_u:
 `inner="uma"` trains on what A ends at, `inner="loss"` is the literal maximum of L_u over the ball. The paper gives no
-number for A here. Our decisions (methods.md 2.7): 8/255, 10 steps, and as in UMA itself eta = 2.5 epsilon / steps,
+number for A here. Our decisions (methods.md 2.7): 8/255, 10 steps, and as in attacks/uma.py eta = 2.5 epsilon / steps,
 KL divergence, random start, evaluation mode; afresh for every batch, from its augmented images, not rounded to 8 bits.
 Loss on attacked images is taken in training mode and with the batch's other images around them: BatchNorm then sees
 the mixture that it sees for the clean ones, and a lone forget image is no batch of one.
@@ -29,10 +29,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from palimpsest.attacks.on_images.uma import distance
 from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.seeds import stable_seed
+from palimpsest.tasks.classification import distance
 from palimpsest.train import Batch, Checkpoint, Recipe
 
 # Methods that climb: their L_u is -CE.

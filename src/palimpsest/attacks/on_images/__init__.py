@@ -6,25 +6,13 @@ What stands after `*` are the method's hyper-parameters, each with its default a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
 from palimpsest.data import Images, Samples
-
-
-class Task(Protocol):
-    """What an attack on images asks of a file of `palimpsest.tasks`."""
-
-    def answer(self, outputs: torch.Tensor) -> torch.Tensor:
-        """What a prediction keeps of a network's outputs (N, ...): probabilities, or an image."""
-
-    def distance(self, outputs: torch.Tensor, wanted: torch.Tensor, kind: str) -> torch.Tensor:
-        """How far each sample's outputs are from the wanted ones, by the measure `kind`: (N,)."""
-
-    def targets(self, samples: Samples) -> torch.Tensor:
-        """What the network should say of samples: labels (N,), or images (N, C, H, W)."""
+from palimpsest.tasks import Task, classification
 
 
 @dataclass(frozen=True)
@@ -33,14 +21,14 @@ class OnImages:
 
     model: the unlearned network. original: the one before. Both take pixels in [0, 1].
     samples: the images to attack, `uint8` (N, C, H, W), and their labels. seed: of all that the attack draws.
-    task: what the networks do; classification where it is left out.
+    task: what the networks answer.
     """
 
     model: nn.Module
     original: nn.Module
     samples: Samples
     seed: int
-    task: Task | None = None
+    task: Task = classification
 
 
 class Attacked(NamedTuple):

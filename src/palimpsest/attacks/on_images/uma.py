@@ -24,7 +24,6 @@ from fractions import Fraction
 from typing import Annotated, Literal
 
 import torch
-from torch.nn import functional as F
 
 from palimpsest import processor
 from palimpsest.attacks import finite
@@ -61,11 +60,10 @@ def attack(
     images, device = at.samples.images, at.samples.images.device
     if images.dtype != torch.uint8:
         raise ValueError(f"uma: attacked images are saved in 8 bits, so they begin as uint8, not {images.dtype}")
-    truth = at.task.targets(at.samples) if at.task else at.samples.labels
+    truth = at.task.targets(at.samples)
     of_classes = truth.ndim == 1
     if target == "wrong_label" and not of_classes:
         raise ValueError("uma: the target wrong_label is for tasks that have labels")
-    far = at.task.distance if at.task else distance
     free = torch.tensor([epsilon == "none" for epsilon in epsilons], device=device)
     # In [0, 1] a ball of radius 1 bounds nothing.
     radii = [1.0 if epsilon == "none" else float(Fraction(epsilon)) for epsilon in epsilons]
@@ -84,7 +82,7 @@ def attack(
             finite(at.model(clean), "uma: the unlearned model's outputs")
         if target == "wrong_label":
             answer = _wrong(answer, known, generator)
-        targets.append(answer.argmax(1) if of_classes or not at.task else at.task.answer(answer))
+        targets.append(answer.argmax(1) if of_classes else at.task.answer(answer))
         # Every epsilon's copy of the images in one batch: the networks see no difference.
         clean = clean.repeat(len(bounds), 1, 1, 1)
         wanted = answer.repeat(len(bounds), *[1] * (answer.ndim - 1))
@@ -101,29 +99,16 @@ def attack(
             x.requires_grad_(True)
             with autocast:
                 outputs = searched(x)
-            (gradient,) = torch.autograd.grad(far(outputs.float(), wanted, loss).sum(), x)
+            (gradient,) = torch.autograd.grad(at.task.distance(outputs.float(), wanted, loss).sum(), x)
             with torch.no_grad():
                 x = torch.clamp(x - eta * gradient.sign(), low, high)
         rounded = x.detach().mul(255).round_()
         with torch.no_grad():
             outputs = finite(at.model(rounded / 255).float(), "uma: the unlearned model's outputs on attacked images")
-            reached = far(outputs, wanted, loss)
+            reached = at.task.distance(outputs, wanted, loss)
         made.append(rounded.to(torch.uint8).view(len(bounds), *part.shape))
         losses.append(reached.view(len(bounds), -1))
     return Attacked(torch.cat(made, 1), torch.cat(targets), torch.cat(losses, 1))
-
-
-def distance(outputs: torch.Tensor, wanted: torch.Tensor, kind: str) -> torch.Tensor:
-    """How far logits of f_u (N, K) are from the wanted logits of f (N, K), for each image (N,)."""
-    if kind == "kl":
-        return F.kl_div(outputs.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True).sum(1)
-    if kind == "mse":
-        return (outputs - wanted).square().mean(1)
-    if kind == "bce":
-        return F.binary_cross_entropy(outputs.softmax(1), wanted.softmax(1), reduction="none").mean(1)
-    if kind == "cross_entropy":
-        return F.cross_entropy(outputs, wanted.argmax(1), reduction="none")
-    raise ValueError(f"uma: loss cannot be {kind!r}; it takes kl, mse, bce, cross_entropy")
 
 
 def _wrong(answer: torch.Tensor, truth: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
