@@ -18,7 +18,7 @@ from sklearn.svm import SVC
 from test_unlearners import flat, samples, tiny_model
 from torch import nn
 
-from palimpsest import families, measure, membership, models, predict, tensors
+from palimpsest import families, measure, models, predict
 from palimpsest.attacks import Judgement
 from palimpsest.data import Images, Samples, digits
 from palimpsest.defenses import median
@@ -79,9 +79,9 @@ def measured(
     asked: dict[str, Any], path: Path, number: int = 0, wanted: set[str] | None = None, **more: Any
 ) -> list[dict[str, Any]]:
     """The rows of one repetition, through a file."""
-    contents, metadata = predict.packed({number: predict.outputs(**asked)}, {number: {"seed": "17"}})
-    tensors.save(contents, path / "outputs.safetensors", metadata)
-    return list(measure.measure(predict.unpacked(path / "outputs.safetensors"), wanted, **more))
+    answers, header = predict.outputs(**asked)
+    predict.save({number: predict.Predicted(answers, header | {"about": {"seed": "17"}})}, path / "outputs.safetensors")
+    return list(measure.measure(predict.read(path / "outputs.safetensors"), wanted, **more))
 
 
 def only(rows: list[dict[str, Any]], metric: str, attack: str = "none", epsilon: str = "", defense: str = "") -> Any:
@@ -133,9 +133,8 @@ def test_several_repetitions_stand_in_one_file_and_their_rows_come_in_order(tmp_
         alone = [row | {"repetition": 0} for row in measured(asked, tmp_path, number, {"forget_accuracy"})]
         assert alone == measured(asked, tmp_path, 0, {"forget_accuracy"}), "the number changes nothing"
     made = {2: predict.outputs(**second), 10: predict.outputs(**first)}
-    contents, metadata = predict.packed(made)
-    tensors.save(contents, tmp_path / "both.safetensors", metadata)
-    back = predict.unpacked(tmp_path / "both.safetensors")
+    predict.save(made, tmp_path / "both.safetensors")
+    back = predict.read(tmp_path / "both.safetensors")
     for number, one in made.items():
         assert back[number].tensors.keys() == one.tensors.keys()
         assert all(torch.equal(back[number].tensors[name], tensor) for name, tensor in one.tensors.items())
@@ -156,6 +155,21 @@ def test_of_the_retained_images_only_what_is_measured_is_kept() -> None:
     assert found["retain/true"].tolist() == [row[label] for row, label in zip(
         whole.tolist(), asked["retain"].labels.tolist(), strict=True
     )]  # fmt: skip
+
+
+def test_what_an_attack_left_is_read_by_repetition_and_of_a_diverged_model_is_nothing(tmp_path: Path) -> None:
+    made = setting("class")["attacked"]["noise"]
+    parts = {key: getattr(made, key) for key in ("images", "clean", "labels", "targets", "loss")}
+    left = {
+        3: predict.Predicted(parts, {"on": made.on, "epsilons": list(made.epsilons)}),
+        5: predict.Predicted({}, {"on": made.on, "epsilons": [], "diverged": "the loss was nan"}),
+    }
+    predict.save(left, tmp_path / "attacked.safetensors")
+    back = predict.read_attacked(tmp_path / "attacked.safetensors", 3, "cpu")
+    assert (back.on, back.epsilons) == (made.on, made.epsilons)
+    assert all(torch.equal(getattr(back, key), tensor) for key, tensor in parts.items())
+    with pytest.raises(models.Diverged, match="the loss was nan"):
+        predict.read_attacked(tmp_path / "attacked.safetensors", 5, "cpu")
 
 
 # Each family against a direct computation
@@ -252,11 +266,6 @@ def test_the_member_rate_is_that_of_a_machine_fitted_once_on_clean_images(case: 
             votes = machine.predict(np.array(sure(pixels, asked["forget"].labels, where[2])))
             assert only(rows, metric, *where)["value"] == pytest.approx(sum(votes) / len(votes), abs=1e-6)
     assert not any(row["metric"].startswith("member") and row["attack"] == "noise_unseen" for row in rows)
-
-
-def test_the_share_of_no_images_is_no_number() -> None:
-    attacker = membership.train(torch.tensor([0.9, 0.8]), torch.tensor([0.1, 0.2]))
-    assert attacker(torch.tensor([0.95, 0.05])) == 0.5 and np.isnan(attacker(torch.empty(0)))
 
 
 def test_an_empty_forget_set_gives_no_number_of_it_and_all_the_others(tmp_path: Path) -> None:
@@ -401,9 +410,9 @@ def diverged_rows(asked: dict[str, Any], path: Path) -> list[dict[str, Any]]:
         made = predict.outputs(**asked)
     except models.Diverged as reason:
         made = predict.diverged(reason, asked["images"], asked["retain"])
-    contents, metadata = predict.packed({4: made}, {4: {"seed": "9"}})
-    tensors.save(contents, path / "outputs.safetensors", metadata)
-    back = predict.unpacked(path / "outputs.safetensors")
+    made.header["about"] = {"seed": "9"}
+    predict.save({4: made}, path / "outputs.safetensors")
+    back = predict.read(path / "outputs.safetensors")
     judged = {"guess": {4: Judgement({"all": back[4].tensors["forgotten"]}, {})}}
     return list(measure.measure(back, None, judged))
 
@@ -511,7 +520,7 @@ def test_families_that_nobody_asks_for_are_not_fitted(monkeypatch: pytest.Monkey
     def refuse(*_: Any) -> None:
         raise AssertionError("fitted")
 
-    monkeypatch.setattr("palimpsest.metrics.membership.train", refuse)
+    monkeypatch.setattr("palimpsest.membership.train", refuse)
     made = {0: predict.outputs(**setting("class"))}
     rows = list(measure.measure(made, {"test_accuracy_full", "parameters"}))
     accuracies = {"forget", "unseen", "retain"} | {f"test_accuracy_{of}" for of in ("full", "retained", "forgotten")}

@@ -113,10 +113,11 @@ def judge(
     truth: Mapping[int, torch.Tensor],
     seeds: Mapping[int, int],
     shadows: Mapping[int, Mapping[str, torch.Tensor]] | None = None,
+    **keywords: Any,
 ) -> dict[int, Judgement | Diverged]:
     """What an attack on labels says of each repetition's server.
 
-    method: the `judge` of the attack's file. found: what the attack got out of each server, on the CPU. truth: bool
+    method: the `judge` of the attack's file, which gets the `keywords`. found: what the attack got out of each server, on the CPU. truth: bool
     (K,), what each forgot; read by judgements that bound the attack. shadows: what it got out of the servers that a
     shadow attacker retrained, one for each repetition's truth; a server is never its own shadow. What is not finite is
     not judged, and is nobody's shadow.
@@ -130,7 +131,7 @@ def judge(
         if shadows is not None:
             others = [(one, truth[other]) for other, one in shadows.items() if other != number and _finite(one)]
             filled |= {"truth": truth[number], "shadows": others}
-        judged[number] = method(tensors, **filled)
+        judged[number] = method(tensors, **filled, **keywords)
     return judged
 
 

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from palimpsest.data import Images, Samples
@@ -38,7 +39,6 @@ from palimpsest.models import Diverged, predict
 
 Purify = Callable[[torch.Tensor], torch.Tensor]
 CLEAN = "0"  # the epsilon of the images that an attack started from
-SEVERAL = "several"  # the key of a file's metadata that has each repetition's header, as in files of models
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Predicted(NamedTuple):
     """The answers of one repetition: tensors by name on the CPU, and what a reader must know to find them.
 
     header: `attacks`, by name which set each is on (`on`) and its `epsilons` from "0" on; `defenses`, their names;
-    `diverged`, why there are no answers, where there are none.
+    `diverged`, why there are no answers, where there are none. A job adds `about`, what goes into every row, as a seed.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -123,38 +123,37 @@ def diverged(reason: Diverged, images: Images, retain: Samples) -> Predicted:
     return Predicted({"forgotten": _forgotten(images, retain).cpu()}, {"diverged": str(reason)})
 
 
-def packed(
-    found: Mapping[int, Predicted], about: Mapping[int, Mapping[str, str]] = MappingProxyType({})
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors and the metadata of one file for several repetitions; `about` each, what goes into its rows too."""
+def save(found: Mapping[int, Predicted], path: Path | str) -> None:
+    """Write the answers of several repetitions into one file, by number; see `read`."""
     # Copies, since repetitions share the labels, and safetensors wants no two names for one memory.
     tensors = {f"{number}/{name}": one.clone() for number, made in found.items() for name, one in made.tensors.items()}
-    headers = {number: {**one.header, "about": dict(about.get(number, {}))} for number, one in found.items()}
-    return tensors, {SEVERAL: json.dumps(headers, sort_keys=True)}
+    # One key: safetensors writes several in an order that changes from call to call, and so the file's hash.
+    save_file(tensors, str(path), {"about": json.dumps({n: one.header for n, one in found.items()}, sort_keys=True)})
 
 
-def unpacked(path: Path | str) -> dict[int, Predicted]:
-    """What `packed` put into a file, by repetition, on the CPU; with `about` in each header."""
-    with safe_open(str(path), framework="pt") as file:
-        headers = json.loads((file.metadata() or {})[SEVERAL])
+def read(path: Path | str, device: str = "cpu") -> dict[int, Predicted]:
+    """By repetition, what a file has: tensors `{number}/{name}`, and of each number a header, as JSON, in `about`."""
+    with safe_open(str(path), framework="pt", device=device) as file:
+        headers = json.loads(file.metadata()["about"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     return {
         int(number): Predicted(
-            {key.removeprefix(f"{number}/"): own for key, own in tensors.items() if key.startswith(f"{number}/")},
+            {name.removeprefix(f"{number}/"): own for name, own in tensors.items() if name.startswith(f"{number}/")},
             header,
         )
         for number, header in headers.items()
     }
 
 
-def read_attacked(path: Path | str, device: str) -> Attacked:
-    """Read what rule `attack` wrote; raises `Diverged` where the attacked model had no weights."""
-    with safe_open(str(path), framework="pt", device=device) as file:
-        header = file.metadata()
-        if "diverged" in header:
-            raise Diverged(header["diverged"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    return Attacked(on=header["on"], epsilons=tuple(header["epsilons"].split(",")), **tensors)
+def read_attacked(path: Path | str, number: int, device: str) -> Attacked:
+    """What rule `attack` left of a repetition; raises `Diverged` where the attacked model had nothing to attack.
+
+    The file is as `read` describes it, the tensors are the fields of `Attacked`, the header has `on` and `epsilons`.
+    """
+    tensors, header = read(path, device)[number]
+    if "diverged" in header:
+        raise Diverged(header["diverged"])
+    return Attacked(on=header["on"], epsilons=tuple(header["epsilons"]), **tensors)
 
 
 def _forgotten(images: Images, retain: Samples) -> torch.Tensor:

@@ -1,22 +1,19 @@
 """The share of forget images that a support vector machine calls members of the training set.
 
-The machine (`palimpsest.membership`) is fitted once, on clean images: members, the first len(test) retained training
-images in data-set order, against non-members, the test images; then it is asked about the forget images, clean,
-attacked and purified (SalUn's SVC_MIA, methods.md 2.11). The UMA paper's MIA is this share (original 0.98, retrained
-0.00 for a class); SalUn prints one minus it.
-
-In the class scenario the public code removes the forgotten class from the test images when it is one class, and by a
-bug leaves several in. Both are offered: `member_rate` without them, `member_rate_full_test` with.
+The machine (`palimpsest.membership`, SalUn's SVC_MIA) is fitted once, on clean images; then it is asked about the
+forget images, clean, attacked and purified. In the class scenario the test images that it learns from are those of
+classes that were kept (`member_rate`), or all (`member_rate_full_test`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
-from palimpsest.membership import Attacker, train
-from palimpsest.metrics import Number, Outputs
+from palimpsest import membership
+from palimpsest.metrics import Answers, Number, Outputs
 
 NEEDS = ("forget", "retain", "test")
 METRICS = {
@@ -25,18 +22,26 @@ METRICS = {
 }
 
 
+class Known(NamedTuple):
+    """What `membership.Known` asks for, the labels' probabilities the only column: the machine sees no other."""
+
+    retain: torch.Tensor
+    retain_labels: torch.Tensor
+    test: torch.Tensor
+    test_labels: torch.Tensor
+    test_retained: torch.Tensor
+
+
 def measure(outputs: Outputs) -> Iterator[Number]:
     """Both rates of the forget images, wherever the model was asked about them."""
-    kept = outputs.test_retained
-    member = _attacker(outputs, kept)
-    full = member if bool(kept.all()) else _attacker(outputs, torch.ones_like(kept))
+    retain, test = outputs.clean("retain"), outputs.clean("test")
+    machines = membership.attackers(Known(*_column(retain), *_column(test), outputs.test_retained))
     for answers in outputs.sets:
         if answers.of == "forget":
-            yield answers.number("member_rate", member(answers.true))
-            yield answers.number("member_rate_full_test", full(answers.true))
+            for metric, rate in machines.items():
+                yield answers.number(metric, rate(*_column(answers)) if len(answers.labels) else float("nan"))
 
 
-def _attacker(outputs: Outputs, non_members: torch.Tensor) -> Attacker:
-    """Fitted on retain against those test images that bool `non_members` (N,) names."""
-    unseen = outputs.clean("test").only(non_members).true
-    return train(outputs.clean("retain").true[: len(unseen)], unseen)
+def _column(answers: Answers) -> tuple[torch.Tensor, torch.Tensor]:
+    """The probabilities of the labels (N, 1), and the number of that column for each sample (N,)."""
+    return answers.true[:, None], torch.zeros_like(answers.labels)
