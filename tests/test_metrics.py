@@ -473,6 +473,9 @@ def test_outputs_that_overflow_on_one_set_alone_are_named(tmp_path: Path) -> Non
     assert len(list(measure.measure({0: predict.outputs(**asked)}, {"forget_accuracy"}))) == 5
     (row,) = diverged_rows(asked | {"attacked": {"uma": made}}, tmp_path)
     assert "not finite for 10 of 10 of attacked/uma/8/255" in row["reason"]
+    lost = predict.Attacked("forget", ("8/255",), made.clean[None], made.clean, labels, labels, loss * torch.inf)
+    (row,) = diverged_rows(asked | {"attacked": {"uma": lost}}, tmp_path)
+    assert row["reason"] == "the loss of uma is not finite"
     (row,) = diverged_rows(asked | {"defenses": {"white": lambda images: torch.full_like(images, 255)}}, tmp_path)
     assert "forget behind white" in row["reason"]
 

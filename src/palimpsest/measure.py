@@ -117,10 +117,10 @@ def judge(
 ) -> dict[int, Judgement | Diverged]:
     """What an attack on labels says of each repetition's server.
 
-    method: the `judge` of the attack's file, which gets the `keywords`. found: what the attack got out of each server, on the CPU. truth: bool
-    (K,), what each forgot; read by judgements that bound the attack. shadows: what it got out of the servers that a
-    shadow attacker retrained, one for each repetition's truth; a server is never its own shadow. What is not finite is
-    not judged, and is nobody's shadow.
+    method: the `judge` of the attack's file, with its `keywords`. found: what the attack got out of each server, on the
+    CPU. truth: bool (K,), what each forgot; read by judgements that bound the attack. shadows: what it got out of the
+    servers that a shadow attacker retrained, one for each repetition's truth; a server is never its own shadow. What is
+    not finite is not judged, and is nobody's shadow.
     """
     judged: dict[int, Judgement | Diverged] = {}
     for number, tensors in found.items():
