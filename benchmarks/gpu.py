@@ -43,9 +43,9 @@ import torch
 from bench import cores, machine, positive, progress, say, timed
 from resnet_peak import Load, channels_last, contiguous, convolutions_use, flop_per_image, peak_of
 
-from palimpsest import data, measure, predict
-from palimpsest.attacks import uma
-from palimpsest.forget import ForgetError, choose
+from palimpsest import data, measure, predict, requests
+from palimpsest.attacks.on_images import OnImages, uma
+from palimpsest.attacks.on_labels import OnLabels
 from palimpsest.frozen import frozen
 from palimpsest.models import Network, Spec, channel_statistics, create
 from palimpsest.pipeline import method
@@ -306,7 +306,8 @@ def compare(spec: Spec, images: data.Images, device: str, precision: str = "floa
 
     def attacked(device: str) -> float:
         model, original = (create(spec, *channel_statistics(few), seed).to(device) for seed in (SEED, SEED + 1))
-        made = uma.attack(model, original, few.to(device), labels.to(device), seed=SEED, steps=3)
+        aim = data.Samples(few.to(device), labels.to(device))
+        made = uma.attack(OnImages(model, original, aim, SEED), steps=3)
         return made.loss.double().mean().item()
 
     rows: list[dict[str, Any]] = []
@@ -454,12 +455,12 @@ class Cell:
         self.recipe = recipe
         self.statistics = channel_statistics(images.train_images)
         self.images = images.to(check.device)
-        rule = {"share": chosen.forget_share} if chosen.forget_share else {"classes": [chosen.forget_class]}
-        self.indices = torch.from_numpy(choose(images.train_labels.numpy(), SEED, **rule)).to(check.device)  # type: ignore[arg-type]
-        gone = torch.zeros_like(self.images.train_labels, dtype=torch.bool)
-        gone[self.indices] = True
-        self.everything = data.Samples(self.images.train_images, self.images.train_labels)
-        self.forget, self.retain = (data.Samples(*(part[w] for part in self.everything)) for w in (gone, ~gone))
+        rule = requests.Rule("classes", {"classes": [chosen.forget_class]})
+        if chosen.forget_share:
+            rule = requests.Rule("samples", {"share": chosen.forget_share})
+        self.everything = self.images.splits["train"]
+        request = rule.choose(images, requests.Choice(SEED))
+        self.forget, self.retain, self.indices, _ = requests.split(self.everything, request)
         self.unlearner = import_module(f"palimpsest.unlearners.{chosen.unlearner}")
 
     def timed(self, what: str, work: Callable[[], Any], **facts: Any) -> tuple[Any, float]:
@@ -526,7 +527,8 @@ class Cell:
 
     def attack(self) -> None:
         """The attack on the unlearned model, with the method's own defaults."""
-        module, given = import_module(f"palimpsest.attacks.{self.chosen.attack}"), dict(self.chosen.attack_keywords)
+        module = import_module(f"palimpsest.{method.module('attacks', self.chosen.attack)}")
+        given = dict(self.chosen.attack_keywords)
         name, self.attacked, self.judged = f"attack: {self.chosen.attack}", {}, {}
         default = inspect.signature(module.attack).parameters
         if self.chosen.attack == "uma":
@@ -536,7 +538,7 @@ class Cell:
             given |= {"steps": steps, "epsilons": epsilons}
             made, seconds = self.timed(
                 name,
-                lambda: uma.attack(self.unlearned, self.original, *self.forget, seed=SEED, **given),
+                lambda: uma.attack(OnImages(self.unlearned, self.original, self.forget, SEED), **given),
                 steps=steps,
                 cut=cut,
             )
@@ -550,8 +552,8 @@ class Cell:
             return
         server = getattr(module, "query_of", lambda model: model)(self.unlearned)
         shape, count = self.images.train_images.shape[1:], len(self.images.classes)
-        fill = {"device": self.check.device} if "device" in default else {}
-        made, _ = self.timed(name, lambda: module.attack(server, shape, count, seed=SEED, **fill, **given))
+        at = OnLabels(server, shape, count, SEED, device=self.check.device)
+        made, _ = self.timed(name, lambda: module.attack(at, **given))
         kept = self.retain.labels.unique().cpu()
         truth = {0: torch.isin(torch.arange(count), kept, invert=True)}
         found = {0: {key: torch.as_tensor(value).cpu() for key, value in made._asdict().items()}}
@@ -587,7 +589,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         images = images_of(chosen)
         spec = Spec(file, len(images.classes), images.train_images.shape[1], keywords)
         cell = Cell(check, spec, recipe, images, chosen)
-    except (data.DataError, ForgetError, FileNotFoundError) as reason:
+    except (data.DataError, requests.RequestError, FileNotFoundError) as reason:
         raise SystemExit(str(reason)) from None
     check.notes.append(f"{len(images.train_labels):,} training and {len(images.test_labels):,} test images")
     with check.step("CPU and card agree", 0.25):

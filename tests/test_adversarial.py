@@ -12,10 +12,11 @@ from test_unlearners import FORGET, METHODS, NOTHING, RECIPE, RETAIN, flat, samp
 from torch.nn import functional as F
 
 from palimpsest import models
-from palimpsest.attacks import uma
+from palimpsest.attacks.on_images import OnImages, uma
 from palimpsest.data import Samples
 from palimpsest.pipeline import method
 from palimpsest.seeds import stable_seed
+from palimpsest.tasks.classification import distance
 from palimpsest.train import Batch, Checkpoint, Penalty, Recipe, fit
 from palimpsest.unlearners import adversarial, random_label
 
@@ -149,7 +150,7 @@ def test_attacked_images_stay_in_the_ball_and_are_nearer_to_the_originals_answer
     assert change.max() <= 8 / 255 + 1e-6 and change.max() > 7 / 255
     assert attacked.min() == 0 and attacked.max() == 1, "the images lie one level from the ends, and no further"
     wanted = trained(seen.pixels)
-    after, before = (uma.distance(current(x), wanted, "kl").mean() for x in (attacked, seen.pixels))
+    after, before = (distance(current(x), wanted, "kl").mean() for x in (attacked, seen.pixels))
     assert after < before
 
 
@@ -259,7 +260,7 @@ def test_it_resists_an_attack_that_opens_random_labels_and_twice_as_many_clean_f
         return (models.predict(model, images).argmax(1) == labels).float().mean().item()
 
     for model, opened in ((plain, True), (twice, True), (robust, False)):
-        made = uma.attack(model, original, *forget, seed=9, epsilons=["32/255"], steps=20)
+        made = uma.attack(OnImages(model, original, forget, 9), epsilons=["32/255"], steps=20)
         assert accuracy(model, *forget) < 0.2 and accuracy(model, *retain) > 0.9
         attacked = accuracy(model, made.images[0], forget.labels)
         assert attacked > 0.8 if opened else attacked < 0.2

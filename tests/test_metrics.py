@@ -19,7 +19,7 @@ from test_unlearners import flat, samples, tiny_model
 from torch import nn
 
 from palimpsest import families, measure, models, predict
-from palimpsest.attacks import Judgement
+from palimpsest.attacks.on_labels import Judgement, Judging
 from palimpsest.data import Images, Samples, digits
 from palimpsest.defenses import median
 from palimpsest.families import MetricError
@@ -57,21 +57,21 @@ def noisy(aim: Samples, on: str, seed: int) -> predict.Attacked:
 def setting(request: str) -> dict[str, Any]:
     """A model that forgot a class or a tenth, and all that it is asked, in the order of `predict.outputs`."""
     whole = digits.load(Path())
-    images = Images(
-        whole.train_images[:600], whole.train_labels[:600], whole.test_images[:200], whole.test_labels[:200],
-        whole.classes,
-    )  # fmt: skip
+    train, test = (
+        Samples(*(part[:count] for part in whole.splits[of])) for of, count in (("train", 600), ("test", 200))
+    )
+    images = Images({"train": train, "test": test}, whole.classes)
     gone = images.train_labels == 3 if request == "class" else torch.arange(600) % 10 == 7
     forget, retain = (Samples(images.train_images[part], images.train_labels[part]) for part in (gone, ~gone))
-    unseen = Samples(images.test_images[:40], images.test_labels[:40])
+    unseen = Samples(*(part[:40] for part in test))
     return {
-        "model": Templates(Samples(images.test_images, images.test_labels), 1.0),
+        "model": Templates(test, 1.0),
         "images": images,
         "forget": forget,
         "retain": retain,
         "attacked": {"noise": noisy(forget, "forget", 1), "noise_unseen": noisy(unseen, "unseen", 2)},
         "defenses": {"median": median.purify},
-        "before": Templates(Samples(images.train_images, images.train_labels), 2.0),
+        "before": Templates(train, 2.0),
     }
 
 
@@ -366,8 +366,8 @@ def test_a_server_is_never_its_own_shadow_and_what_it_shows_is_shown_once() -> N
     truth = {0: torch.tensor([True, False, False]), 1: torch.tensor([False, True, False])}
     seen: dict[int, list[float]] = {}
 
-    def judge(found: Any, *, seed: int, truth: torch.Tensor, shadows: Any) -> Judgement:
-        seen[seed] = [float(shadow["x"]) for shadow, _ in shadows]
+    def judge(found: Any, at: Judging) -> Judgement:
+        seen[at.seed] = [float(shadow["x"]) for shadow, _ in at.shadows]
         return Judgement({"all": torch.tensor([True, False, False])}, {})
 
     found = {number: {"x": torch.tensor(float(number))} for number in truth}
@@ -384,11 +384,11 @@ def test_what_is_not_finite_is_not_judged_and_nobodys_shadow() -> None:
     found = {number: {"x": torch.tensor([1.0, float("nan") if number == 1 else 2.0])} for number in range(3)}
     seen: list[int] = []
 
-    def judge(found: Any, *, seed: int, truth: torch.Tensor, shadows: Any) -> Judgement:
-        seen.append(len(shadows))
-        return Judgement({"all": truth}, {})
+    def judge(found: Any, at: Judging, *, at_most: int) -> Judgement:
+        seen.append(min(len(at.shadows), at_most))
+        return Judgement({"all": at.truth}, {})
 
-    judged = measure.judge(judge, found, truth, dict.fromkeys(truth, 0), found)
+    judged = measure.judge(judge, found, truth, dict.fromkeys(truth, 0), found, at_most=5)
     assert isinstance(judged[1], models.Diverged) and seen == [1, 1]
 
 
@@ -427,7 +427,12 @@ def broken(weight: float) -> models.Network:
 def small(model: nn.Module) -> dict[str, Any]:
     train, test = samples(40), samples(20, 1)
     forget, retain = (Samples(*(part[train.labels.eq(0) == of] for part in train)) for of in (True, False))
-    return {"model": model, "images": Images(*train, *test, tuple("abcd")), "forget": forget, "retain": retain}
+    return {
+        "model": model,
+        "images": Images({"train": train, "test": test}, tuple("abcd")),
+        "forget": forget,
+        "retain": retain,
+    }
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -float("inf")])
@@ -586,9 +591,9 @@ def test_declarations_are_read_without_torch() -> None:
 
 def test_neither_training_nor_predicting_imports_what_measures() -> None:
     package = ROOT / "src" / "palimpsest"
-    folders = ("data", "models", "unlearners", "attacks", "defenses")
+    folders = ("data", "models", "requests", "unlearners", "attacks", "defenses", "tasks")
     files = [file for folder in folders for file in (package / folder).rglob("*.py")]
-    files += [package / f"{name}.py" for name in ("train", "forget", "curvature", "predict", "frozen", "membership")]
+    files += [package / f"{name}.py" for name in ("train", "curvature", "predict", "frozen", "membership")]
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
             modules = [getattr(node, "module", None) or ""] if isinstance(node, ast.ImportFrom) else []

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from palimpsest import families
-from palimpsest.attacks import Judgement
+from palimpsest.attacks.on_labels import Found, Judgement, Judging
 from palimpsest.families import Family, Metric, MetricError
 from palimpsest.metrics import Answers, Number, Outputs
 from palimpsest.models import Diverged
@@ -109,33 +109,30 @@ def outputs_of(repetition: int, predicted: Predicted, judged: Mapping[str, Judge
 
 def judge(
     method: Callable[..., Judgement],
-    found: Mapping[int, Mapping[str, torch.Tensor]],
+    found: Mapping[int, Found],
     truth: Mapping[int, torch.Tensor],
     seeds: Mapping[int, int],
-    shadows: Mapping[int, Mapping[str, torch.Tensor]] | None = None,
+    shadows: Mapping[int, Found] = MappingProxyType({}),
     **keywords: Any,
 ) -> dict[int, Judgement | Diverged]:
     """What an attack on labels says of each repetition's server.
 
     method: the `judge` of the attack's file, with its `keywords`. found: what the attack got out of each server, on the
-    CPU. truth: bool (K,), what each forgot; read by judgements that bound the attack. shadows: what it got out of the
-    servers that a shadow attacker retrained, one for each repetition's truth; a server is never its own shadow. What is
-    not finite is not judged, and is nobody's shadow.
+    CPU. truth: bool (K,), what each forgot. shadows: what it got out of the servers that a shadow attacker retrained,
+    one for each repetition's truth; a server is never its own shadow. What is not finite is not judged, and is nobody's
+    shadow.
     """
     judged: dict[int, Judgement | Diverged] = {}
     for number, tensors in found.items():
-        if not _finite(tensors):
-            judged[number] = Diverged("what the attack got out of the server is not finite")
-            continue
-        filled: dict[str, Any] = {"seed": seeds[number]}
-        if shadows is not None:
+        if _finite(tensors):
             others = [(one, truth[other]) for other, one in shadows.items() if other != number and _finite(one)]
-            filled |= {"truth": truth[number], "shadows": others}
-        judged[number] = method(tensors, **filled, **keywords)
+            judged[number] = method(tensors, Judging(seeds[number], truth[number], others), **keywords)
+        else:
+            judged[number] = Diverged("what the attack got out of the server is not finite")
     return judged
 
 
-def _finite(tensors: Mapping[str, torch.Tensor]) -> bool:
+def _finite(tensors: Found) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from palimpsest.attacks import Judgement
+from palimpsest.attacks.on_labels import Judgement
 
 
 class Number(NamedTuple):

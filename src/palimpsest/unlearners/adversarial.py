@@ -29,10 +29,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from palimpsest.attacks.uma import distance
 from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.seeds import stable_seed
+from palimpsest.tasks.classification import distance
 from palimpsest.train import Batch, Checkpoint, Recipe
 
 # Methods that climb: their L_u is -CE.

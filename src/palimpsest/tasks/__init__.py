@@ -1,0 +1,45 @@
+"""Tasks: what a network is trained to answer. Each file is one task and has the four functions of `Task`.
+
+Nothing outside a task assumes what its targets are, nor what a network's outputs mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+
+class Shown(Protocol):
+    """Samples, or a batch of them: images (N, ...), `uint8` or float in [0, 1], and labels (N,)."""
+
+    @property
+    def images(self) -> torch.Tensor: ...
+    @property
+    def labels(self) -> torch.Tensor: ...
+
+
+class Task(Protocol):
+    """What a file of this package is.
+
+    targets: what the network shall answer to samples. loss: how far outputs (N, ...) are from targets, a scalar, their
+    mean. answer: what is kept of outputs as a prediction. distance: how far outputs are from wanted outputs, for each
+    sample (N,); `kind` is one of the task's own words.
+    """
+
+    def targets(self, samples: Shown) -> torch.Tensor: ...
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor: ...
+    def answer(self, outputs: torch.Tensor) -> torch.Tensor: ...
+    def distance(self, outputs: torch.Tensor, wanted: torch.Tensor, kind: str) -> torch.Tensor: ...
+
+
+def loss_of(task: Task) -> Callable[[nn.Module, Any], torch.Tensor]:
+    """The task's loss of a network at a batch: (model, batch) to a scalar."""
+    return lambda model, batch: task.loss(model(batch.images), task.targets(batch))
+
+
+def at_least_float32(outputs: torch.Tensor) -> torch.Tensor:
+    """Outputs in a type that a loss may be taken in; autocast hands over bfloat16."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))

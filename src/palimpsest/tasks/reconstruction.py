@@ -1,0 +1,32 @@
+"""Reconstruction: a network answers an image with an image of the same shape, and the target is the image itself."""
+
+from __future__ import annotations
+
+import torch
+
+from palimpsest.data import pixels
+from palimpsest.tasks import Shown, at_least_float32
+
+DISTANCES = ("mse",)
+
+
+def targets(samples: Shown) -> torch.Tensor:
+    """The images in [0, 1], float (N, ...); of a batch they are augmented as what the network is shown."""
+    return samples.images if samples.images.is_floating_point() else pixels(samples.images)
+
+
+def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The mean squared error over all numbers of all images."""
+    return (at_least_float32(outputs) - targets).square().mean()
+
+
+def answer(outputs: torch.Tensor) -> torch.Tensor:
+    """The images (N, ...), float32 in [0, 1]."""
+    return outputs.float().clamp(0, 1)
+
+
+def distance(outputs: torch.Tensor, wanted: torch.Tensor, kind: str) -> torch.Tensor:
+    """The mean squared error of each image (N,). kind: `mse`; raises `ValueError` for another word."""
+    if kind != "mse":
+        raise ValueError(f"reconstruction: distance cannot be {kind!r}; it takes {', '.join(DISTANCES)}")
+    return (at_least_float32(outputs) - wanted).square().flatten(1).mean(1)
