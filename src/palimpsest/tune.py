@@ -27,7 +27,7 @@ Measured = Mapping[str, float]
 
 
 def in_points(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """The rule's metrics among clean measurements (`evaluate.measure`), each in points of 100."""
+    """The rule's metrics among clean measurements (`measure.measure`), each in points of 100."""
     found = {row["metric"]: row["value"] * (100 if row["unit"] == "fraction" else 1) for row in rows}
     return {metric: found[metric] for metric in METRICS}
 

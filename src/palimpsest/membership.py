@@ -1,4 +1,4 @@
-"""The share of forget images that a support vector machine calls members of the training set.
+"""The attacker that calls members of the training set: a support vector machine on one number.
 
 SalUn's SVC_MIA (SVC_MIA.py:53-82, methods.md 2.11): one feature, the softmax probability of the true class;
 SVC(C=3, gamma="auto", kernel="rbf") trained on members, the first len(test) retained training images in data-set
@@ -12,14 +12,31 @@ bug leaves several in. Both are offered: `member_rate` without them, `member_rat
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
 from sklearn.svm import SVC
 
-from palimpsest.metrics import Outputs
-
 Attacker = Callable[[torch.Tensor, torch.Tensor], float]
+
+
+class Known(Protocol):
+    """What the attacker is fitted on: softmax probabilities (N, K) and labels (N,), on the CPU.
+
+    The order of retain is data-set order. test_retained: which test images are of a class that retain has, bool (N,).
+    """
+
+    @property
+    def retain(self) -> torch.Tensor: ...
+    @property
+    def retain_labels(self) -> torch.Tensor: ...
+    @property
+    def test(self) -> torch.Tensor: ...
+    @property
+    def test_labels(self) -> torch.Tensor: ...
+    @property
+    def test_retained(self) -> torch.Tensor: ...
 
 
 def confidence(probabilities: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
@@ -27,7 +44,7 @@ def confidence(probabilities: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
     return probabilities.gather(1, labels[:, None]).double().numpy()
 
 
-def train(outputs: Outputs, *, full_test: bool = False) -> Attacker:
+def train(outputs: Known, *, full_test: bool = False) -> Attacker:
     """Fit the attacker on retain against test; it maps probabilities (N, K), labels (N,) to the member rate, 0 to 1.
 
     full_test: whether test images of classes that were forgotten whole count as non-members.
@@ -45,13 +62,8 @@ def train(outputs: Outputs, *, full_test: bool = False) -> Attacker:
     return rate
 
 
-def attackers(outputs: Outputs) -> dict[str, Attacker]:
+def attackers(outputs: Known) -> dict[str, Attacker]:
     """Both attackers by the metric's name; one fit where they are the same."""
     member = train(outputs)
     full = member if bool(outputs.test_retained.all()) else train(outputs, full_test=True)
     return {"member_rate": member, "member_rate_full_test": full}
-
-
-def measure(outputs: Outputs) -> dict[str, float]:
-    """Both member rates of the forget images."""
-    return {name: rate(outputs.forget, outputs.forget_labels) for name, rate in attackers(outputs).items()}
