@@ -21,10 +21,12 @@ from palimpsest.data import Images, Samples
 from palimpsest.pipeline import cells, configuration
 from palimpsest.pipeline.configuration import ConfigError
 from palimpsest.pipeline.job import Run
+from palimpsest.pipeline.values import Kind, Reduction
 from palimpsest.report import compare
 from palimpsest.train import Recipe
 from palimpsest.unlearners import negative_gradient
 
+WITHOUT_SVHN = Reduction(Kind.ABSENT, "dataset", "svhn")
 LABELS = np.repeat(np.arange(10), 20)
 
 
@@ -155,9 +157,9 @@ def test_a_row_of_several_data_sets_is_the_mean_of_each_repetition_that_all_have
 def test_a_mean_without_one_of_its_data_sets_says_so_and_is_not_judged() -> None:
     config = configuration.load(scale="laptop")
     table = cells.Plan(config).tables["leakage", "table5"]
-    assert all("without svhn" in one.reductions for one in table)
+    assert all(WITHOUT_SVHN in one.reductions for one in table)
     assert {run.dataset for one in table for run in one.runs} == {"mnist", "fashion_mnist", "cifar10_10k"}
-    found = compare.judge(replace(cell(), reductions=("without svhn",)), rows({0: 90.0, 1: 90.0}))
+    found = compare.judge(replace(cell(), reductions=(WITHOUT_SVHN,)), rows({0: 90.0, 1: 90.0}))
     assert found.verdict == "stand-in"
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
 
 from palimpsest.pipeline import method
+from palimpsest.pipeline.errors import ConfigError, check, unknown
 
 ROOT = Path(__file__).parents[3]
 # Sections of the configuration and the folder whose files their entries name.
@@ -46,19 +45,12 @@ RECIPE = (
 )  # fmt: skip
 
 
-class ConfigError(SystemExit):
-    """The configuration cannot be run; the message says what is wrong and lists what is valid.
-
-    An exit, so that Snakemake ends with this one sentence instead of a trace through the Snakefile.
-    """
-
-
 def scale_file(scale: object) -> Path:
     """The file of a scale; `ConfigError` lists the scales there are."""
     folder = ROOT / "config" / "scales"
     known = sorted(file.stem for file in folder.glob("*.yaml"))
     if scale not in known:
-        raise ConfigError(_unknown("config", "scale", str(scale), known))
+        raise ConfigError(unknown("config", "scale", str(scale), known))
     return folder / f"{scale}.yaml"
 
 
@@ -93,13 +85,13 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises `ConfigError` for an unknown key, method, keyword, data set or scale.
     """
     merged = deepcopy(dict(config))
-    _check_schema(merged)
+    check(merged, "config", "the configuration")
     for kind, cuts in merged["budgets"].items():
         if kind == PROBES:
             continue
         for name, values in cuts.items():
             if name not in merged[kind]:
-                raise ConfigError(_unknown(f"scale {merged['scale']}: budgets.{kind}", "entry", name, merged[kind]))
+                raise ConfigError(unknown(f"scale {merged['scale']}: budgets.{kind}", "entry", name, merged[kind]))
             merged[kind][name] = {**merged[kind][name], **values}
     for section, folder in SECTIONS.items():
         for name, entry in merged[section].items():
@@ -109,7 +101,7 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         for section, part in (("datasets", data_set), ("attacks", attack)):
             if part not in merged[section]:
                 raise ConfigError(
-                    _unknown(where, f"{section.removesuffix('s')} (<data set>/<attack>)", part, merged[section])
+                    unknown(where, f"{section.removesuffix('s')} (<data set>/<attack>)", part, merged[section])
                 )
         file = method_of(merged, "attacks", attack)
         _check_keywords(f"{where}.{name}", cut, method.keywords("attacks", file, "attack") - method.FILLED_IN)
@@ -159,24 +151,10 @@ def grid_of(config: Mapping[str, Any], name: str) -> dict[str, list[Any]]:
     return {key: list(value["tune"]) for key, value in found.items() if _is_grid(value)}
 
 
-def _check_schema(config: dict[str, Any]) -> None:
-    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text())
-    for error in sorted(jsonschema.Draft202012Validator(schema).iter_errors(config), key=lambda e: list(e.path)):
-        where = ".".join(map(str, error.path)) or "the configuration"
-        if error.validator == "additionalProperties":
-            known = error.schema["properties"]
-            stray = sorted(set(error.instance) - set(known))[0]
-            raise ConfigError(_unknown(where, "key", stray, known))
-        if error.validator == "required":
-            absent = sorted(set(error.validator_value) - set(error.instance))[0]
-            raise ConfigError(f"{where} lacks the key {absent!r}: {error.schema['properties'][absent]['description']}")
-        raise ConfigError(f"{where} cannot be {error.instance!r}: {error.schema.get('description', error.message)}")
-
-
 def _check_entry(section: str, folder: str, name: str, entry: Mapping[str, Any]) -> None:
     file = entry.get("method", name)
     if not method.exists(folder, str(file)):
-        raise ConfigError(_unknown(f"config.yaml: {section}.{name}", "method", str(file), method.names(folder)))
+        raise ConfigError(unknown(f"config.yaml: {section}.{name}", "method", str(file), method.names(folder)))
     valid = method.keywords(folder, str(file)) - method.FILLED_IN
     if section in SECOND and method.has(folder, str(file), SECOND[section]):
         valid |= method.keywords(folder, str(file), SECOND[section]) - method.FILLED_IN
@@ -201,7 +179,7 @@ def _is_grid(value: object) -> bool:
 def _check_keywords(where: str, entry: Mapping[str, Any], valid: Iterable[str], reserved: Iterable[str] = ()) -> None:
     for key in entry:
         if key not in {*valid, *reserved}:
-            raise ConfigError(_unknown(where, "keyword", key, valid))
+            raise ConfigError(unknown(where, "keyword", key, valid))
 
 
 def _check_backbone(config: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> None:
@@ -229,14 +207,7 @@ def _check_stand_ins(config: Mapping[str, Any]) -> None:
             for name in substitute.values() if isinstance(substitute, dict) else [substitute]:
                 if name is not None and name not in config[section]:
                     where = f"scale {config['scale']}: stand_ins.{kind}.{paper_name}"
-                    raise ConfigError(_unknown(where, section, str(name), config[section]))
-
-
-def _unknown(where: str, what: str, name: str, valid: Iterable[str]) -> str:
-    known = sorted(valid)
-    near = get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{where} has no {what} {name!r};{hint} it takes {', '.join(known) or 'none'}."
+                    raise ConfigError(unknown(where, section, str(name), config[section]))
 
 
 def _update(config: dict[str, Any], other: Mapping[str, Any]) -> None:
