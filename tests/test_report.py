@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -472,15 +473,15 @@ def test_violated_checks_stand_before_any_number(demo: Plan, tmp_path: Path) -> 
     assert "20 %, not at most 8" in text
 
 
-def test_costs_are_shares_of_retraining_and_the_held_out_repetition_does_not_count(demo: Plan, reduced: Path) -> None:
+def test_costs_are_shares_of_referenceing_and_the_held_out_repetition_does_not_count(demo: Plan, reduced: Path) -> None:
     _, found = tables.of(demo, "uma", "table1", reduced)
     runs = [one.cell.run for one in found if one.cell.run]
-    made = cost.costs(runs, demo.config["tuning_seed"], demo.papers["uma"]["names"], reduced)
+    made = cost.costs(runs, "retrain", demo.config["tuning_seed"], demo.papers["uma"]["names"], reduced)
     first = {label: cells[0] for label, cells in made.lines}
     finetune, retrain = first["FT"], first["Retrain"]
-    assert finetune and (finetune.seconds, finetune.of_retrain, finetune.n) == (12.5, 0.125, 2)
-    assert (finetune.memory, finetune.memory_of_retrain) == (100.0, 0.125)
-    assert retrain and (retrain.seconds, retrain.of_retrain) == (100.0, 1.0)
+    assert finetune and (finetune.seconds, finetune.of_reference, finetune.n) == (12.5, 0.125, 2)
+    assert (finetune.memory, finetune.memory_of_reference) == (100.0, 0.125)
+    assert retrain and (retrain.seconds, retrain.of_reference) == (100.0, 1.0)
     assert made.places[0].images == FORGET and made.devices == ("cpu",)
 
 
@@ -687,6 +688,16 @@ def test_a_broken_forget_set_is_found(demo: Plan, tmp_path: Path, indices: list[
 
 
 # What the report is made of
+
+
+def test_general_report_code_names_no_paper_data_set_method_or_metric(demo: Plan) -> None:
+    named = set(demo.papers) | {cell.metric for item in demo.items.values() for cell in item}
+    sections = ("datasets", "models", "forget_sets", "unlearners", "attacks", "defenses")
+    named |= {name for section in sections for name in demo.config[section]}
+    files = set((ROOT / "src" / "palimpsest" / "report").glob("*.py"))
+    for file in files - {ROOT / "src" / "palimpsest" / "report" / "spending.py"}:
+        words = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+        assert not words & named, file.name
 
 
 def test_the_report_never_imports_torch() -> None:

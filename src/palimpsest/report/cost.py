@@ -1,4 +1,4 @@
-"""What unlearning costs: seconds and peak memory of each unlearner, and both as a share of retraining's.
+"""What unlearning costs: seconds and peak memory of each unlearner, and both as a share of a reference's.
 
 Read from the records of rule `unlearn`. Seconds are those of the method alone, without loading and saving; memory is
 the whole job's peak, libraries and data included, since that is what a machine must have (on a card: what was allocated
@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.pipeline.cells import ORIGINAL, Run
-from palimpsest.report.compare import read_rows
-
-RETRAIN = "retrain"
 
 
 @dataclass(frozen=True)
@@ -27,18 +24,17 @@ class Place:
     dataset: str
     model: str
     forget: str
-    parameters: int | None
     images: int
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One unlearner in one place: means over n repetitions, and their ratio to retraining's; the first record."""
+    """One unlearner in one place: means over n repetitions, and their ratio to the reference's; the first record."""
 
     seconds: float
-    of_retrain: float | None
+    of_reference: float | None
     memory: float
-    memory_of_retrain: float | None
+    memory_of_reference: float | None
     n: int
     record: str
 
@@ -52,10 +48,11 @@ class Costs:
     devices: tuple[str, ...]
 
 
-def costs(runs: Iterable[Run], held_out: int, names: Mapping[str, str], results: Path) -> Costs:
+def costs(runs: Iterable[Run], reference: str, held_out: int, names: Mapping[str, str], results: Path) -> Costs:
     """The costs of `runs` from the records below `results`, which is results/<scale>; those without one are left out.
 
-    held_out: the repetition that tuning used, which does not count.
+    reference: the unlearner whose costs the others' are a share of. held_out: the repetition that tuning used, which
+    does not count.
     """
     records = {
         run: found
@@ -69,38 +66,30 @@ def costs(runs: Iterable[Run], held_out: int, names: Mapping[str, str], results:
         cells = []
         for place in places:
             run = Run(*place, unlearner)
-            cells.append(_cost(records[run], plain.get(Run(*place, RETRAIN))) if run in records else None)
+            cells.append(_cost(records[run], plain.get(Run(*place, reference))) if run in records else None)
         lines.append((names.get(unlearner, unlearner), tuple(cells)))
     heads = []
     for place in places:
         here = [run for run in records if (run.dataset, run.model, run.forget) == place]
         images = int(records[here[0]][0][1]["forget"])
         dataset, model, forget = (names.get(name, name) for name in place)
-        heads.append(Place(dataset, model, forget, _parameters(here, results), images))
+        heads.append(Place(dataset, model, forget, images))
     devices = sorted({str(record.get("device", "")) for found in records.values() for _, record in found})
     return Costs(tuple(heads), tuple(lines), tuple(devices))
 
 
-def _cost(records: Sequence[tuple[str, Mapping[str, Any]]], retrain: Cost | None) -> Cost:
+def _cost(records: Sequence[tuple[str, Mapping[str, Any]]], reference: Cost | None) -> Cost:
     taken = [float(seconds) for _, record in records for seconds in record["method_seconds"]]
     seconds = statistics.fmean(taken)
     memory = statistics.fmean(float(record.get("gpu_peak_mb", record["peak_memory_mb"])) for _, record in records)
     return Cost(
         seconds=seconds,
-        of_retrain=seconds / retrain.seconds if retrain else None,
+        of_reference=seconds / reference.seconds if reference else None,
         memory=memory,
-        memory_of_retrain=memory / retrain.memory if retrain else None,
+        memory_of_reference=memory / reference.memory if reference else None,
         n=len(taken),
         record=records[0][0],
     )
-
-
-def _parameters(runs: Sequence[Run], results: Path) -> int | None:
-    for run in runs:
-        for row in read_rows(results / run.rows):
-            if row.get("metric") == "parameters":
-                return int(row["value"])
-    return None
 
 
 def _records(run: Run, held_out: int, results: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -71,7 +71,7 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         sections=own.call(context, "sections"),
         checks=[*checks.check(plan, paper, results), *own.call(context, "checks")],
         counts=counts(counted),
-        costs=cost.costs(runs, plan.config["tuning_seed"], names, results),
+        costs=cost.costs(runs, about.get("reference", ""), plan.config["tuning_seed"], names, results),
         searches=searches(plan, runs, names, results),
         made_by=origin.origin(results, [run.rows for run in runs]),
         configured=(results / "config.yaml").is_file(),
