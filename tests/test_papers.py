@@ -12,7 +12,7 @@ import pytest
 import yaml
 from test_report import cell, rows_of
 
-from palimpsest.pipeline import papers
+from palimpsest.pipeline import configuration, papers
 from palimpsest.pipeline.cells import Cell, Plan, Run
 from palimpsest.pipeline.configuration import ROOT, load
 from palimpsest.pipeline.errors import ConfigError
@@ -204,16 +204,66 @@ def test_a_claim_of_attempts_is_decided_by_the_interval_of_their_difference(
 # Sweeps
 
 
+def general(scale: str) -> dict[str, Any]:
+    """config.yaml merged with its scale, without anything that some paper's folder says."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "config.yaml").read_text()) | {"scale": scale}
+    cut = yaml.safe_load((ROOT / "config" / "scales" / f"{scale}.yaml").read_text())
+    for file in PAPERS.glob("*/config.yaml"):
+        part = yaml.safe_load(file.read_text())
+        for section in ("forget_sets", "unlearners", "attacks", "defenses"):
+            for name in part.get(section, {}):
+                config[section].pop(name, None)
+                cut.get(section, {}).pop(name, None)
+                for kept in (cut.get("budgets", {}).get(section, {}), cut.get("budgets", {}).get("probes", {})):
+                    for key in [key for key in kept if key.split("/")[-1] == name]:
+                        kept.pop(key)
+        for kind, names in part["scales"].get(scale, {}).get("stand_ins", {}).items():
+            for name in names:
+                cut["stand_ins"].get(kind, {}).pop(name, None)
+    for name in [name for name, entry in config["attacks"].items() if entry.get("method") not in config["attacks"]]:
+        config["attacks"].pop(name)
+    configuration._update(config, cut)
+    return config
+
+
+@pytest.mark.parametrize("scale", ["demo", "laptop", "paper"])
+def test_the_general_configuration_and_the_papers_parts_make_the_whole(scale: str) -> None:
+    without = general(scale)
+    assert not without["attacks"] and not without["defenses"] and "adversarial" not in without["unlearners"]
+    whole = configuration.resolve(without)
+    assert whole == load(scale=scale)
+    assert configuration.resolve(whole) == whole, "a configuration that was filled and cut stays as it is"
+
+
+def test_what_the_configuration_says_itself_is_not_the_papers_to_change(plan: Plan) -> None:
+    config = configuration.load(scale="paper", gpu=0)
+    config["attacks"]["uma"] = {"steps": 7}
+    assert papers.fill(config)["attacks"]["uma"] == {**plan.config["attacks"]["uma"], "steps": 7}
+
+
+def test_two_papers_cannot_give_one_name_to_two_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for paper, classes in (("one", [0]), ("other", [1])):
+        (tmp_path / "papers" / paper).mkdir(parents=True)
+        part = {"forget_sets": {"class_0": {"classes": classes}, "class_2": {"classes": [2]}}}
+        (tmp_path / "papers" / paper / "config.yaml").write_text(yaml.safe_dump(part))
+    monkeypatch.setattr(papers, "PAPERS", tmp_path / "papers")
+    with pytest.raises(ConfigError, match=r"forget_sets.class_0 is .* in one paper and .* in another"):
+        papers.fill({"scale": "demo", "forget_sets": {}})
+
+
 def test_a_sweep_stands_for_the_entries_that_are_named_after_it(plan: Plan) -> None:
-    about, config = plan.papers["leakage"], {"attacks": dict(plan.config["attacks"])}
-    found = papers.variants(about, config)["attacks"]
-    assert found["inversion_white_box_restarts_1"] == {"method": "inversion_white_box", "restarts": 1}
+    attacks = plan.config["attacks"]
+    assert attacks["inversion_white_box_restarts_1"] == {"method": "inversion_white_box", "restarts": 1}
     small = {"method": "inversion_white_box", "l2_weight": 1e-3, "tv_weight": 1e-3}
-    assert found["inversion_white_box_weight_1e3"] == small
-    assert "label_leakage_size_20" in found and "label_leakage_size_100" not in found, "which the entry has itself"
-    assert len(found) == 3 + 3 + 3 + 3 + 2
-    for name, entry in found.items():
-        assert plan.config["attacks"][name] == entry, name
+    assert attacks["inversion_white_box_weight_1e3"] == small
+    assert "label_leakage_size_20" in attacks and "label_leakage_size_100" not in attacks, "which the entry has itself"
+    for figure in plan.papers["leakage"]["figures"].values():
+        for name, entry in papers.expand(*_base(figure["sweep"], attacks)).items() if "sweep" in figure else ():
+            assert attacks[name] == entry, name
+
+
+def _base(sweep: dict[str, Any], attacks: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    return sweep["attack"], attacks[sweep["attack"]], sweep
 
 
 def test_the_cells_of_a_sweep_are_in_its_order_and_stand_at_their_values(plan: Plan) -> None:

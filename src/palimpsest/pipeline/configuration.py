@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from palimpsest.pipeline import method
+from palimpsest.pipeline import method, papers
 from palimpsest.pipeline.errors import ConfigError, check, unknown
 
 ROOT = Path(__file__).parents[3]
@@ -84,7 +83,7 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises `ConfigError` for an unknown key, method, keyword, data set or scale.
     """
-    merged = deepcopy(dict(config))
+    merged = papers.fill(config)
     check(merged, "config", "the configuration")
     for kind, cuts in merged["budgets"].items():
         if kind == PROBES:

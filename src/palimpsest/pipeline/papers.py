@@ -15,14 +15,15 @@ A sensitivity study is a line in paper.yaml, with which its CSV spells one value
 
     sweep: {attack: inversion_white_box, keywords: {restarts: [1, 2, 5, 10]}}
 
-Every value is an entry of the configuration, `inversion_white_box_restarts_1` and so on (`variants`); the value that
-the entry has itself keeps its name. Several keywords change together; `called` is then what the names say.
+Every value is an entry of the configuration (`fill`), `inversion_white_box_restarts_1` and so on; the value that the
+entry has itself keeps its name. Several keywords change together; `called` is then what the names say.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ COLUMNS = (
 OPTIONAL = {"epsilon", "defense", "screening", "control", "derive", "status"}  # columns that a table may leave out
 IDENTITY = COLUMNS[: COLUMNS.index("published")]  # what two cells of a table cannot both have
 BEST = ("highest", "lowest")
+PAPERS = Path(__file__).parents[3] / "config" / "papers"
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -105,17 +107,50 @@ def parts(row: Mapping[str, str], where: str = "") -> list[dict[str, str]]:
     )
 
 
-def variants(about: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """The entries that a paper's sweeps add, by section; `config` is as it stands before any budget is cut."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for figure in about.get("figures", {}).values():
-        if sweep := figure.get("sweep"):
-            field, name, _ = swept(sweep)
-            section = f"{field}s"
-            if name not in config[section]:
-                raise ConfigError(unknown("sweep", field, name, config[section]))
-            found.setdefault(section, {}).update(expand(name, config[section][name], sweep))
-    return found
+def fill(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with every paper's own part put under it, and the entries of every sweep.
+
+    config/papers/<paper>/config.yaml has sections as config.yaml has, and under `scales` what a scale changes in them.
+    What `config` says already stays. `ConfigError` where two papers give one name to different things.
+    """
+    filled, own = deepcopy(dict(config)), dict[str, Any]()
+    for file in sorted(PAPERS.glob("*/config.yaml")):
+        part = yaml.safe_load(file.read_text())
+        scales = part.pop("scales", {})
+        known = {scale.stem for scale in (PAPERS.parent / "scales").glob("*.yaml")}
+        for stray in sorted(scales.keys() - known):
+            raise ConfigError(unknown(f"{file.parent.name}/config.yaml", "scale", stray, known))
+        cut = scales.get(config["scale"], {})
+        _under(cut, part)
+        for section, entries in cut.items():
+            _join(own.setdefault(section, {}), entries, section, deeper=section in ("stand_ins", "budgets"))
+    _under(filled, own)
+    for file in sorted(PAPERS.glob("*/paper.yaml")):
+        for figure in yaml.safe_load(file.read_text()).get("figures", {}).values():
+            if sweep := figure.get("sweep"):
+                field, name, _ = swept(sweep)
+                entries = filled[f"{field}s"]
+                if name not in entries:
+                    raise ConfigError(unknown(f"{file.parent.name}/paper.yaml: sweep", field, name, entries))
+                if not entries.keys() & set(_names(sweep)):  # a configuration that was filled before has them
+                    entries.update(expand(name, entries[name], sweep))
+    return filled
+
+
+def _under(config: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(config.setdefault(key, value), dict) and isinstance(value, dict):
+            _under(config[key], value)
+
+
+def _join(config: dict[str, Any], other: Mapping[str, Any], where: str, deeper: bool) -> None:
+    for key, value in other.items():
+        if deeper:
+            _join(config.setdefault(key, {}), value, f"{where}.{key}", deeper=False)
+        elif config.setdefault(key, value) != value:
+            raise ConfigError(
+                f"{where}.{key} is {config[key]} in one paper and {value} in another: name one otherwise."
+            )
 
 
 def expand(name: str, entry: Mapping[str, Any], sweep: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
