@@ -312,8 +312,8 @@ def test_nothing_is_announced_as_a_stand_in_at_the_paper_scale(paper: Plan, full
 def test_a_reduced_budget_alone_is_announced_as_such() -> None:
     cut = Reduction(Kind.BUDGET, "finetune", "epochs", "5")
     assert tables.banner([cell(reductions=(cut,)), cell()], {}) == (
-        "Reduced budget. 1 of 2 numbers here do not reproduce a printed one and are not judged.",
-        "Reduced budget: finetune: epochs 5.",
+        "Reduced budget. 1 of 2 numbers here do not reproduce a printed one, so they are not judged.",
+        "Budgets are reduced: finetune: epochs 5.",
     )
 
 
@@ -469,7 +469,7 @@ def test_violated_checks_stand_before_any_number(demo: Plan, tmp_path: Path) -> 
         return row | ({"value": 20.0} if row["metric"] == "largest_change_levels" else {})
 
     text = page.render(demo, "uma", write_results(demo, tmp_path, change=change))
-    assert text.index("Do not believe") < text.index('class="figures"') < text.index("<table")
+    assert text.index("Do not trust") < text.index('class="figures"') < text.index("<table")
     assert "20 %, not at most 8" in text
 
 

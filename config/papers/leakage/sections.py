@@ -4,8 +4,8 @@ One says "nothing was forgotten", whatever the server: `trivial_asr`. The other 
 forgot nothing: where it names the class there as often, it reads the request's class off something else. Both share
 base model and forget set with the attack, so they are compared repetition by repetition. An attack survives where the
 95% interval of the mean difference (Student's t) lies above zero against both; where an interval holds zero, or there
-is no interval, we cannot tell. ASR rewards silence, since most classes were kept: an attack below the first rival may
-still know something, which its balanced accuracy beside the second tells.
+is no interval, we cannot tell. ASR rewards an attacker who names no class, since most were kept: an attack below the
+first rival may still know something, which its balanced accuracy beside the second shows.
 """
 
 from __future__ import annotations

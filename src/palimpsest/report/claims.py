@@ -4,11 +4,14 @@ A claim (paper.yaml) names cells by a filter and a check that each must pass: `a
 `no_less_than` and `no_more_than` a `share` of a partner, the cell that differs in the fields given, give or take
 `tolerance`. All cells must pass, or with `most` more than half.
 
-A cell passes when every repetition does and fails when none does; between the two its spread straddles the bound, and
-it decides nothing. With `mean` the claim is about an average, and the mean over repetitions decides alone. Partners are
-compared repetition by repetition: the two share base model and forget set. A claim holds or not when the cells that are
-undecided or missing could not change it; else we cannot tell. The printed numbers have no spread, and those the paper
-leaves blank are left out: a paper may contradict itself.
+A cell passes when every repetition does and fails when none does; between the two its repetitions lie on both sides of
+the bound, and it decides nothing. With `mean` the claim is about an average, and the mean over repetitions decides
+alone. Partners are compared repetition by repetition: the two share base model and forget set. A claim holds or not
+when the cells that are undecided or missing could not change it; else we cannot tell. The printed numbers have no
+spread, and those the paper leaves blank are left out: a paper may contradict itself.
+
+With `proportions` both are proportions of attempts that share no draw: the attempts of all repetitions count together,
+and the interval of the difference of two proportions decides (`compare.two_proportions`), unless it holds the bound.
 """
 
 from __future__ import annotations
@@ -98,7 +101,7 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[s
         theirs = [_case(one, check, found, _published) for one in chosen]
         # A cell that the paper does not print (a method of ours, an unreadable row) cannot speak for the paper.
         spoken = [case for case in theirs if case.margin]
-        printed = Outcome(Verdict.CANNOT_TELL, "it prints none.")
+        printed = Outcome(Verdict.CANNOT_TELL, "the paper prints none.")
         if spoken:
             printed = _decide(spoken, most, about, _published)
     return Claim(
@@ -174,15 +177,16 @@ def _decide(cases: Sequence[Case], most: bool, about: Mapping[str, Any], numbers
     if failed:
         said.append(f"{failed} fail")
     if straddle := total - passed - failed - len(empty):
-        said.append(f"{straddle} straddle the bound")
+        said.append(f"{straddle} lie on both sides of the bound")
     if empty:
-        said.append(f"{len(empty)} without a number ({_why(empty, about)})")
+        said.append(f"{len(empty)} have no number ({_why(empty, about)})")
     text = ", ".join(said)
     counted = [case for case in cases if case.margin]
     if counted:
         worst = min(counted, key=lambda case: sum(case.margin.values()) / len(case.margin))
         number = _number(worst.one, numbers) + (f" against {_number(worst.partner, numbers)}" if worst.partner else "")
-        text += f". {'Furthest off' if worst.passes is False else 'Closest'}: {_name(worst.one.cell, about)}: {number}"
+        which = "The furthest off" if worst.passes is False else "The closest"
+        text += f". {which} is {_name(worst.one.cell, about)}: {number}"
     return Outcome(verdict, text + ".")
 
 

@@ -47,11 +47,11 @@ class Verdict(StrEnum):
         return made
 
     AGREES = "agrees", "=", "the published number lies in our interval"
-    DIFFERS = "differs", "≠", "it lies outside"
-    STAND_IN = "stand-in", "~", "not comparable: stand-in or reduced budget"
-    DIVERGED = "diverged", "!", "a repetition diverged"
+    DIFFERS = "differs", "≠", "the published number lies outside our interval"
+    STAND_IN = "stand-in", "~", "ours ran on a stand-in or a reduced budget, so the two cannot be compared"
+    DIVERGED = "diverged", "!", "a repetition diverged, so nothing is compared"
     UNREADABLE = "unreadable", "?", "the published number cannot be read"
-    NO_INTERVAL = "no interval", "1", "run once, no interval"
+    NO_INTERVAL = "no interval", "1", "ours ran once, so it has no interval"
     NOT_APPLICABLE = "not applicable", "–"
     NOT_RUN = "not run"
     NO_PUBLISHED = "no published value"

@@ -54,9 +54,9 @@ def spread(table: Table) -> str:
     """The sentence that says what stands in a cell."""
     if table.n == 0:
         return "Nothing was run yet."
-    other = "; another number of repetitions stands in brackets" if _several(table) else ""
-    what = "one repetition" if table.n == 1 else f"mean ± sample standard deviation over n = {table.n} repetitions"
-    return f"Ours is {what}{other}; the printed number stands below it."
+    other = " Where the number of repetitions is another, it stands in brackets." if _several(table) else ""
+    what = "one repetition" if table.n == 1 else f"the mean ± sample standard deviation over n = {table.n} repetitions"
+    return f"Our number is {what}; the printed number stands below it.{other}"
 
 
 def _several(table: Table) -> bool:
@@ -73,7 +73,7 @@ def notes(table: Table) -> list[str]:
     """The footnotes: what each column means for each data set, and why what is not there was not run."""
     cells = [one for block in table.blocks for line in block.lines + block.controls for one in line.cells if one]
     why = dict.fromkeys(one.why for one in cells if one.verdict in (Verdict.NOT_RUN, Verdict.DIVERGED))
-    missing = [f"Not run or diverged: {'; '.join(why)}."] if why else []
+    missing = [f"Some cells were not run or diverged: {'; '.join(why)}."] if why else []
     return [*(block.variants for block in table.blocks), *table.footnotes, *missing]
 
 
@@ -96,12 +96,12 @@ def markdown(table: Table) -> str:
             for line in block.controls:
                 cells = _cells(line, table)
                 grid.append([line.control, line.label, *(cells[i] for i in used)])
-            parts += ["Controls, ours and not the paper's:", _grid(grid, left=2)]
+            parts += ["The controls are ours and not the paper's:", _grid(grid, left=2)]
     said = [spread(table), *notes(table)]
     if table.signs:
         said.insert(1, "Signs: " + ", ".join(f"`{verdict.sign}` {verdict.meaning}" for verdict in table.signs) + ".")
     if any("unreadable" in below(line, table) for block in table.blocks for line in block.lines):
-        said.append("A `?` in the paper's line: unreadable in the paper's text.")
+        said.append("A `?` in the paper's line means that the number is unreadable in the paper's text.")
     return "\n\n".join([*parts, *map(_wrap, said)]) + "\n"
 
 

@@ -118,7 +118,10 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
             raise ConfigError(f"{where}: two cells stand in one place of the layout in paper.yaml.")
         line[index] = one
     of_controls = dict.fromkeys((one.cell.control, one.cell.metric) for one in found if one.cell.control)
-    controls = [f"Control “{label}”: {layout['metrics'][metric]['says']}." for label, metric in of_controls]
+    controls = [
+        f"The control “{names.get(label, label)}” gives the {layout['metrics'][metric]['says']}."
+        for label, metric in of_controls
+    ]
     counts = Counter(one.n for one in found if one.n)
     shown = {one.verdict for one in found}
     return Table(
@@ -149,7 +152,7 @@ def _block(
         whole = all(one.verdict in (Verdict.NOT_RUN, Verdict.NOT_APPLICABLE) for one in placed.values())
         reason = missing.pop() if whole and len(missing) == 1 else ""
         label = named(unlearner, names) + (f", {named(defense, names)}" if defense else "")
-        made.append(Line(label, control, cells, reason))
+        made.append(Line(label, names.get(control, control), cells, reason))
     every = [one.cell for placed in lines.values() for one in placed.values()]
     cell, runs = every[0], next((cell.runs for cell in every if cell.runs), ())
     used = {
@@ -185,12 +188,12 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
     every = dict.fromkeys(cut for cell in reduced for cut in cell.reductions)
     stand_ins, budgets, absent = ([cut for cut in every if cut.kind is kind] for kind in Kind)
     says = (
-        "No number here reproduces a printed one, and none is judged."
+        "No number here reproduces a printed one, so none is judged."
         if len(reduced) == len(ran)
-        else f"{len(reduced)} of {len(ran)} numbers here do not reproduce a printed one and are not judged."
+        else f"{len(reduced)} of {len(ran)} numbers here do not reproduce a printed one, so they are not judged."
     )
     found = [f"{'Stand-ins' if stand_ins else 'Reduced budget' if budgets else 'Not all data sets'}. {says}"]
-    for title, cuts in (("Stands for", stand_ins), ("Reduced budget", budgets)):
+    for title, cuts in (("What stands for what", stand_ins), ("Budgets are reduced", budgets)):
         if cuts:
             found.append(f"{title}: " + "; ".join(dict.fromkeys(cut.says(names) for cut in cuts)) + ".")
     if absent:
@@ -201,7 +204,7 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
         )
         said = [f"without {', '.join(always)}"] if always else []
         said += [f"some without {', '.join(sometimes)}"] if sometimes else []
-        found.append(f"Means over data sets are {', and '.join(said)}, not run here.")
+        found.append(f"Means over data sets are {', and '.join(said)}, which were not run here.")
     return tuple(found)
 
 
