@@ -473,16 +473,15 @@ def test_violated_checks_stand_before_any_number(demo: Plan, tmp_path: Path) -> 
     assert "20 %, not at most 8" in text
 
 
-def test_costs_are_shares_of_referenceing_and_the_held_out_repetition_does_not_count(demo: Plan, reduced: Path) -> None:
+def test_costs_are_shares_of_retraining_and_the_held_out_repetition_does_not_count(demo: Plan, reduced: Path) -> None:
     _, found = tables.of(demo, "uma", "table1", reduced)
-    runs = [one.cell.run for one in found if one.cell.run]
-    made = cost.costs(runs, "retrain", demo.config["tuning_seed"], demo.papers["uma"]["names"], reduced)
-    first = {label: cells[0] for label, cells in made.lines}
-    finetune, retrain = first["FT"], first["Retrain"]
-    assert finetune and (finetune.seconds, finetune.of_reference, finetune.n) == (12.5, 0.125, 2)
-    assert (finetune.memory, finetune.memory_of_reference) == (100.0, 0.125)
-    assert retrain and (retrain.seconds, retrain.of_reference) == (100.0, 1.0)
-    assert made.places[0].images == FORGET and made.devices == ("cpu",)
+    made = cost.costs([one.cell.run for one in found if one.cell.run], demo.config["tuning_seed"], reduced)
+    first = {run.unlearner: one for run, one in reversed(made.items())}
+    finetune, retrain = first["finetune"], first["retrain"]
+    assert (finetune.seconds, finetune.n, finetune.memory, finetune.images) == (12.5, 2, 100.0, FORGET)
+    assert (retrain.seconds, retrain.device) == (100.0, "cpu")
+    text = page.render(demo, "uma", reduced)
+    assert "12.5 s</span>" in text and "0.12 ×</span>" in text and "100 MB 0.12 ×" in text
 
 
 def test_the_page_shows_what_tuning_chose_and_from_what(demo: Plan, reduced: Path, tmp_path: Path) -> None:

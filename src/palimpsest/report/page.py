@@ -10,7 +10,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
@@ -58,6 +58,7 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         found += compared
     names = about.get("names", {})
     runs = dict.fromkeys(run for one in found for run in one.cell.runs)
+    costs = cost.costs(runs, plan.config["tuning_seed"], results)
     context = own.Context(plan, paper, about, counted, results)
     return formats.environment().get_template("page.html.j2").render(
         paper=paper,
@@ -71,7 +72,9 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         sections=own.call(context, "sections"),
         checks=[*checks.check(plan, paper, results), *own.call(context, "checks")],
         counts=counts(counted),
-        costs=cost.costs(runs, about.get("reference", ""), plan.config["tuning_seed"], names, results),
+        costs=costs,
+        places=list({(run.dataset, run.model, run.forget): run for run in costs}.values()),
+        at=lambda place, unlearner: replace(place, unlearner=unlearner),
         searches=searches(plan, runs, names, results),
         made_by=origin.origin(results, [run.rows for run in runs]),
         configured=(results / "config.yaml").is_file(),
