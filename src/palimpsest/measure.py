@@ -42,7 +42,8 @@ def measure(
 ) -> Iterator[Row]:
     """The rows of a model's repetitions, in the order of these, of the families' names and of what was asked.
 
-    wanted: metrics; each family that has one of them measures, as long as what it needs is there. None is all of them.
+    wanted: metrics; each family that has one of them measures, and those that always do, as long as what they need is
+    there. None is all of them.
     judged: by attack on labels, what `judge` gave. shows: METRICS of the attacks' own files, for values that they show
     and no family declares. folders: where families are looked for. Raises `MetricError` where a family measures what it
     does not declare, twice the same, or beyond its bounds.
