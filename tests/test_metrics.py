@@ -379,9 +379,12 @@ def test_a_server_is_never_its_own_shadow_and_what_it_shows_is_shown_once() -> N
     assert shown["values"] == [0.0, 1.0, 2.0] and shown["forgotten"] == [0] and shown["value"] == 1.0
 
 
-def test_what_is_not_finite_is_not_judged_and_nobodys_shadow() -> None:
+def test_what_has_a_nan_is_not_judged_and_nobodys_shadow() -> None:
     truth = {number: torch.tensor([True, False]) for number in range(3)}
-    found = {number: {"x": torch.tensor([1.0, float("nan") if number == 1 else 2.0])} for number in range(3)}
+    found: dict[int, Any] = {
+        number: {"x": torch.tensor([1.0, float("nan") if number == 1 else 2.0])} for number in range(3)
+    }
+    truth[3], found[3] = truth[0], models.Diverged("the heads are not finite")
     seen: list[int] = []
 
     def judge(found: Any, at: Judging, *, at_most: int) -> Judgement:
@@ -389,7 +392,10 @@ def test_what_is_not_finite_is_not_judged_and_nobodys_shadow() -> None:
         return Judgement({"all": at.truth}, {})
 
     judged = measure.judge(judge, found, truth, dict.fromkeys(truth, 0), found, at_most=5)
-    assert isinstance(judged[1], models.Diverged) and seen == [1, 1]
+    assert str(judged[1]) == "what the attack got out of the server has a nan in x" and judged[3] is found[3]
+    assert seen == [1, 1]
+    measure.judge(judge, {0: found[0]}, truth, {0: 0}, at_most=5)
+    assert seen == [1, 1, 0], "without shadows"
 
 
 def test_values_that_an_attack_shows_are_declared_by_it() -> None:
@@ -486,7 +492,7 @@ def test_outputs_that_overflow_on_one_set_alone_are_named(tmp_path: Path) -> Non
 
 
 def test_a_server_of_which_an_attack_got_nothing_finite_is_diverged() -> None:
-    judged = {"guess": {0: models.Diverged("what the attack got out of the server is not finite")}}
+    judged = {"guess": {0: models.Diverged("what the attack got out of the server has a nan")}}
     (row,) = measure.measure({0: predict.outputs(**small(tiny_model()))}, None, judged)
     assert row["status"] == "diverged" and row["reason"].startswith("guess: what the attack got")
 
