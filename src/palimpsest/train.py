@@ -167,11 +167,10 @@ def shuffled(count: int, batch_size: int) -> Batches:
 
 
 def augmented(images: torch.Tensor, augment: Sequence[str], generator: torch.Generator) -> torch.Tensor:
-    """Randomly cropped and flipped `uint8` images (N, C, H, W), each image with its own draw."""
-    count, _, height, width = images.shape
-    device = images.device
+    """Randomly cropped and flipped images (N, C, H, W), `uint8` or float, each image with its own draw."""
+    count, device = len(images), images.device
     if "crop" in augment:
-        pad = 4
+        pad, (height, width) = 4, images.shape[2:]
         rows = torch.randint(2 * pad + 1, (count, 1), generator=generator).to(device) + torch.arange(
             height, device=device
         )

@@ -154,7 +154,8 @@ def _train(
                 loss=loss_of(at.task),
                 checkpoint=within,
             )
-            states |= {after + name: tensor.clone() for name, tensor in member.state_dict().items()}
+            found = member.state_dict()
+            states |= {after + name: tensor.contiguous().clone() for name, tensor in found.items()}
             if at.checkpoint and within:
                 at.checkpoint.save(position + 1, states)
                 within.path.unlink(missing_ok=True)
