@@ -68,8 +68,8 @@ def unlearn(
     The log is that of the other requests, in the training set as it stands now. With 0 epochs nothing is fine-tuned.
     Raises `ValueError` where the log is missing or does not know the request, or nothing is left to fine-tune on.
     """
-    if at.kept is None:
-        raise ValueError("amnesiac: the base model has no log of its updates; train it with amnesiac's train_base")
+    if not at.kept:
+        raise ValueError("amnesiac: the model has no log of its updates; train it with the train_base of amnesiac")
     requests = [at.kept[f"request{number}/indices"] for number in range(sum("/indices" in name for name in at.kept))]
     which = [
         number

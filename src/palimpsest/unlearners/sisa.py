@@ -83,7 +83,7 @@ def unlearn(model: Network, forget: Samples, retain: Samples, at: Step) -> tuple
     Kept is what `train_base` left, as it is after the request: the places of the samples that stay, the new states.
     Raises `ValueError` where the data are others than were trained on, or nothing is left of a slice and those before.
     """
-    if at.kept is None or at.indices is None:
+    if not at.kept or at.indices is None:
         raise ValueError("sisa: the base model is no ensemble with the states of its slices; train it with train_base")
     place = torch.stack([at.kept["assignment/shard"], at.kept["assignment/slice"]])
     count = len(forget.labels) + len(retain.labels)
