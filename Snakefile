@@ -3,6 +3,8 @@
 snakemake --cores all                            the demo, on embedded data
 snakemake --cores all --config scale=laptop      real images on a CPU
 snakemake --cores all uma                        one paper; uma_table1 is one table
+
+Each rule's files, and what it is told, come from pipeline/address.py; `params.key` is the hash of all that is upstream.
 """
 
 import os
@@ -11,7 +13,7 @@ import sys
 # The package needs no installation; scripts find it by PYTHONPATH. Nothing imported here may import torch.
 sys.path.insert(0, os.path.join(workflow.basedir, "src"))
 
-from palimpsest.pipeline import cells, configuration, limits, method, warm
+from palimpsest.pipeline import address, cells, configuration, limits, warm
 
 
 configfile: "config/config.yaml"
@@ -20,10 +22,10 @@ configfile: configuration.scale_file(config["scale"])
 
 config = configuration.resolve(config)
 PLAN = cells.Plan(config)
-SEEDS = range(config["repetitions"])  # of attacks on images; a forget set may have others, PLAN.blocks_of
-HELD_OUT = config["tuning_seed"]  # the repetition that no table uses
-MEMORY = limits.memory(config["mem_mb"])
-RUNTIME = limits.runtime(config["runtime"])
+AT = address.Addresses(PLAN)
+OUT, LOGS, READS, ASKS, KEY = AT.for_rules()
+# What a job that computes with networks asks for.
+ON_CARD = {"gpu": config["gpu"], "mem_mb": limits.memory(config["mem_mb"]), "runtime": limits.runtime(config["runtime"])}
 
 # Jobs of this run may start warm (pipeline/warm.py); the server ends with this process. A job sent elsewhere runs cold:
 # it must not look for the server of the process that sent it.
@@ -38,33 +40,26 @@ os.environ |= {
 report: "workflow/report/workflow.rst"
 
 
-pathvars:
-    results=f"results/{config['scale']}",
-    logs=f"logs/{config['scale']}",
-
-
 wildcard_constraints:
-    dataset="[a-z0-9_]+",
-    model="[a-z0-9_]+",
-    forget="[a-z0-9_]+",
-    unlearner="[a-z0-9_]+",
-    attack="[a-z0-9_]+",
-    defense="[a-z0-9_]+",
-    seed="[0-9]+(-[0-9]+)?",  # one repetition, or several in one file
+    forget="[a-z0-9_-]+",  # the requests of a chain's steps,
+    unlearner="[a-z0-9_-]+",  # and its unlearners
+    chain="[a-z0-9_.-]+",
+    block="[0-9]+(-[0-9]+)?",  # one repetition, or several in one file
     paper="|".join(PLAN.papers),
-    table="[a-z0-9]+",
-    figure="[a-z0-9]+",
+    table="|".join({table for _, table in PLAN.tables}) or "none",
+    figure="|".join({figure for _, figure in PLAN.figures}) or "none",
+    **dict.fromkeys(("dataset", "model", "base", "request", "attack", "defense"), "[a-z0-9_]+"),
 
 
 onstart:
     if {job.rule.name for job in workflow.dag.needrun_jobs()} - {"plan", "so_far"}:  # these two make no results
-        configuration.write(config, f"results/{config['scale']}/config.yaml")
+        configuration.write(config, f"{AT.results}/config.yaml")
 
 
 rule all:
     default_target: True
     input:
-        collect("<results>/papers/{paper}/index.html", paper=PLAN.papers),
+        [AT("page", paper=paper)["page"].path for paper in PLAN.papers],
 
 
 include: "workflow/rules/0_plan.smk"
@@ -73,5 +68,5 @@ include: "workflow/rules/2_train.smk"
 include: "workflow/rules/3_unlearn.smk"
 include: "workflow/rules/4_attack.smk"
 include: "workflow/rules/5_defend.smk"
-include: "workflow/rules/6_evaluate.smk"
+include: "workflow/rules/6_measure.smk"
 include: "workflow/rules/7_paper.smk"

@@ -1,6 +1,6 @@
 """Training 200 auxiliary heads as one batch is some 40 times as fast as one by one, on one thread.
 
-Ours: `palimpsest.auxiliary.train`, 20 heads for each of ten classes on LeNet's 84 features, at its defaults (100 images
+Ours: `label_leakage.attack`, 20 heads for each of ten classes on LeNet's 84 features, at its defaults (100 images
 a head, 20 epochs in batches of 10, Adam 1e-3). The other side trains the same heads, subsets, starts and orders one
 after the other: `nn.Linear`, `F.cross_entropy`, `torch.optim.Adam`, on the same features, computed once. A second
 textbook does what most code for frozen networks does: it sends every batch through the whole frozen network again.
@@ -20,7 +20,8 @@ from bench import Contestant, alternate, machine, parser, positive, progress, ra
 from torch import nn
 from torch.nn import functional as F
 
-from palimpsest import auxiliary
+from palimpsest.attacks.on_labels import OnLabels, _heads, label_leakage
+from palimpsest.data import Samples
 from palimpsest.models import Network, Spec, create
 
 CLASSES, SUBSETS, SUBSET_SIZE, EPOCHS, BATCH_SIZE, LR, SEED = 10, 20, 100, 20, 10, 1e-3, 0
@@ -38,11 +39,8 @@ def options() -> argparse.Namespace:
 
 def ours(model: Network, images: torch.Tensor, labels: torch.Tensor, made: dict[str, torch.Tensor]) -> None:
     """One round of the package's training, features included."""
-    made["ours"] = auxiliary.train(
-        model,
-        images,
-        labels,
-        seed=SEED,
+    made["ours"] = label_leakage.attack(
+        OnLabels(model, images.shape[1:], CLASSES, SEED, own_samples=Samples(images, labels)),
         subsets=SUBSETS,
         subset_size=SUBSET_SIZE,
         epochs=EPOCHS,
@@ -61,20 +59,20 @@ def one_by_one(
     cached: bool,
 ) -> None:
     """One round of a loop over heads, on features computed once (`cached`) or at every step."""
-    inputs = auxiliary.features(model, images) if cached else images
-    layer = auxiliary.final_layer(model)
+    inputs = _heads.features(model, images) if cached else images
+    layer = _heads.final_layer(model)
     body = nn.Sequential(*list(model.net)[:-1])
     weights = []
     for head in range(heads):
         name = (SEED, *divmod(head, SUBSETS))
         pool = (labels == name[1]).nonzero().flatten()
-        index = pool[auxiliary.subset(len(pool), SUBSET_SIZE, *name)]
+        index = pool[_heads.subset(len(pool), SUBSET_SIZE, *name)]
         fresh = nn.Linear(layer.in_features, layer.out_features)
         with torch.no_grad():
-            for parameter, start in zip(fresh.parameters(), auxiliary.initial(layer, "torch", *name), strict=True):
+            for parameter, start in zip(fresh.parameters(), _heads.initial(layer, "torch", *name), strict=True):
                 parameter.copy_(start)
         adam = torch.optim.Adam(fresh.parameters(), lr=LR)
-        for (part,) in auxiliary.batches(index[None], [name], EPOCHS, BATCH_SIZE):
+        for (part,) in _heads.batches(index[None], [name], EPOCHS, BATCH_SIZE):
             x, y = inputs[part], labels[part]
             if not cached:
                 with torch.no_grad():

@@ -43,9 +43,8 @@ import torch
 from bench import cores, machine, positive, progress, say, timed
 from resnet_peak import Load, channels_last, contiguous, convolutions_use, flop_per_image, peak_of
 
-from palimpsest import data, evaluate, unlearners
+from palimpsest import data, evaluate, requests, unlearners
 from palimpsest.attacks import uma
-from palimpsest.forget import ForgetError, choose
 from palimpsest.frozen import frozen
 from palimpsest.models import Network, Spec, channel_statistics, create
 from palimpsest.pipeline import method
@@ -454,12 +453,12 @@ class Cell:
         self.recipe = recipe
         self.statistics = channel_statistics(images.train_images)
         self.images = images.to(check.device)
-        rule = {"share": chosen.forget_share} if chosen.forget_share else {"classes": [chosen.forget_class]}
-        self.indices = torch.from_numpy(choose(images.train_labels.numpy(), SEED, **rule)).to(check.device)  # type: ignore[arg-type]
-        gone = torch.zeros_like(self.images.train_labels, dtype=torch.bool)
-        gone[self.indices] = True
-        self.everything = data.Samples(self.images.train_images, self.images.train_labels)
-        self.forget, self.retain = (data.Samples(*(part[w] for part in self.everything)) for w in (gone, ~gone))
+        rule = requests.Rule("classes", {"classes": [chosen.forget_class]})
+        if chosen.forget_share:
+            rule = requests.Rule("samples", {"share": chosen.forget_share})
+        self.everything = self.images.splits["train"]
+        request = rule.choose(images, requests.Choice(SEED))
+        self.forget, self.retain, self.indices, _ = requests.split(self.everything, request)
         self.unlearner = import_module(f"palimpsest.unlearners.{chosen.unlearner}")
 
     def timed(self, what: str, work: Callable[[], Any], **facts: Any) -> tuple[Any, float]:
@@ -596,7 +595,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         images = images_of(chosen)
         spec = Spec(file, len(images.classes), images.train_images.shape[1], keywords)
         cell = Cell(check, spec, recipe, images, chosen)
-    except (data.DataError, ForgetError, FileNotFoundError) as reason:
+    except (data.DataError, requests.RequestError, FileNotFoundError) as reason:
         raise SystemExit(str(reason)) from None
     check.notes.append(f"{len(images.train_labels):,} training and {len(images.test_labels):,} test images")
     with check.step("CPU and card agree", 0.25):

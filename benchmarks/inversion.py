@@ -1,6 +1,6 @@
 """Inverting all classes in one batch makes more steps and evaluations a second than one class at a time.
 
-Ours: `palimpsest.attacks.inversion_white_box` and `inversion_black_box` as they are: every class and every start, or
+Ours: `inversion_white_box` and `inversion_black_box` as they are: every class and every start, or
 every class's population, in one batch. Their rivals are the same functions on one class after another, and for the
 white box on one image after another (`batch_size=1`), the way the paper's loops over classes and starts read. An
 image-step is one gradient step of one image, an evaluation is one image that the network is asked about.
@@ -23,8 +23,9 @@ import torch
 from bench import Contestant, Finding, alternate, machine, parser, positive, progress, ratio, report, timed
 from torch.nn import functional as F
 
-from palimpsest.attacks import inversion_black_box as black_box
-from palimpsest.attacks import inversion_white_box as white_box
+from palimpsest.attacks.on_labels import OnLabels
+from palimpsest.attacks.on_labels import inversion_black_box as black_box
+from palimpsest.attacks.on_labels import inversion_white_box as white_box
 from palimpsest.data import Samples
 from palimpsest.models import Network, Spec, channel_statistics, create
 from palimpsest.train import Recipe, fit
@@ -96,10 +97,7 @@ def prepare(case: Case, scale: float, device: str) -> Duel:
 def descend(duel: Duel, side: str, batch_size: int) -> None:
     """One round of the white box, `batch_size` images at a time: 5 are the starts of one class."""
     made = white_box.attack(
-        duel.model,
-        duel.case.shape,
-        CLASSES,
-        seed=SEED,
+        OnLabels(duel.model, duel.case.shape, CLASSES, SEED),
         restarts=RESTARTS,
         steps=duel.steps,
         batch_size=batch_size,
@@ -111,11 +109,7 @@ def breed(duel: Duel, side: str, groups: list[list[int]]) -> None:
     """One round of the black box, the classes of each group side by side, one group after another."""
     histories = [
         black_box.attack(
-            black_box.query_of(duel.model),
-            duel.case.shape,
-            CLASSES,
-            device=duel.device,
-            seed=SEED,
+            OnLabels(black_box.query_of(duel.model), duel.case.shape, CLASSES, SEED, device=duel.device),
             targets=targets,
             population=POPULATION,
             generations=duel.generations,

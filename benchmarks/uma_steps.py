@@ -1,6 +1,6 @@
 """Our UMA makes more image-steps a second than a textbook PGD loop, at the same loss in float32: twice is the aim.
 
-Ours: `palimpsest.attacks.uma.attack`: all epsilons in one batch, no gradients of weights, the original's answer asked
+Ours: `uma.attack`: all epsilons in one batch, no gradients of weights, the original's answer asked
 once, optionally bfloat16. The textbook: one epsilon after another, float32, `loss.backward()` that fills the weights'
 gradients too, and the original asked again at every step, since the line stands in the loop. A second textbook asks
 it once, as careful code does: the difference shows how much of the ratio that one line is.
@@ -27,7 +27,7 @@ from bench import Contestant, Finding, alternate, cores, machine, parser, positi
 from torch import nn
 from torch.nn import functional as F
 
-from palimpsest.attacks import uma
+from palimpsest.attacks.on_images import OnImages, uma
 from palimpsest.data import Samples
 from palimpsest.models import Network, Spec, channel_statistics, create
 from palimpsest.train import Recipe, fit
@@ -108,11 +108,7 @@ def prepare(case: Case, scale: float, device: str) -> Duel:
 def ours(duel: Duel, precision: str) -> None:
     """One round of the package's attack."""
     attacked = uma.attack(
-        duel.unlearned,
-        duel.original,
-        duel.images,
-        duel.labels,
-        seed=SEED,
+        OnImages(duel.unlearned, duel.original, Samples(duel.images, duel.labels), SEED),
         epsilons=EPSILONS,
         steps=duel.steps,
         relative_step=RELATIVE_STEP,

@@ -121,7 +121,7 @@ def test_a_file_of_the_workflow_is_data_too_and_is_cut_by_class(gpu: ModuleType,
     labels = torch.arange(60) % 3
     images = torch.zeros(60, 1, 8, 8, dtype=torch.uint8)
     data.save(
-        data.Images(images, labels, images[:9].clone(), labels[:9].clone(), ("a", "b", "c")),
+        data.Images.of(("a", "b", "c"), train=(images, labels), test=(images[:9].clone(), labels[:9].clone())),
         tmp_path / "some.safetensors",
     )
     chosen = gpu.options(["--data", str(tmp_path / "some.safetensors"), "--images", "12", "--device", "cpu"])

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from test_report import cell
 from test_unlearners import flat, samples, tiny_model
 
-from palimpsest import evaluate, forget, models, seeds, unlearners
+from palimpsest import evaluate, models, seeds
 from palimpsest.attacks import Judgement
-from palimpsest.data import Images, Samples
+from palimpsest.data import Samples
 from palimpsest.pipeline import cells, configuration
 from palimpsest.pipeline.configuration import ConfigError
 from palimpsest.pipeline.job import Run
 from palimpsest.report import compare
 from palimpsest.train import Recipe
 from palimpsest.unlearners import negative_gradient
-
-LABELS = np.repeat(np.arange(10), 20)
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (3, 1), (10, 5), (12, 5), (7, 10), (11, 5)])
@@ -36,31 +32,10 @@ def test_blocks_name_every_repetition_once_and_in_order(count: int, size: int) -
     assert all(("-" in block) == (len(seeds.numbers(block)) > 1) for block in named)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
-def test_random_classes_come_round_by_round_without_a_repeat(count: int) -> None:
-    drawn = [
-        set(LABELS[forget.choose(LABELS, 0, random_classes=count, repetition=number)].tolist()) for number in range(40)
-    ]
-    assert all(len(classes) == count for classes in drawn)
-    a_round = 10 // count
-    for start in range(0, 40 - a_round + 1, a_round):
-        assert len(set().union(*drawn[start : start + a_round])) == a_round * count
-    assert drawn == [
-        set(LABELS[forget.choose(LABELS, 7, random_classes=count, repetition=number)].tolist()) for number in range(40)
-    ]
-    assert len({frozenset(classes) for classes in drawn}) > min(a_round, 5), "not the same every round"
-
-
-@pytest.mark.parametrize("count", [0, 10, 11])
-def test_random_classes_leave_something_to_retain(count: int) -> None:
-    with pytest.raises(forget.ForgetError, match=f"cannot forget {count} of 10 classes"):
-        forget.choose(LABELS, 0, random_classes=count)
-
-
 def test_several_networks_in_a_file_come_back_bit_for_bit_and_the_diverged_one_says_why(tmp_path: Path) -> None:
     made: dict[int, Any] = {0: tiny_model(1), 1: models.Diverged("the loss was nan"), 4: tiny_model(2)}
     path = tmp_path / "several.safetensors"
-    models.save_several(made, path, {number: {"seed": str(10 + number)} for number in made})
+    models.save(made, path, {number: {"seed": str(10 + number)} for number in made})
     for number in (0, 4):
         assert torch.equal(flat(models.load(path, number)), flat(made[number]))
         assert models.metadata(path, number)["seed"] == str(10 + number)
@@ -68,18 +43,6 @@ def test_several_networks_in_a_file_come_back_bit_for_bit_and_the_diverged_one_s
         models.load(path, 1)
     with pytest.raises(models.ModelError, match="has no network 3; it has 0, 1, 4"):
         models.load(path, 3)
-
-
-def test_a_forget_file_of_several_gives_each_its_own(tmp_path: Path) -> None:
-    images = Images(
-        train_images=torch.zeros(10, 1, 2, 2, dtype=torch.uint8), train_labels=torch.arange(10),
-        test_images=torch.zeros(1, 1, 2, 2, dtype=torch.uint8), test_labels=torch.zeros(1, dtype=torch.int64),
-        classes=tuple("0123456789"),
-    )  # fmt: skip
-    file = tmp_path / "seed0-1.json"
-    file.write_text(json.dumps({"several": {"0": {"indices": [1]}, "1": {"indices": [2, 7]}}}))
-    assert unlearners.split(images, file, 0)[2].tolist() == [1]
-    assert unlearners.split(images, file, 1)[2].tolist() == [2, 7]
 
 
 class Job(Run):

@@ -11,10 +11,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from palimpsest.forget import ForgetError, choose
 from palimpsest.pipeline import cells, configuration, method
 from palimpsest.pipeline.configuration import ConfigError
 from palimpsest.seeds import stable_seed
@@ -199,20 +197,6 @@ def test_science_imports_neither_pipeline_nor_report() -> None:
         for node in ast.walk(ast.parse(file.read_text())):
             imported = getattr(node, "module", None) or ""
             assert not imported.startswith(("palimpsest.pipeline", "palimpsest.report")), file
-
-
-def test_forget_sets_follow_their_rule() -> None:
-    labels = np.arange(1000) % 10
-    assert (labels[choose(labels, 0, classes=[3, 7])] == np.array([3, 7] * 100)).all()
-    drawn = choose(labels, 1, share=0.1)
-    assert len(drawn) == len(set(drawn)) == 100 and (np.diff(drawn) > 0).all()
-    assert (drawn == choose(labels, 1, count=100)).all() and (drawn != choose(labels, 2, count=100)).any()
-    with pytest.raises(ForgetError, match=r"no class 12; its classes are 0\.\.9"):
-        choose(labels, 0, classes=[12])
-    with pytest.raises(ForgetError, match="cannot forget 5000 of 1000"):
-        choose(labels, 0, count=5000)
-    with pytest.raises(ForgetError, match="exactly one of"):
-        choose(labels, 0)
 
 
 def test_a_seed_depends_on_what_it_names_alone() -> None:

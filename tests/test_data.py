@@ -27,22 +27,31 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from scipy.io import savemat
 from sklearn.datasets import load_digits
 
 from palimpsest.data import (
     DataError,
     Images,
+    Samples,
     cifar10,
     cifar100,
     digit_pairs,
     digits,
     fashion_mnist,
     files,
+    hold_back,
     mnist,
+    pixels,
+    read,
+    replaced,
+    save,
+    stratified,
     svhn,
     tiny_imagenet,
 )
+from palimpsest.data import digest as digest_of
 
 REPOSITORY = Path(__file__).parents[1]
 DATA = Path(os.environ.get("PALIMPSEST_DATA", REPOSITORY / "data"))
@@ -619,6 +628,143 @@ def test_a_zip_member_that_leaves_the_folder_is_refused(name, tmp_path, monkeypa
     fails(made.load, made.file.name, "escaped.JPEG", "leaves", tiny_imagenet.URL)
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
     assert [path.name for path in root.iterdir()] == [made.file.name]
+
+
+# Splits and kinds
+
+
+def made_images(train: int = 40, **others: int) -> Images:
+    """Images (n, 1, 2, 2) of two classes, each sample like no other of its split."""
+    splits = {"train": train, "test": 6, **others}
+    return Images.of(
+        ("a", "b"),
+        **{
+            name: ((torch.arange(4 * count) % 256).to(torch.uint8).reshape(count, 1, 2, 2), torch.arange(count) % 2)
+            for name, count in splits.items()
+        },
+    )
+
+
+def made_features(train: int = 12) -> Images:
+    features = torch.randn(train + 4, 5, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(train + 4) % 2
+    return Images.of(("a", "b"), train=(features[:train], labels[:train]), test=(features[train:], labels[train:]))
+
+
+def test_the_digest_of_data_without_other_splits_is_what_stands_in_the_files_of_before(tmp_path):
+    assert digits.load(tmp_path).digest == "7be93e687f3f2854f5a295db0e519fb8692b5465c6347aa02ae971fea937e15a"
+
+
+def test_the_digest_covers_every_split_and_its_name():
+    made = [made_images(), made_images(backup=4), made_images(other=4), made_images(backup=5), made_features()]
+    assert len({images.digest for images in made}) == len(made)
+    both = made_images(backup=4, other=2)
+    turned = Images(dict(reversed(both.splits.items())), both.classes)
+    assert turned.digest == both.digest
+
+
+@pytest.mark.parametrize("images", [made_images(), made_images(backup=4, other=2), made_features()])
+def test_data_survives_its_file(images, tmp_path):
+    save(images, tmp_path / "file")
+    again = read(tmp_path / "file")
+    assert (again.digest, again.kind) == (images.digest, images.kind)
+    assert digest_of(tmp_path / "file") == images.digest
+    for name, split in images.splits.items():
+        assert all(torch.equal(one, other) for one, other in zip(split, again.splits[name], strict=True))
+
+
+def test_a_file_without_our_header_is_refused_in_a_sentence(tmp_path):
+    save_file({"train/images": torch.zeros(1)}, tmp_path / "file")
+    fails(partial(read, tmp_path / "file"), "is not a readable data file", "delete it")
+
+
+FAULTS = {
+    "no test and no train": lambda: Images({}, ("a",)),
+    "no test": lambda: Images.of(("a",), train=(torch.zeros(1, 3), torch.zeros(1, dtype=torch.int64))),
+    r"must be uint8 (N, C, H, W) or float32 (N, D), found torch.float32 (1, 1, 2, 2)": lambda: Images.of(
+        ("a",), **dict.fromkeys(("train", "test"), (torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.int64)))
+    ),
+    "backup samples must be torch.uint8 (N, 1, 2, 2), found torch.uint8 (1, 1, 2, 3)": lambda: Images(
+        made_images().splits | {"backup": Samples(torch.zeros(1, 1, 2, 3, dtype=torch.uint8), torch.tensor([0]))},
+        ("a", "b"),
+    ),
+    "test samples must be torch.uint8": lambda: Images(
+        made_images().splits | {"test": made_features().splits["test"]}, ("a", "b")
+    ),
+    "train features must be finite, found 3 that are not": lambda: Images(
+        made_features().splits | {"train": Samples(torch.full((1, 3), torch.nan), torch.tensor([0]))}, ("a", "b")
+    ),
+    "backup labels must lie in 0..1, found 0..2": lambda: Images(
+        made_images().splits | {"backup": Samples(made_images().train_images[:3], torch.arange(3))}, ("a", "b")
+    ),
+    "test labels must be int64 (6,), found torch.int32 (6,)": lambda: Images(
+        made_images().splits | {"test": Samples(made_images().test_images, torch.zeros(6, dtype=torch.int32))},
+        ("a", "b"),
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", FAULTS)
+def test_data_of_no_kind_is_refused_in_a_sentence(sentence):
+    fails(FAULTS[sentence], sentence)
+
+
+def test_a_share_is_held_back_of_each_class_and_nothing_is_lost_or_twice():
+    images = hold_back(made_images(60), {"backup": 0.2, "probe": 0.1}, seed=3)
+    assert {name: len(split.labels) for name, split in images.splits.items()} == {
+        "train": 42, "test": 6, "backup": 12, "probe": 6
+    }  # fmt: skip
+    for name, count in (("train", 21), ("backup", 6), ("probe", 3)):
+        assert images.splits[name].labels.bincount().tolist() == [count] * 2
+    parts = [images.splits[name].images for name in ("train", "backup", "probe")]
+    assert sorted(image.numpy().tobytes() for part in parts for image in part) == sorted(
+        image.numpy().tobytes() for image in made_images(60).train_images
+    )
+    for part in parts:
+        assert is_sorted(part[:, 0, 0, 0].int()), "every split keeps the order of upstream"
+    assert torch.equal(images.test_images, made_images(60).test_images)
+
+
+def test_what_is_held_back_depends_on_the_seed_alone():
+    first, again, other = (hold_back(made_images(), {"backup": 0.2}, seed).digest for seed in (1, 1, 2))
+    assert first == again != other
+    assert hold_back(made_images(), {}).digest == made_images().digest
+
+
+@pytest.mark.parametrize(
+    ("shares", "sentence"),
+    [
+        ({"backup": 0.01}, "hold_back: shares of 0.01 of the 20 training samples of class 'a' must leave at least one"),
+        ({"backup": 1.0}, "and one to train on"),
+        ({"backup": 0.6, "probe": 0.6}, "shares of 0.6, 0.6"),
+        ({"backup": -0.2}, "shares of -0.2"),
+        ({"test": 0.2}, "a split cannot be called 'test'; there are train, test"),
+        ({"a/b": 0.2}, "a split cannot be called 'a/b'"),
+    ],
+)
+def test_a_share_that_cannot_be_held_back_is_refused(shares, sentence):
+    fails(partial(hold_back, made_images(), shares), sentence)
+
+
+def test_cutting_by_class_leaves_what_was_held_back():
+    images = hold_back(made_images(60), {"backup": 0.2})
+    cut = stratified(images, train_per_class=5, test_per_class=2)
+    assert torch.equal(cut.splits["backup"].images, images.splits["backup"].images)
+    assert cut.train_labels.bincount().tolist() == [5, 5] and cut.test_labels.bincount().tolist() == [2, 2]
+
+
+def test_replaced_samples_stand_in_their_places_in_the_order_given_and_the_rest_is_as_it_was():
+    samples = made_images().splits["train"]
+    there = torch.tensor([7, 2])
+    put = Samples(255 - samples.images[there], torch.tensor([0, 1]))
+    found = replaced(samples, there, put)
+    assert torch.equal(found.images[there], put.images) and found.labels[there].tolist() == [0, 1]
+    rest = torch.ones(40, dtype=torch.bool)
+    rest[there] = False
+    assert torch.equal(found.images[rest], samples.images[rest]) and samples.labels[7] == 1, "a copy"
+    floats = replaced(samples, there, Samples(pixels(put.images) + 0.25 / 255, put.labels))
+    assert floats.images.dtype == torch.float32 and torch.equal(floats.images[rest], pixels(samples.images[rest]))
+    assert torch.equal(replaced(floats, there, put).images, pixels(found.images)), "bytes join floats on their scale"
 
 
 # Digits and pairs of them

@@ -11,7 +11,9 @@ import torch
 from card import REAL, DeviceError, card
 from test_unlearners import CLASSES, FORGET, METHODS, RECIPE, RETAIN, flat, replaces, samples, tiny_model
 
-from palimpsest import attacks, data, evaluate, models, train, unlearners
+from palimpsest import data, evaluate, models, train, unlearners
+from palimpsest.attacks.on_images import OnImages, aimed_at, uma
+from palimpsest.attacks.on_labels import OnLabels
 from palimpsest.data import Samples
 from palimpsest.pipeline import job, method
 
@@ -90,14 +92,16 @@ def test_unlearner_runs_on_a_card(name: str, changed: bool) -> None:
 UMA = {"epsilons": ["8/255", "16/255"], "steps": 2}
 
 
-@pytest.mark.parametrize("keywords", [{}, {"target": "wrong_label"}, {"loss": "bce", "start": "image"}], ids=str)
+@pytest.mark.parametrize(
+    "keywords",
+    [{}, {"target": "wrong_label"}, {"loss": "bce", "start": "image"}, {"epsilons": ["none", "8/255"]}],
+    ids=str,
+)
 def test_uma_runs_on_a_card(keywords: dict[str, Any]) -> None:
-    attack = import_module("palimpsest.attacks.uma").attack
-    here = attack(tiny_model(1), tiny_model(2), *FORGET, seed=3, **UMA, **keywords)
+    here = uma.attack(OnImages(tiny_model(1), tiny_model(2), FORGET, 3), **{**UMA, **keywords})
     with card() as device:
-        there = attack(
-            tiny_model(1).to(device), tiny_model(2).to(device), *moved(FORGET, device), seed=3, **UMA, **keywords
-        )
+        at = OnImages(tiny_model(1).to(device), tiny_model(2).to(device), moved(FORGET, device), 3)
+        there = uma.attack(at, **{**UMA, **keywords})
         for one, other in zip(there, here, strict=True):
             assert agree(one, other)
 
@@ -115,14 +119,12 @@ def test_uma_runs_on_a_card(keywords: dict[str, Any]) -> None:
     ids=str,
 )
 def test_attack_on_labels_runs_on_a_card(name: str, keywords: dict[str, Any]) -> None:
-    module = import_module(f"palimpsest.attacks.{name}")
+    module = import_module(f"palimpsest.attacks.on_labels.{name}")
 
     def run(device: torch.device | str) -> dict[str, torch.Tensor]:
-        fill = {"own_samples": moved(EVERYTHING, device), "device": device}
-        filled = {key: fill[key] for key in fill.keys() & method.keywords("attacks", name)}
-        server = tiny_model().to(device)
-        access = getattr(module, "query_of", lambda server: server)
-        made = module.attack(access(server), SHAPE, CLASSES, seed=3, **filled, **keywords)
+        server = getattr(module, "query_of", lambda server: server)(tiny_model().to(device))
+        at = OnLabels(server, SHAPE, CLASSES, 3, own_samples=moved(EVERYTHING, device), device=device)
+        made = module.attack(at, **keywords)
         return {key: torch.as_tensor(value) for key, value in made._asdict().items()}
 
     here = run("cpu")
@@ -138,8 +140,8 @@ def test_defense_runs_on_a_card(name: str) -> None:
     def run(device: torch.device | str) -> torch.Tensor:
         images = moved(FORGET, device).images
         if hasattr(module, "prepare"):
-            kept = module.prepare(moved(RETAIN, device), seed=3, width=4, steps=2, batch_size=4)
-            return module.purify(images, kept=kept)
+            kept = module.prepare(moved(RETAIN, device), 3, width=4, steps=2, batch_size=4)
+            return module.purify(images, kept)
         return module.purify(images)
 
     here = run("cpu")
@@ -176,7 +178,7 @@ def test_training_with_everything_on_runs_and_resumes_on_a_card(tmp_path: Path) 
 
 
 def test_every_measurement_is_made_on_a_card(tmp_path: Path) -> None:
-    images = data.Images(*EVERYTHING, *samples(12, seed=1), classes=tuple("abcd"))
+    images = data.Images.of(tuple("abcd"), train=EVERYTHING, test=samples(12, seed=1))
     gone = EVERYTHING.labels == 0
     forget, retain = (Samples(EVERYTHING.images[part], EVERYTHING.labels[part]) for part in (gone, ~gone))
     purify = import_module("palimpsest.defenses.median").purify
@@ -184,12 +186,11 @@ def test_every_measurement_is_made_on_a_card(tmp_path: Path) -> None:
     def run(device: torch.device | str) -> list[evaluate.Measurement]:
         there, known, kept = images.to(device), moved(forget, device), moved(retain, device)
         model, original = tiny_model(1).to(device), tiny_model(2).to(device)
-        aims = {on: attacks.aimed_at(on, there, known, kept, seed=5) for on in ("forget", "unseen")}
-        uma = import_module("palimpsest.attacks.uma").attack
+        aims = {on: aimed_at(on, there, known, kept, seed=5) for on in ("forget", "unseen")}
         attacked = {
             on: evaluate.Attacked(
                 on=on, epsilons=tuple(UMA["epsilons"]), clean=aim.images, labels=aim.labels,
-                **uma(model, original, *aim, seed=3, **UMA)._asdict(),
+                **uma.attack(OnImages(model, original, aim, 3), **UMA)._asdict(),
             )
             for on, aim in aims.items()
         }  # fmt: skip
@@ -205,13 +206,13 @@ def test_every_measurement_is_made_on_a_card(tmp_path: Path) -> None:
 
 def test_a_network_goes_to_a_file_and_comes_back(tmp_path: Path) -> None:
     with card() as device:
-        models.save(tiny_model().to(device), tmp_path / "model.safetensors")
-        assert agree(flat(models.load(tmp_path / "model.safetensors").to(device)), flat(tiny_model()))
+        models.save({0: tiny_model().to(device)}, tmp_path / "model.safetensors", {0: {}})
+        assert agree(flat(models.load(tmp_path / "model.safetensors", 0).to(device)), flat(tiny_model()))
         assert agree(flat(models.fresh(tiny_model(3).to(device), seed=1)), flat(tiny_model(1)))
 
 
 def test_channel_statistics_and_digest_do_not_ask_where_images_lie() -> None:
-    images = data.Images(*EVERYTHING, *samples(12, seed=1), classes=tuple("abcd"))
+    images = data.Images.of(tuple("abcd"), train=EVERYTHING, test=samples(12, seed=1))
     with card() as device:
         there = images.to(device)
         assert there.digest == images.digest

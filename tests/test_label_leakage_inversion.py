@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,11 @@ from sklearn.cluster import KMeans
 from test_unlearners import CLASSES, samples, tiny_model
 from torch import nn
 
-from palimpsest import models, screening
-from palimpsest.attacks import inversion_black_box as black_box
-from palimpsest.attacks import inversion_white_box as white_box
+from palimpsest import models
+from palimpsest.attacks.on_labels import OnLabels
+from palimpsest.attacks.on_labels import _screening as screening
+from palimpsest.attacks.on_labels import inversion_black_box as black_box
+from palimpsest.attacks.on_labels import inversion_white_box as white_box
 from palimpsest.frozen import frozen
 from palimpsest.seeds import stable_seed
 from palimpsest.train import Recipe, fit
@@ -71,6 +73,14 @@ def erased(trained: models.Network) -> models.Network:
     return model
 
 
+def white(server: Any, shape: Sequence[int], classes: int, *, seed: int, **settings: Any) -> white_box.Inverted:
+    return white_box.attack(OnLabels(server, shape, classes, seed), **settings)
+
+
+def black(server: black_box.Query, shape: Sequence[int], classes: int, *, seed: int, **settings: Any) -> black_box.Bred:
+    return black_box.attack(OnLabels(server, shape, classes, seed), **settings)
+
+
 def naive_objective(logits: list[float], image: np.ndarray, target: int, l2: float, tv: float) -> float:
     """Eq. 20 in plain loops."""
     channels, height, width = image.shape
@@ -107,9 +117,9 @@ class TestWhiteBox:
     def test_all_classes_and_starts_in_one_batch_are_each_alone(self, settings: dict[str, Any]) -> None:
         model = tiny_model().double()
         settings = {"seed": 3, "restarts": 2, "steps": 60, **settings}
-        together = white_box.attack(model, SHAPE, CLASSES, **settings)
-        in_parts = white_box.attack(model, SHAPE, CLASSES, batch_size=3, **settings)
-        alone = [white_box.attack(model, SHAPE, CLASSES, targets=[k], batch_size=1, **settings) for k in range(CLASSES)]
+        together = white(model, SHAPE, CLASSES, **settings)
+        in_parts = white(model, SHAPE, CLASSES, batch_size=3, **settings)
+        alone = [white(model, SHAPE, CLASSES, targets=[k], batch_size=1, **settings) for k in range(CLASSES)]
         for other in (in_parts, white_box.Inverted(*(torch.cat(parts) for parts in zip(*alone, strict=True)))):
             for a, b in zip(together, other, strict=True):
                 assert a.dtype == b.dtype and torch.allclose(a, b, rtol=1e-6, atol=1e-6)
@@ -117,9 +127,9 @@ class TestWhiteBox:
 
     def test_so_they_are_in_float32_while_rounding_has_not_grown(self, trained: models.Network) -> None:
         settings: dict[str, Any] = {"seed": 3, "restarts": 2, "steps": 10}
-        together = white_box.attack(trained, SHAPE, CLASSES, **settings)
+        together = white(trained, SHAPE, CLASSES, **settings)
         for k in range(CLASSES):
-            alone = white_box.attack(trained, SHAPE, CLASSES, targets=[k], batch_size=1, **settings)
+            alone = white(trained, SHAPE, CLASSES, targets=[k], batch_size=1, **settings)
             assert torch.allclose(together.losses[k], alone.losses[0], atol=1e-4)
             assert torch.allclose(together.images[k], alone.images[0], atol=1e-3)
 
@@ -141,25 +151,25 @@ class TestWhiteBox:
             first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
             x = x - 0.05 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
         settings: dict[str, Any] = {"restarts": 1, "steps": 30, "lr": 0.05, "l2_weight": 0.01, "tv_weight": 0.02}
-        made = white_box.attack(model, SHAPE, CLASSES, seed=5, targets=[1], space=space, **settings)
+        made = white(model, SHAPE, CLASSES, seed=5, targets=[1], space=space, **settings)
         assert np.allclose(made.images[0].numpy(), mean + std * x, atol=1e-5)
 
     def test_on_a_linear_softmax_model_the_gradient_condition_of_the_optimum_holds(self) -> None:
         model = random_linear()
         settings: dict[str, Any] = {"seed": 0, "restarts": 2, "l2_weight": 0.05, "tv_weight": 0.0}
-        made = white_box.attack(model, SHAPE, 5, optimizer="sgd", lr=0.5, steps=400, **settings)
+        made = white(model, SHAPE, 5, optimizer="sgd", lr=0.5, steps=400, **settings)
         z = ((made.images - model.mean) / model.std).flatten(1)
         p = (z @ model.weight.T).softmax(1)
         best = (torch.eye(5) - p) @ model.weight / (2 * 0.05)  # where grad CE + 2 lambda z is zero
         assert torch.allclose(z, best, atol=1e-6) and z.abs().max() > 0.1
         assert torch.allclose(made.losses[:, 0], made.losses[:, 1]), "convex: every start ends there"
         assert torch.allclose(made.probabilities, p.float())
-        by_adam = white_box.attack(model, SHAPE, 5, steps=400, **settings)
+        by_adam = white(model, SHAPE, 5, steps=400, **settings)
         assert (by_adam.losses >= made.losses - 1e-9).all() and torch.allclose(by_adam.losses, made.losses, rtol=0.01)
 
     def test_x_starts_standard_normal_in_the_space_that_is_asked_for(self, trained: models.Network) -> None:
         def start(**settings: Any) -> torch.Tensor:
-            return white_box.attack(trained, (1, 40, 40), CLASSES, seed=0, restarts=1, steps=0, **settings).images
+            return white(trained, (1, 40, 40), CLASSES, seed=0, restarts=1, steps=0, **settings).images
 
         mean, std = trained.mean, trained.std
         for drawn in ((start() - mean) / std, start(space="pixels")):
@@ -169,8 +179,8 @@ class TestWhiteBox:
 
     def test_clamped_images_never_leave_the_pixel_range_others_do(self, trained: models.Network) -> None:
         for space in ("normalised", "pixels"):
-            free = white_box.attack(trained, SHAPE, CLASSES, seed=0, steps=20, space=space).images
-            held = white_box.attack(trained, SHAPE, CLASSES, seed=0, steps=20, space=space, clamp=True).images
+            free = white(trained, SHAPE, CLASSES, seed=0, steps=20, space=space).images
+            held = white(trained, SHAPE, CLASSES, seed=0, steps=20, space=space, clamp=True).images
             assert held.min() >= -1e-6 and held.max() <= 1 + 1e-6
             assert free.min() < -0.1 and free.max() > 1.1
 
@@ -178,7 +188,7 @@ class TestWhiteBox:
     def test_the_best_start_is_returned_and_judged_by_the_network_itself(
         self, trained: models.Network, precision: str
     ) -> None:
-        made = white_box.attack(trained, SHAPE, CLASSES, seed=0, steps=30, precision=precision)
+        made = white(trained, SHAPE, CLASSES, seed=0, steps=30, precision=precision)
         assert made.images.shape == (CLASSES, *SHAPE) and made.losses.shape == (CLASSES, 5)
         with torch.no_grad():
             logits = trained(made.images)
@@ -191,7 +201,7 @@ class TestWhiteBox:
     def test_weights_gradients_and_flags_of_the_network_stay(self, trained: models.Network) -> None:
         trained.zero_grad(set_to_none=True)
         before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
-        white_box.attack(trained, SHAPE, CLASSES, seed=0, steps=3)
+        white(trained, SHAPE, CLASSES, seed=0, steps=3)
         assert all(torch.equal(tensor, before[name]) for name, tensor in trained.state_dict().items())
         assert all(parameter.requires_grad and parameter.grad is None for parameter in trained.parameters())
 
@@ -207,20 +217,20 @@ class TestWhiteBox:
 
     def test_a_search_that_leaves_the_numbers_is_a_result_of_its_own(self, trained: models.Network) -> None:
         with pytest.raises(models.Diverged, match="left the numbers"):
-            white_box.attack(trained, SHAPE, CLASSES, seed=0, optimizer="sgd", lr=1e30, steps=5)
+            white(trained, SHAPE, CLASSES, seed=0, optimizer="sgd", lr=1e30, steps=5)
 
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
             ({"targets": [4]}, "classes from 0 to 3"),
-            ({"restarts": 0}, "nothing to choose"),
+            ({"restarts": 0}, r"inversion_white_box: restarts cannot be 0; it takes a whole number in \[1, inf\)"),
             ({"optimizer": "lbfgs"}, "takes adam, sgd"),
             ({"space": "latent"}, "takes normalised, pixels"),
         ],
     )
     def test_a_setting_that_cannot_be_is_refused_in_a_sentence(self, settings: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            white_box.attack(tiny_model(), SHAPE, CLASSES, seed=0, **settings)
+            white(tiny_model(), SHAPE, CLASSES, seed=0, **settings)
 
 
 class Recorder:
@@ -284,7 +294,7 @@ class TestBlackBox:
     def test_the_batched_algorithm_is_the_naive_one(self) -> None:
         settings = {"seed": 2, "population": 12, "generations": 10, "elites": 3, "strength": 0.8, "decay": 0.9}
         query = linear_query(4, 9)
-        made = black_box.attack(query, (1, 1, 9), 4, **settings)
+        made = black(query, (1, 1, 9), 4, **settings)
         for target in range(4):
             best, history = naive_genetic(query, 9, target, settings)
             assert torch.allclose(made.images[target].flatten(), torch.tensor(best), atol=1e-5)
@@ -292,9 +302,9 @@ class TestBlackBox:
 
     def test_a_class_is_bred_the_same_whoever_is_bred_beside_it(self) -> None:
         settings: dict[str, Any] = {"seed": 1, "population": 20, "generations": 15}
-        together = black_box.attack(linear_query(), SHAPE, 5, **settings)
+        together = black(linear_query(), SHAPE, 5, **settings)
         for targets in ([0], [4], [3, 1]):
-            some = black_box.attack(linear_query(), SHAPE, 5, targets=targets, **settings)
+            some = black(linear_query(), SHAPE, 5, targets=targets, **settings)
             assert torch.equal(some.images, together.images[targets])
             assert torch.equal(some.probabilities, together.probabilities[targets])
             assert torch.equal(some.history, together.history[:, targets])
@@ -302,7 +312,7 @@ class TestBlackBox:
 
     def test_the_best_fitness_never_falls_and_is_the_best_ever_asked(self) -> None:
         query = Recorder(linear_query())
-        made = black_box.attack(query, SHAPE, 5, seed=0, population=30, generations=40, elites=2)
+        made = black(query, SHAPE, 5, seed=0, population=30, generations=40, elites=2)
         assert made.history.shape == (41, 5) and (made.history.diff(dim=0) >= 0).all()
         assert (made.history[-1] > 2 * made.history[0]).any(), "and it rises"
         for target in range(5):
@@ -314,7 +324,7 @@ class TestBlackBox:
         assert torch.allclose(made.probabilities, last) and torch.allclose(last.diagonal(), made.history[-1])
 
     def test_without_elites_the_best_is_lost(self) -> None:
-        made = black_box.attack(linear_query(), SHAPE, 5, seed=0, population=10, generations=40, elites=0)
+        made = black(linear_query(), SHAPE, 5, seed=0, population=10, generations=40, elites=0)
         assert (made.history.diff(dim=0) < 0).any()
 
     @pytest.mark.parametrize(("population", "generations", "elites"), [(20, 7, 5), (10, 3, 0), (6, 0, 1)])
@@ -323,23 +333,21 @@ class TestBlackBox:
     ) -> None:
         query = Recorder(linear_query())
         settings = {"population": population, "generations": generations, "elites": elites}
-        made = black_box.attack(query, SHAPE, 5, seed=0, **settings)
+        made = black(query, SHAPE, 5, seed=0, **settings)
         assert [len(images) for images in query.asked] == [5 * population] + generations * [5 * (population - elites)]
         assert made.queries == sum(len(images) for images in query.asked)
 
     def test_no_image_that_is_asked_about_leaves_the_pixel_range(self) -> None:
         query = Recorder(linear_query())
-        black_box.attack(query, SHAPE, 5, seed=0, population=20, generations=20, strength=5.0)
+        black(query, SHAPE, 5, seed=0, population=20, generations=20, strength=5.0)
         asked = torch.cat(query.asked)
         assert asked.shape[1:] == SHAPE and asked.min() == 0 and asked.max() == 1, "the bounds are met, never passed"
 
     def test_the_attack_takes_a_function_and_no_network(self) -> None:
-        parameters = inspect.signature(black_box.attack, eval_str=True).parameters
-        assert list(parameters)[:3] == ["query", "shape", "classes"]
-        assert parameters["query"].annotation == Callable[[torch.Tensor], torch.Tensor]
-        assert not any(parameter.annotation in (nn.Module, models.Network) for parameter in parameters.values())
+        asked = inspect.signature(black_box.attack, eval_str=True).parameters["at"].annotation
+        assert asked == OnLabels[Callable[[torch.Tensor], torch.Tensor]]
         answer = torch.tensor([0.5, 0.25, 0.25])
-        made = black_box.attack(lambda images: answer.expand(len(images), 3), SHAPE, 3, seed=0, generations=2)
+        made = black(lambda images: answer.expand(len(images), 3), SHAPE, 3, seed=0, generations=2)
         assert torch.equal(made.probabilities, answer.expand(3, 3)), "nothing else is needed"
 
     def test_a_query_answers_as_the_network_and_leaves_it_alone(self, trained: models.Network) -> None:
@@ -390,17 +398,54 @@ class TestBlackBox:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"targets": [-1]}, "classes from 0 to 4"),
+            ({"targets": [5]}, "classes from 0 to 4"),
+            ({"decay": 1.5}, r"inversion_black_box: decay cannot be 1.5; it takes a number in \(0, 1\]"),
             ({"elites": 10, "population": 10}, "leave no child a place"),
             ({"shape": (1, 1, 1)}, "cannot be crossed"),
-            ({"query": lambda images: torch.ones(len(images), 3) / 3}, "5 probabilities an image"),
-            ({"query": lambda images: images.flatten(1)[:, :5]}, "not probabilities"),
-            ({"query": lambda images: torch.full((len(images), 5), torch.nan)}, "not probabilities"),
+            ({"server": lambda images: torch.ones(len(images), 3) / 3}, "5 probabilities an image"),
+            ({"server": lambda images: images.flatten(1)[:, :5]}, "not probabilities"),
         ],
     )
     def test_a_setting_that_cannot_be_is_refused_in_a_sentence(self, settings: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            black_box.attack(**{"query": linear_query(), "shape": SHAPE, "classes": 5, "seed": 0, **settings})
+            black(**{"server": linear_query(), "shape": SHAPE, "classes": 5, "seed": 0, **settings})
+
+
+@pytest.mark.parametrize(("layer", "value"), [(0, math.nan), (-1, math.nan), (-1, math.inf), (0, 3e38)])
+class TestAServerThatIsNotFiniteHasDiverged:
+    def broken(self, layer: int, value: float) -> models.Network:
+        server = tiny_model()
+        with torch.no_grad():
+            server.net[layer].weight.fill_(value)
+        return server
+
+    def test_where_it_is_searched(self, layer: int, value: float) -> None:
+        with pytest.raises(models.Diverged, match="the server's outputs are not finite"):
+            white(self.broken(layer, value), SHAPE, CLASSES, seed=0, steps=2)
+
+    def test_where_it_is_asked(self, layer: int, value: float) -> None:
+        query = black_box.query_of(self.broken(layer, value))
+        with pytest.raises(models.Diverged, match="the server's outputs are not finite"):
+            black(query, SHAPE, CLASSES, seed=0, population=6, generations=2)
+
+
+def test_an_answer_that_is_no_number_is_that_of_a_server_that_has_diverged() -> None:
+    with pytest.raises(models.Diverged, match="the server's answers are not finite"):
+        black(lambda images: torch.full((len(images), 5), torch.nan), SHAPE, 5, seed=0)
+
+
+def test_a_start_that_ends_at_an_infinite_output_is_lost_though_its_objective_is_finite() -> None:
+    class Falling(LinearSoftmax):
+        """The logit of another class is minus infinity once a pixel is brighter than any is at the start."""
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            gone = (pixels.amax((1, 2, 3)) > 6)[:, None] & (torch.arange(5) == 4)
+            return super().forward(pixels).masked_fill(gone, -math.inf)
+
+    server, settings = Falling(random_linear().weight.detach()), {"targets": [0], "space": "pixels", "lr": 1.0}
+    assert white(server, SHAPE, 5, seed=0, steps=1, **settings).losses.isfinite().all()
+    with pytest.raises(models.Diverged, match=r"every start of classes \[0\] left the numbers"):
+        white(server, SHAPE, 5, seed=0, steps=30, l2_weight=0.0, **settings)
 
 
 def vectors(classes: int, seed: int, low: tuple[int, ...] = ()) -> torch.Tensor:
@@ -519,9 +564,9 @@ class TestScreening:
 class TestTogether:
     def inverted(self, model: nn.Module, attack: str, **settings: Any) -> torch.Tensor:
         if attack == "white_box":
-            return white_box.attack(model, SHAPE, CLASSES, seed=0, **settings).probabilities
+            return white(model, SHAPE, CLASSES, seed=0, **settings).probabilities
         query = black_box.query_of(model)
-        return black_box.attack(query, SHAPE, CLASSES, seed=0, **settings).probabilities
+        return black(query, SHAPE, CLASSES, seed=0, **settings).probabilities
 
     @pytest.mark.parametrize("attack", ["white_box", "black_box"])
     def test_a_class_that_was_erased_is_found(self, erased: models.Network, attack: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,19 +16,19 @@ from test_unlearners import samples, tiny_model
 from torch import nn
 from torch.nn import functional as F
 
-from palimpsest import auxiliary, metrics, models
-from palimpsest.attacks import label_leakage
-from palimpsest.attacks import label_leakage_difference as difference
-from palimpsest.attacks import label_leakage_dot as dot
-from palimpsest.auxiliary import Heads, Judged, Known
+from palimpsest import metrics, models
+from palimpsest.attacks.on_labels import Judging, OnLabels, _heads, label_leakage
+from palimpsest.attacks.on_labels import _difference as difference
+from palimpsest.attacks.on_labels import _dot as dot
+from palimpsest.attacks.on_labels._heads import Heads, Judged, Known
+from palimpsest.data import Samples
 from palimpsest.metrics import class_decisions
 from palimpsest.train import Recipe, fit
 
 CLASSES = 4  # of the images
 FEATURES = 32  # with fewer, some classes share too many
 DATA = samples(96)
-INPUTS = (DATA.images, DATA.labels)
-SMALL = {"subsets": 3, "subset_size": 12, "epochs": 3, "lr": 0.01}
+SMALL: dict[str, Any] = {"subsets": 3, "subset_size": 12, "epochs": 3, "lr": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +43,17 @@ def erased(model: models.Network, *classes: int) -> models.Network:
     """A copy of `model` whose final layer speaks against `classes`, whatever the features."""
     copy = models.create(model.spec, model.mean, model.std, 0)
     copy.load_state_dict(model.state_dict())
-    layer = auxiliary.final_layer(copy)
+    layer = _heads.final_layer(copy)
     kept = [label for label in range(CLASSES) if label not in classes]
     with torch.no_grad():
         for label in classes:
             layer.weight[label] = -layer.weight[kept].abs().amax(0)
             layer.bias[label] = -3.0
     return copy
+
+
+def trained(server: nn.Module, seed: int, own: Samples | None = DATA, **keywords: Any) -> Heads:
+    return label_leakage.attack(OnLabels(server, tuple(DATA.images.shape[1:]), CLASSES, seed, own), **keywords)
 
 
 def truth_of(classes: Sequence[int], count: int = CLASSES) -> torch.Tensor:
@@ -61,23 +66,23 @@ def truth_of(classes: Sequence[int], count: int = CLASSES) -> torch.Tensor:
 @pytest.mark.parametrize("head_init", ["torch", "zero", "server"])
 @pytest.mark.parametrize("batch_size", [None, 5])
 def test_heads_in_one_batch_are_the_heads_trained_one_by_one(
-    server: models.Network, head_init: auxiliary.HeadInit, batch_size: int | None
+    server: models.Network, head_init: _heads.HeadInit, batch_size: int | None
 ) -> None:
-    together = auxiliary.train(server, *INPUTS, seed=7, head_init=head_init, batch_size=batch_size, **SMALL)
-    inputs = auxiliary.features(server, DATA.images)
+    together = trained(server, 7, head_init=head_init, batch_size=batch_size, **SMALL)
+    inputs = _heads.features(server, DATA.images)
     starts = []
     for head, label in enumerate(together.trained_on.tolist()):
         name = (7, label, head % SMALL["subsets"])
         pool = (DATA.labels == label).nonzero().flatten()
-        index = pool[auxiliary.subset(len(pool), SMALL["subset_size"], *name)]
+        index = pool[_heads.subset(len(pool), SMALL["subset_size"], *name)]
         alone = nn.Linear(FEATURES, CLASSES)
         with torch.no_grad():
-            start = auxiliary.initial(auxiliary.final_layer(server), head_init, *name)
+            start = _heads.initial(_heads.final_layer(server), head_init, *name)
             alone.weight.copy_(start[0])
             alone.bias.copy_(start[1])
         starts.append(start[0])
         adam = torch.optim.Adam(alone.parameters(), lr=SMALL["lr"])
-        for part in auxiliary.batches(index[None], [name], SMALL["epochs"], batch_size or SMALL["subset_size"]):
+        for part in _heads.batches(index[None], [name], SMALL["epochs"], batch_size or SMALL["subset_size"]):
             adam.zero_grad()
             F.cross_entropy(alone(inputs[part[0]]), DATA.labels[part[0]]).backward()
             adam.step()
@@ -89,11 +94,11 @@ def test_heads_in_one_batch_are_the_heads_trained_one_by_one(
 
 
 def test_a_head_is_the_same_whatever_other_heads_there_are(server: models.Network) -> None:
-    many = auxiliary.train(server, *INPUTS, seed=7, batch_size=5, **SMALL)
-    few = auxiliary.train(server, *INPUTS, seed=7, batch_size=5, **{**SMALL, "subsets": 1})
+    many = trained(server, 7, batch_size=5, **SMALL)
+    few = trained(server, 7, batch_size=5, **{**SMALL, "subsets": 1})
     assert torch.equal(few.trained_on, torch.arange(CLASSES))
     assert torch.allclose(many.weight[:: SMALL["subsets"]], few.weight, atol=1e-5)
-    other = auxiliary.train(server, *INPUTS, seed=8, batch_size=5, **{**SMALL, "subsets": 1})
+    other = trained(server, 8, batch_size=5, **{**SMALL, "subsets": 1})
     assert not torch.allclose(other.weight, few.weight, atol=1e-2), "another seed, other heads"
 
 
@@ -102,18 +107,18 @@ def test_training_heads_draws_nothing_from_the_global_generator_and_leaves_the_s
 ) -> None:
     before = {name: tensor.clone() for name, tensor in server.state_dict().items()}
     state = torch.random.get_rng_state()
-    first = auxiliary.train(server, *INPUTS, seed=0, head_init="server", **SMALL)
+    first = trained(server, 0, head_init="server", **SMALL)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in server.state_dict().items())
-    again = auxiliary.train(server, *INPUTS, seed=0, head_init="server", **SMALL)
+    again = trained(server, 0, head_init="server", **SMALL)
     assert torch.equal(first.weight, again.weight)
     assert torch.equal(first.server_weight, before["net.8.weight"])
 
 
 def test_a_subset_has_no_image_twice_and_all_epochs_see_all_of_it() -> None:
-    drawn = auxiliary.subset(30, 12, 0, 1, 2)
+    drawn = _heads.subset(30, 12, 0, 1, 2)
     assert len(drawn.unique()) == 12 and drawn.max() < 30
-    steps = list(auxiliary.batches(drawn[None], [(0, 1, 2)], epochs=2, batch_size=5))
+    steps = list(_heads.batches(drawn[None], [(0, 1, 2)], epochs=2, batch_size=5))
     assert [part.shape[1] for part in steps] == [5, 5, 2] * 2
     epochs = torch.cat(steps[:3], 1), torch.cat(steps[3:], 1)
     assert all(torch.equal(epoch.sort().values, drawn[None].sort().values) for epoch in epochs)
@@ -129,18 +134,18 @@ def test_the_final_layer_on_the_features_gives_the_networks_logits(
 ) -> None:
     model = models.create(models.Spec(name, 5, 1, keywords), torch.tensor([0.4]), torch.tensor([0.2]), 0).train()
     images = torch.randint(256, (7, 1, pixels, pixels), dtype=torch.uint8)
-    inputs = auxiliary.features(model, images, batch_size=3)
+    inputs = _heads.features(model, images, batch_size=3)
     assert not model.training, "batch statistics would be the batch's"
-    assert torch.allclose(auxiliary.final_layer(model)(inputs), model(images / 255), atol=1e-5)
+    assert torch.allclose(_heads.final_layer(model)(inputs), model(images / 255), atol=1e-5)
 
 
 def test_a_server_that_does_not_end_in_a_linear_layer_is_refused() -> None:
     spec = models.Spec("ensemble", CLASSES, 1, {"method": "small_cnn", "members": 2, "keywords": {"width": 2}})
     ensemble = models.create(spec, torch.tensor([0.4]), torch.tensor([0.2]), 0)
     with pytest.raises(models.ModelError, match="does not give its logits"):
-        auxiliary.train(ensemble, *INPUTS, seed=0, **SMALL)
+        trained(ensemble, 0, **SMALL)
     with pytest.raises(models.ModelError, match="no last linear layer"):
-        auxiliary.features(nn.Flatten(), DATA.images)
+        _heads.features(nn.Flatten(), DATA.images)
 
 
 def test_vectors_are_the_rows_one_after_the_other_and_then_the_biases() -> None:
@@ -222,7 +227,7 @@ def test_kmeans_finds_nobody_among_equals() -> None:
 
 
 def attacked(model: models.Network, seed: int) -> Heads:
-    return auxiliary.train(model, *INPUTS, seed=seed, subsets=8, subset_size=16, head_init="zero")
+    return trained(model, seed, subsets=8, subset_size=16, head_init="zero")
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +251,7 @@ PLANTED = {
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_class_whose_row_was_erased_is_found(name: str, planted: dict[int, Known]) -> None:
     for target in planted.values():
-        shadows = auxiliary.leave_class_out(planted.values(), target.forgotten)
+        shadows = _heads.leave_class_out(planted.values(), target.forgotten)
         assert len(shadows) == CLASSES - 1
         judged: Judged = PLANTED[name](target.heads, shadows, target.forgotten)
         assert torch.equal(judged.decisions, target.forgotten), (judged.scores, judged.threshold)
@@ -260,7 +265,7 @@ def test_what_the_tables_show_finds_the_erased_class_but_for_the_tree_as_publish
 ) -> None:
     shadows = [(known.heads._asdict(), known.forgotten) for known in planted.values()]
     one = planted[target]
-    judged = label_leakage.judge(one.heads._asdict(), seed=0, truth=one.forgotten, shadows=shadows).decisions
+    judged = label_leakage.judge(one.heads._asdict(), Judging(0, one.forgotten, shadows)).decisions
     blind = judged.pop("tree")
     assert not blind[target], "it recognises a head's class, and no shadow ever forgot this one"
     assert set(judged) == {"youden", "youden_standardised", "youden_oracle", "kmeans", "tree_sorted", "tree_oracle"}
@@ -275,12 +280,10 @@ def test_the_truth_chooses_the_shadows_and_nothing_else() -> None:
     heads = theory([3], 0)._asdict()
     shadows = [(theory([label], 10 + label)._asdict(), truth_of([label], TEN)) for label in (5, 6, 7)]
     truths = [truth_of(classes, TEN) for classes in ([3], [0, 1], [5])]
-    told = [
-        label_leakage.judge(heads, seed=0, truth=truth, shadows=shadows, oracle=False).decisions for truth in truths
-    ]
+    told = [label_leakage.judge(heads, Judging(0, truth, shadows), oracle=False).decisions for truth in truths]
     assert all(torch.equal(told[0][name], told[1][name]) for name in told[0])
     (fewer, rule) = (
-        label_leakage.judge(heads, seed=0, truth=truths[2], shadows=those, oracle=False).decisions
+        label_leakage.judge(heads, Judging(0, truths[2], those), oracle=False).decisions
         for those in (shadows, shadows[1:])
     )
     assert all(torch.equal(fewer[name], rule[name]) for name in fewer)
@@ -443,21 +446,38 @@ def test_a_metric_is_undefined_where_a_trial_forgot_nothing_and_the_mean_leaves_
     [
         ({"head_init": "random"}, "head_init cannot be 'random'; it takes torch, zero, server"),
         ({"subset_size": 25}, "class 0 has 24 images, subset_size asks for 25"),
-        ({"subset_size": 0}, "subset_size is a whole number from 1 on, not 0"),
-        ({"subsets": 0}, "subsets is a whole number from 1 on, not 0"),
-        ({"batch_size": 0}, "batch_size is a whole number from 1 on, not 0"),
-        ({"epochs": -1}, "epochs are 0 or more and lr is above 0, not -1"),
-        ({"lr": 0.0}, "epochs are 0 or more and lr is above 0"),
+        ({"subset_size": 0}, r"label_leakage: subset_size cannot be 0; it takes a whole number in \[1, inf\)"),
+        ({"batch_size": 0}, r"batch_size cannot be 0; it takes a whole number in \[1, inf\) or none"),
+        ({"lr": 0.0}, r"lr cannot be 0.0; it takes a number in \(0, inf\)"),
     ],
 )
 def test_heads_refuse_what_they_cannot_do(keywords: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        auxiliary.train(tiny_model(), *INPUTS, seed=0, **{**SMALL, **keywords})
+        trained(tiny_model(), 0, **{**SMALL, **keywords})
+
+
+def test_heads_refuse_to_be_trained_on_nothing() -> None:
+    with pytest.raises(ValueError, match="on samples of the attacker's, and there are none"):
+        trained(tiny_model(), 0, None, **SMALL)
+
+
+@pytest.mark.parametrize(("layer", "value"), [(0, float("nan")), (-1, float("nan")), (-1, float("inf")), (0, 3e38)])
+def test_a_server_that_is_not_finite_has_diverged(layer: int, value: float) -> None:
+    server = tiny_model()
+    with torch.no_grad():
+        server.net[layer].weight.fill_(value)
+    with pytest.raises(models.Diverged, match="the server's outputs are not finite"):
+        trained(server, 0, **SMALL)
+
+
+def test_heads_that_leave_the_numbers_have_diverged() -> None:
+    with pytest.raises(models.Diverged, match="the heads are not finite"):
+        trained(tiny_model(), 0, **{**SMALL, "lr": 1e38, "epochs": 10})
 
 
 def test_heads_refuse_labels_that_the_server_does_not_have() -> None:
     with pytest.raises(ValueError, match=r"outside 0\.\.3"):
-        auxiliary.train(tiny_model(), DATA.images, DATA.labels + 1, seed=0, **SMALL)
+        trained(tiny_model(), 0, Samples(DATA.images, DATA.labels + 1), **SMALL)
 
 
 @pytest.mark.parametrize(

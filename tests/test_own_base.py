@@ -320,8 +320,8 @@ class TestSisa:
             for name, tensor in network.net.members[k].state_dict().items():
                 states = [kept[f"shard{k}/slice{s}/net.{name}"] for s in range(3)]
                 assert torch.equal(states[2], tensor) and not torch.equal(states[1], tensor)
-        models.save(network, tmp_path / "model.safetensors")
-        again = models.load(tmp_path / "model.safetensors")
+        models.save({0: network}, tmp_path / "model.safetensors", {0: {}})
+        again = models.load(tmp_path / "model.safetensors", 0)
         assert again.spec == network.spec
         assert torch.equal(models.predict(again, DATA.images), models.predict(network, DATA.images))
         save_file(kept, str(tmp_path / "kept.safetensors"))

@@ -286,7 +286,7 @@ def test_what_is_stated_of_data_sets_and_networks_is_so(paper: dict[str, Any], t
         name = facts["cell"]["dataset"]
         assert (stated[name]["train"], stated[name]["test"]) == (facts["train"], facts["test"])
     spec = models.Spec("small_cnn", 10, 1)
-    models.save(models.create(spec, *[models.torch.ones(1)] * 2, seed=0), tmp_path / "model")
+    models.save({0: models.create(spec, *[models.torch.ones(1)] * 2, seed=0)}, tmp_path / "model", {0: {}})
     assert 0 <= (tmp_path / "model").stat().st_size - models.size(spec) < 5000, "but for the header"
 
 

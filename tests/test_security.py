@@ -57,7 +57,7 @@ def test_the_payload_does_run_where_a_checkpoint_is_unpickled(hostile: tuple[Pat
 def test_a_hostile_checkpoint_is_refused_and_never_run(hostile: tuple[Path, Path]) -> None:
     file, mark = hostile
     with pytest.raises(models.ModelError, match="not a readable model file"):
-        models.load(file)
+        models.load(file, 0)
     with pytest.raises(data.DataError, match="not a readable data file"):
         data.read(file)
     assert train.Checkpoint(file, key="any").restore() == (0, {})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_unlearners import RECIPE, flat, samples, tiny_model
 
-from palimpsest import models, tasks, train
+from palimpsest import models, train
 from palimpsest.data import Samples
 from palimpsest.tasks import reconstruction
 from palimpsest.train import Checkpoint, Recipe
@@ -141,7 +141,7 @@ def test_a_network_learns_to_give_images_back(augment: tuple[str, ...]) -> None:
         data,
         recipe,
         seed=0,
-        loss=tasks.loss_of(reconstruction),
+        task=reconstruction,
         after_step=lambda model, batch: shown.append(batch),
     )
     assert error(model).shape == (64,) and error(model).mean() < 0.2 * error(Blurred()).mean()
@@ -263,9 +263,9 @@ def test_networks_have_the_published_size_and_survive_saving(
     if parameters:
         assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     images = torch.randint(256, (2, channels, side, side), dtype=torch.uint8)
-    models.save(model, tmp_path / "model.safetensors", data="digest")
-    again = models.load(tmp_path / "model.safetensors")
-    assert again.spec == model.spec and models.metadata(tmp_path / "model.safetensors")["data"] == "digest"
+    models.save({3: model}, tmp_path / "model.safetensors", {3: {"data": "digest"}})
+    again = models.load(tmp_path / "model.safetensors", 3)
+    assert again.spec == model.spec and models.metadata(tmp_path / "model.safetensors", 3)["data"] == "digest"
     assert torch.equal(models.predict(again, images), models.predict(model, images))
 
 
@@ -278,9 +278,19 @@ def test_a_model_file_that_is_broken_or_foreign_or_diverged_says_so(tmp_path: Pa
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"not a model")
     with pytest.raises(models.ModelError, match=r"model\.safetensors is not a readable model file"):
-        models.load(path)
-    models.save_diverged(path, "the loss was nan in epoch 2")
+        models.load(path, 0)
+    models.save({0: models.Diverged("the loss was nan in epoch 2")}, path, {0: {}})
     with pytest.raises(models.Diverged, match="nan in epoch 2"):
-        models.load(path)
+        models.load(path, 0)
     with pytest.raises(models.ModelError, match="no network file"):
         models.Network(models.Spec("../train", 2, 1), torch.zeros(1), torch.ones(1))
+
+
+def test_features_go_into_a_network_as_they_are_and_come_back_with_it(tmp_path: Path) -> None:
+    features = torch.randn(6, 5) * torch.tensor([1e-3, 1.0, 10.0, 0.0, 1.0])
+    mean, std = models.channel_statistics(features)
+    network = models.create(models.Spec("small_cnn", 2, 5), mean, std, 0)
+    models.save({0: network}, tmp_path / "model", {0: {}})
+    for one in (network, models.load(tmp_path / "model", 0), models.fresh(network, 3)):
+        one.net = torch.nn.Identity()
+        assert torch.equal(one(features), features)

@@ -12,11 +12,13 @@ from test_unlearners import samples, tiny_model
 from torch import nn
 
 from palimpsest import evaluate, models
-from palimpsest.attacks import aimed_at
-from palimpsest.attacks.uma import attack, distance
+from palimpsest.attacks.on_images import OnImages, aimed_at
+from palimpsest.attacks.on_images.uma import attack
 from palimpsest.data import Images, Samples
 from palimpsest.frozen import frozen
 from palimpsest.metrics import Outputs, svc_membership
+from palimpsest.tasks import reconstruction
+from palimpsest.tasks.classification import distance
 from palimpsest.train import Recipe, fit
 
 LEVELS = {"8/255": 8, "16/255": 16}
@@ -53,7 +55,7 @@ def test_on_a_linear_softmax_model_the_attack_reaches_the_analytic_optimum(loss:
     labels = torch.zeros(16, dtype=torch.int64)
     # The original is so sure of class 0 (for cross entropy: of its argmax) that the score must rise as far as it can.
     original = Linear(torch.full((64,), 1e3))
-    made = attack(Linear(weight), original, images, labels, seed=0, steps=40, loss=loss)
+    made = attack(OnImages(Linear(weight), original, Samples(images, labels), 0), steps=40, loss=loss)
     for block, levels in zip(made.images, LEVELS.values(), strict=True):
         best = images.int() + levels * weight.sign().int().view(1, 1, 8, 8)
         assert torch.equal(block.int(), best)
@@ -69,7 +71,8 @@ def test_an_optimum_inside_the_ball_is_reached_too() -> None:
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             return original(pixels + 5 / 255)
 
-    made = attack(original, Offset(), images, torch.zeros(4, dtype=torch.int64), seed=0, steps=200, epsilons=["8/255"])
+    data = Samples(images, torch.zeros(4, dtype=torch.int64))
+    made = attack(OnImages(original, Offset(), data, 0), steps=200, epsilons=["8/255"])
     reached, wanted = original(made.images[0] / 255), original(shifted / 255)
     start = distance(original(images / 255), wanted, "kl")
     assert (distance(reached, wanted, "kl") < start / 50).all()
@@ -79,7 +82,7 @@ def test_saved_images_lie_within_epsilon_exactly(trained: tuple[models.Network, 
     original, other, data = trained
     dark_and_bright = Samples(torch.where(data.images > 100, 254, 1).to(torch.uint8), data.labels)
     for part in (data, dark_and_bright):
-        made = attack(other, original, *part, seed=0, steps=10)
+        made = attack(OnImages(other, original, part, 0), steps=10)
         for block, levels in zip(made.images, LEVELS.values(), strict=True):
             change = (block.int() - part.images.int()).abs()
             assert change.max() == levels, "the bound is used, and never passed"
@@ -87,13 +90,13 @@ def test_saved_images_lie_within_epsilon_exactly(trained: tuple[models.Network, 
 
 def test_without_steps_nothing_changes(trained: tuple[models.Network, models.Network, Samples]) -> None:
     original, other, data = trained
-    made = attack(other, original, *data, seed=0, steps=0)
+    made = attack(OnImages(other, original, data, 0), steps=0)
     assert torch.equal(made.images, data.images.expand(2, *data.images.shape))
 
 
 def test_more_steps_never_raise_the_mean_loss(trained: tuple[models.Network, models.Network, Samples]) -> None:
     original, other, data = trained
-    losses = [attack(other, original, *data, seed=0, steps=steps).loss.mean(1) for steps in (0, 5, 20, 80)]
+    losses = [attack(OnImages(other, original, data, 0), steps=steps).loss.mean(1) for steps in (0, 5, 20, 80)]
     for fewer, more in pairwise(losses):
         assert (more <= fewer + 1e-6).all(), losses
     assert (losses[-1] < 0.95 * losses[0]).all(), "and the attack does something"
@@ -103,9 +106,9 @@ def test_both_epsilons_in_one_batch_are_the_two_attacks_alone(
     trained: tuple[models.Network, models.Network, Samples],
 ) -> None:
     original, other, data = trained
-    together = attack(other, original, *data, seed=0, steps=10, start="image")
+    together = attack(OnImages(other, original, data, 0), steps=10, start="image")
     for index, epsilon in enumerate(LEVELS):
-        alone = attack(other, original, *data, seed=0, steps=10, start="image", epsilons=[epsilon], batch_size=7)
+        alone = attack(OnImages(other, original, data, 0), steps=10, start="image", epsilons=[epsilon], batch_size=7)
         assert (together.images[index] == alone.images[0]).float().mean() > 0.999
 
 
@@ -116,7 +119,7 @@ def test_weights_gradients_and_flags_of_both_models_stay(
     for model in (original, other):
         model.zero_grad(set_to_none=True)
     before = [{name: tensor.clone() for name, tensor in model.state_dict().items()} for model in (original, other)]
-    attack(other, original, *data, seed=0, steps=3)
+    attack(OnImages(other, original, data, 0), steps=3)
     for model, state in zip((original, other), before, strict=True):
         assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
         assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
@@ -126,12 +129,117 @@ def test_a_wrong_target_is_neither_the_truth_nor_the_originals_answer(
     trained: tuple[models.Network, models.Network, Samples],
 ) -> None:
     original, other, data = trained
-    made = attack(other, original, *data, seed=0, steps=20, target="wrong_label")
+    made = attack(OnImages(other, original, data, 0), steps=20, target="wrong_label")
     answers = models.predict(original, data.images).argmax(1)
     assert not (made.targets == data.labels).any() and not (made.targets == answers).any()
     assert len(made.targets.unique()) == 4, "targets are spread over the classes"
-    towards = attack(other, original, *data, seed=0, steps=0, target="wrong_label")
+    towards = attack(OnImages(other, original, data, 0), steps=0, target="wrong_label")
     assert (made.loss.mean(1) < towards.loss.mean(1)).all(), "the search goes towards them"
+
+
+class TestWithoutABound:
+    """An epsilon of `none` leaves the pixel range alone to hold."""
+
+    weight = torch.randn(64, generator=torch.Generator().manual_seed(0)).sign()
+    data = Samples(samples(16).images, torch.zeros(16, dtype=torch.int64))
+    at = OnImages(Linear(weight), Linear(torch.full((64,), 1e3)), data, 0)
+
+    @pytest.mark.parametrize("start", ["random", "image"])
+    def test_a_hundred_steps_lead_to_the_best_image_there_is(self, start: str) -> None:
+        made = attack(self.at, epsilons=["none"], start=start)
+        best = (self.weight > 0).view(1, 8, 8) * torch.tensor(255, dtype=torch.uint8)
+        assert torch.equal(made.images[0], best.expand(16, 1, 8, 8))
+
+    def test_a_step_has_its_own_size(self) -> None:
+        grey = Samples(torch.full_like(self.data.images, 100), self.data.labels)  # far from where the range ends
+        at = OnImages(Linear(torch.full((64,), 0.01)), self.at.original, grey, 0)
+        for steps, relative_step in ((1, 2.5), (3, 0.1)):
+            made = attack(
+                at, epsilons=["none"], start="image", unbounded_step=7 / 255, steps=steps, relative_step=relative_step
+            )
+            assert (made.images == 100 + 7 * steps).all()
+
+    def test_a_random_start_is_uniform_over_the_range(self) -> None:
+        many = Samples(torch.zeros(500, 1, 8, 8, dtype=torch.uint8), torch.zeros(500, dtype=torch.int64))
+        at = OnImages(self.at.model, self.at.original, many, 0)
+        drawn = attack(at, epsilons=["none"], steps=1, unbounded_step=1e-9).images.double()
+        assert abs(drawn.mean() - 127.5) < 2 and abs(drawn.std() - 255 / 12**0.5) < 2
+
+    def test_a_bounded_search_beside_it_is_the_search_alone(self) -> None:
+        beside = attack(self.at, epsilons=["8/255", "none"], start="image", steps=5)
+        alone = attack(self.at, epsilons=["8/255"], start="image", steps=5)
+        assert torch.equal(beside.images[0], alone.images[0])
+        assert torch.equal(beside.loss[0], alone.loss[0]) and (beside.loss[1] < beside.loss[0]).all()
+
+
+class Sharpened(nn.Module):
+    """A network for images, as one that reconstructs is."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.scale * pixels + 0.1
+
+
+class TestAnotherTask:
+    at = OnImages(Sharpened(0.5), Sharpened(0.9), samples(12), 0, reconstruction)
+
+    def test_the_search_goes_by_the_tasks_distance_towards_the_originals_answer(self) -> None:
+        data = self.at.samples
+        made = attack(self.at, epsilons=["64/255"], steps=40, loss="mse", batch_size=5)
+        assert torch.equal(made.targets, self.at.original(data.images / 255).clamp(0, 1))
+        # 0.5 x + 0.1 = 0.9 clean + 0.1 has its solution at 1.8 clean: each pixel goes there, or as far as it may.
+        best = (1.8 * data.images.double()).minimum(data.images.double() + 64).clamp(max=255)
+        assert (made.images[0].double() - best).abs().max() < 5
+        reached = (0.5 * made.images[0] / 255 - 0.9 * data.images / 255).square().mean((1, 2, 3))
+        assert torch.allclose(made.loss[0], reached, atol=1e-6)
+
+    def test_a_distance_of_another_task_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="reconstruction: distance cannot be 'kl'"):
+            attack(self.at)
+
+    def test_a_wrong_label_is_refused_where_there_are_no_labels(self) -> None:
+        with pytest.raises(ValueError, match="wrong_label is for tasks that have labels"):
+            attack(self.at, loss="mse", target="wrong_label")
+
+
+class Breaking(nn.Module):
+    """Answers in numbers, until a pixel is brighter than any clean one is."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        score = pixels.mean((1, 2, 3))
+        return torch.stack([score / (pixels.amax((1, 2, 3)) < 0.9), -score], 1)
+
+
+@pytest.mark.parametrize("loss", ["kl", "mse", "bce", "cross_entropy"])
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 3e38])
+def test_a_model_that_is_not_finite_has_diverged(weight: float, loss: str) -> None:
+    lost, sound = Linear(torch.full((64,), weight)), Linear(torch.ones(64))
+    data = samples(16)
+    for model, original, whose in ((lost, sound, "unlearned"), (sound, lost, "original")):
+        with pytest.raises(models.Diverged, match=f"the {whose} model's outputs are not finite"):
+            attack(OnImages(model, original, data, 0), steps=2, loss=loss)
+
+
+def test_a_model_that_leaves_the_numbers_on_attacked_images_has_diverged() -> None:
+    at = OnImages(Breaking(), Linear(torch.full((64,), 1e3)), samples(16), 0)
+    with pytest.raises(models.Diverged, match="on attacked images are not finite"):
+        attack(at, epsilons=["64/255"], steps=20, loss="cross_entropy")
+
+
+@pytest.mark.parametrize("epsilon", ["-8/255", "0", "3/2", "8", "all", 0.03])
+def test_an_epsilon_that_is_no_part_of_the_pixel_range_is_refused(epsilon: object) -> None:
+    at = OnImages(tiny_model(1), tiny_model(2), samples(4), 0)
+    with pytest.raises(ValueError, match=r"uma: epsilons cannot be .*; it takes .* in \(0, 1\] or none"):
+        attack(at, epsilons=["8/255", epsilon])
+
+
+def test_images_that_are_not_8_bits_are_refused() -> None:
+    data = samples(4)
+    with pytest.raises(ValueError, match="begin as uint8"):
+        attack(OnImages(tiny_model(1), tiny_model(2), Samples(data.images / 255, data.labels), 0))
 
 
 def test_kl_is_the_divergence_of_the_definition() -> None:
@@ -143,7 +251,7 @@ def test_kl_is_the_divergence_of_the_definition() -> None:
 
 
 def images_of(train: Samples, test: Samples) -> Images:
-    return Images(train.images, train.labels, test.images, test.labels, ("a", "b", "c", "d"))
+    return Images.of(("a", "b", "c", "d"), train=train, test=test)
 
 
 def test_unseen_images_are_test_images_of_the_forgotten_class() -> None:
@@ -198,7 +306,7 @@ def test_an_evaluation_scores_every_attack_against_the_label(
 ) -> None:
     original, other, data = trained
     forget, retain = Samples(*(t[:16] for t in data)), Samples(*(t[16:] for t in data))
-    made = attack(other, original, *forget, seed=0, steps=10)
+    made = attack(OnImages(other, original, forget, 0), steps=10)
     attacked = evaluate.Attacked(
         "forget", tuple(LEVELS), made.images, forget.images, forget.labels, made.targets, made.loss
     )

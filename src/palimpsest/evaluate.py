@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from palimpsest.attacks import Judgement
+from palimpsest.attacks.on_labels import Judgement
 from palimpsest.data import Images, Samples
 from palimpsest.metrics import Outputs, accuracy, class_decisions, svc_membership, unit
 from palimpsest.models import Diverged, Network, predict
@@ -31,7 +31,7 @@ Purify = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack left: see `attacks.uma.Attacked`; `clean` are the images it started from, `on` which set."""
+    """What an attack left: see `attacks.on_images.Attacked`; `clean` are the images it started from, `on` which set."""
 
     on: str
     epsilons: tuple[str, ...]

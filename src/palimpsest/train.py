@@ -27,7 +27,7 @@ from palimpsest import data, processor, ranges
 from palimpsest.data import Samples
 from palimpsest.models import Diverged, finite
 from palimpsest.seeds import stable_seed
-from palimpsest.tasks import classification, loss_of
+from palimpsest.tasks import Task, classification, loss_of
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +192,7 @@ def fit(
     recipe: Recipe,
     *,
     seed: int,
+    task: Task = classification,
     loss: Loss | None = None,
     stop: Stop | None = None,
     batches: Batches | None = None,
@@ -203,8 +204,8 @@ def fit(
 ) -> M:
     """Train `model` in place on `samples`, `uint8` or float, all on the model's device; in evaluation mode afterwards.
 
-    seed: decides shuffling, augmentation and dropout. loss: (model, batch) to a scalar that falls; default the cross
-    entropy. stop: (model, batch), asked after every step; where it says yes, training ends. batches: (epoch, generator)
+    seed: decides shuffling, augmentation and dropout. loss: (model, batch) to a scalar that falls; default the
+    task's. stop: (model, batch), asked after every step; where it says yes, training ends. batches: (epoch, generator)
     to index batches; default a fresh permutation. relabel: (epoch, generator, labels) to the epoch's labels.
     before_step, after_step: called with (model, batch) around every step of the optimiser, gradients at hand.
     kept: tensors that these write, for the checkpoint to carry.
@@ -222,7 +223,7 @@ def fit(
         optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=decay)
     else:
         optimizer = torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=decay)
-    loss, kept = loss or loss_of(classification), {} if kept is None else kept
+    loss, kept = loss or loss_of(task), {} if kept is None else kept
     batches = batches or shuffled(len(images), recipe.batch_size)
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     first, state = checkpoint.restore() if checkpoint else (0, {})

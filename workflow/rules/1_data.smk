@@ -1,47 +1,61 @@
-"""Data: each data set as one file of uint8 tensors, and the forget sets drawn from it.
+"""Data and requests: each data set as one file, and what is asked to be forgotten of it.
 
-in: the data root (files that lie there are used; else they are fetched)
-out: data/{dataset}.safetensors, forget/{dataset}/{forget}/seed{seed}.json
+in: the data root (files that lie there are used; else they are fetched); a model, for a request chosen with one at hand
+out: data/{dataset}.safetensors
+     requests/{dataset}/{request}/{block}.safetensors, or …/{dataset}/{model}/{chain}/{request}/… with a model at hand
 """
 
-
 rule data:
+    input:
+        unpack(READS["data"]),
     output:
-        images="<results>/data/{dataset}.safetensors",
-        record="<results>/data/{dataset}.record.json",
+        **OUT["data"],
     log:
-        "<logs>/data/{dataset}.log",
+        LOGS["data"],
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=MEMORY,
-        runtime=RUNTIME,
+        **{k: v for k, v in ON_CARD.items() if k != "gpu"},
     params:
-        method=lambda wildcards: configuration.method_of(config, "datasets", wildcards.dataset),
-        keywords=lambda wildcards: configuration.keywords_of(config, "datasets", wildcards.dataset),
-        subset=lambda wildcards: config["datasets"][wildcards.dataset].get("subset", {}),
-        root=config["data_root"],
-        code=lambda wildcards: cells.code_of(config, "datasets", wildcards.dataset),
+        asks=ASKS["data"],
+        key=KEY["data"],
     script:
         "../scripts/data.py"
 
 
-rule forget:
+rule request:
     input:
-        images="<results>/data/{dataset}.safetensors",
+        unpack(READS["request"]),
     output:
-        forget="<results>/forget/{dataset}/{forget}/seed{seed}.json",
-        record="<results>/forget/{dataset}/{forget}/seed{seed}.record.json",
+        **OUT["request"],
     log:
-        "<logs>/forget/{dataset}/{forget}/seed{seed}.log",
-    priority: 10  # a second of work that others wait for
+        LOGS["request"],
+    priority: 10
     localrule: True
     conda:
         "../../environment.yml"
     params:
-        rule=lambda wildcards: {
-            key: value for key, value in config["forget_sets"][wildcards.forget].items() if key != "trials"
-        },
-        code=method.code("forget"),
+        asks=ASKS["request"],
+        key=KEY["request"],
     script:
-        "../scripts/forget.py"
+        "../scripts/request.py"
+
+
+rule choose:
+    input:
+        unpack(READS["choose"]),
+    output:
+        **OUT["choose"],
+    log:
+        LOGS["choose"],
+    priority: 10
+    conda:
+        "../../environment.yml"
+    threads: config["threads"]
+    resources:
+        **ON_CARD,
+    params:
+        asks=ASKS["choose"],
+        key=KEY["choose"],
+    script:
+        "../scripts/choose.py"

@@ -1,30 +1,24 @@
-"""Defenses: what a defense must learn from the retained data before evaluation can stand behind it.
+"""Defenses: what a defense must learn from the retained data before anything can stand behind it.
 
-in: data/{dataset}, forget/…
-out: defended/{dataset}/{forget}/{defense}/seed{seed}.safetensors
-Defenses that need no training have no job here; evaluation applies all of them.
+in: data/{dataset}, requests/…
+out: defended/{dataset}/{forget}/{defense}/{block}.safetensors
+Defenses that need no training have no job here; `predict` applies all of them.
 """
-
 
 rule prepare:
     input:
-        images="<results>/data/{dataset}.safetensors",
-        forget="<results>/forget/{dataset}/{forget}/seed{seed}.json",
+        unpack(READS["prepare"]),
     output:
-        prepared="<results>/defended/{dataset}/{forget}/{defense}/seed{seed}.safetensors",
-        record="<results>/defended/{dataset}/{forget}/{defense}/seed{seed}.record.json",
+        **OUT["prepare"],
     log:
-        "<logs>/prepare/{dataset}/{forget}/{defense}/seed{seed}.log",
+        LOGS["prepare"],
     conda:
         "../../environment.yml"
     threads: config["threads"]
     resources:
-        gpu=config["gpu"],
-        mem_mb=MEMORY,
-        runtime=RUNTIME,
+        **ON_CARD,
     params:
-        method=lambda wildcards: configuration.method_of(config, "defenses", wildcards.defense),
-        keywords=lambda wildcards: cells.prepare_keywords_of(config, wildcards.defense),
-        code=lambda wildcards: cells.code_of(config, "defenses", wildcards.defense),
+        asks=ASKS["prepare"],
+        key=KEY["prepare"],
     script:
         "../scripts/prepare.py"

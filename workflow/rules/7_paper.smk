@@ -4,134 +4,86 @@ in: rows/…, config/papers/{paper}/
 out: papers/{paper}/{table}.csv, .md, .tex, .html; {figure}.svg, .pdf, .csv; papers/{paper}/index.html
      so_far/{paper}/: the same from the rows that exist now
 targets: so_far; the paper's name, and {paper}_{table} or {paper}_{figure} for one of them
-
-`params.cells` names all that the configuration says of a table: a changed stand-in or budget makes it again.
 """
 
-from palimpsest.seeds import stable_seed
 
-TABLES = sorted({table for _, table in PLAN.tables})
-FIGURES = sorted({figure for _, figure in PLAN.figures})
+def in_report(stage, name, item, label, caption, **more):
+    """One output of a stage as Snakemake's own report shows it."""
+    return report(
+        OUT[stage][name],
+        category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
+        labels={"item": item, "as": label},
+        caption=f"../report/{caption}.rst",
+        **more,
+    )
+
+
+OUT["table"] |= {
+    "csv": in_report("table", "csv", "{table}", "every cell (CSV)", "cells", subcategory="Tables"),
+    "tex": in_report("table", "tex", "{table}", "LaTeX", "table", subcategory="Tables"),
+    "html": in_report("table", "html", "{table}", "the table", "table", subcategory="Tables"),
+}
+OUT["figure"]["svg"] = in_report("figure", "svg", "{figure}", "SVG", "figure", subcategory="Figures")
+OUT["page"]["page"] = in_report("page", "page", "{paper}", "the page", "page")
 
 
 rule table:
     input:
-        rows=lambda wildcards: collect("<results>/{rows}", rows=PLAN.rows(wildcards.paper, wildcards.table)),
-        cells="config/papers/{paper}/{table}.csv",
-        about="config/papers/{paper}/paper.yaml",
-        templates=collect("workflow/report/{name}", name=["parts.html.j2", "table.html.j2", "style.css"]),
+        unpack(READS["table"]),
     output:
-        csv=report(
-            "<results>/papers/{paper}/{table}.csv",
-            category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
-            subcategory="Tables",
-            labels={"item": "{table}", "as": "every cell (CSV)"},
-            caption="../report/cells.rst",
-        ),
-        markdown="<results>/papers/{paper}/{table}.md",
-        latex=report(
-            "<results>/papers/{paper}/{table}.tex",
-            category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
-            subcategory="Tables",
-            labels={"item": "{table}", "as": "LaTeX"},
-            caption="../report/table.rst",
-        ),
-        html=report(
-            "<results>/papers/{paper}/{table}.html",
-            category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
-            subcategory="Tables",
-            labels={"item": "{table}", "as": "the table"},
-            caption="../report/table.rst",
-        ),
-        record="<results>/papers/{paper}/{table}.record.json",
+        **OUT["table"],
     log:
-        "<logs>/table/{paper}/{table}.log",
-    wildcard_constraints:
-        table="|".join(TABLES),
+        LOGS["table"],
     localrule: True
     conda:
         "../../environment.yml"
     params:
-        cells=lambda wildcards: stable_seed(repr(PLAN.tables[wildcards.paper, wildcards.table])),
-        code=method.code("report/tables", "report/formats"),
+        asks=ASKS["table"],
+        key=KEY["table"],
     script:
         "../scripts/table.py"
 
 
 rule figure:
     input:
-        rows=lambda wildcards: collect("<results>/{rows}", rows=PLAN.rows(wildcards.paper, wildcards.figure)),
-        pixels=lambda wildcards: collect("<results>/{file}", file=PLAN.pixels(wildcards.paper, wildcards.figure)),
-        cells="config/papers/{paper}/{figure}.csv",
-        about="config/papers/{paper}/paper.yaml",
+        unpack(READS["figure"]),
     output:
-        csv="<results>/papers/{paper}/{figure}.csv",
-        svg=report(
-            "<results>/papers/{paper}/{figure}.svg",
-            category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
-            subcategory="Figures",
-            labels={"item": "{figure}", "as": "SVG"},
-            caption="../report/figure.rst",
-        ),
-        pdf="<results>/papers/{paper}/{figure}.pdf",
-        record="<results>/papers/{paper}/{figure}.record.json",
+        **OUT["figure"],
     log:
-        "<logs>/figure/{paper}/{figure}.log",
-    wildcard_constraints:
-        figure="|".join(FIGURES) or "none",
+        LOGS["figure"],
     localrule: True
     conda:
         "../../environment.yml"
     params:
-        cells=lambda wildcards: stable_seed(repr(PLAN.figures[wildcards.paper, wildcards.figure])),
-        code=method.code("report/figures"),
+        asks=ASKS["figure"],
+        key=KEY["figure"],
     script:
         "../scripts/figure.py"
 
 
 rule page:
     input:
-        rows=lambda wildcards: collect("<results>/{rows}", rows=PLAN.rows(wildcards.paper)),
-        tables=lambda wildcards: collect(
-            "<results>/papers/{paper}/{table}.csv",
-            paper=wildcards.paper,
-            table=PLAN.papers[wildcards.paper].get("tables", {}),
-        ),
-        figures=lambda wildcards: collect(
-            "<results>/papers/{paper}/{figure}.svg",
-            paper=wildcards.paper,
-            figure=PLAN.papers[wildcards.paper].get("figures", {}),
-        ),
-        about="config/papers/{paper}/paper.yaml",
-        templates=collect("workflow/report/{name}", name=["parts.html.j2", "page.html.j2", "style.css"]),
+        unpack(READS["page"]),
     output:
-        page=report(
-            "<results>/papers/{paper}/index.html",
-            category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
-            labels={"item": "{paper}", "as": "the page"},
-            caption="../report/page.rst",
-        ),
-        record="<results>/papers/{paper}/index.record.json",
+        **OUT["page"],
     log:
-        "<logs>/page/{paper}.log",
+        LOGS["page"],
     localrule: True
     conda:
         "../../environment.yml"
     params:
-        cells=lambda wildcards: stable_seed(repr(PLAN.items)),
-        code=method.code("report/page"),
+        asks=ASKS["page"],
+        key=KEY["page"],
     script:
         "../scripts/page.py"
 
 
 rule so_far:
     log:
-        "<logs>/so_far.log",
+        f"logs/{config['scale']}/so_far.log",
     localrule: True
     conda:
         "../../environment.yml"
-    params:
-        results=f"results/{config['scale']}",
     script:
         "../scripts/so_far.py"
 
@@ -142,7 +94,7 @@ for paper, item in PLAN.items:
         name:
             f"{paper}_{item}"
         input:
-            f"<results>/papers/{paper}/{item}.csv",
+            f"{AT.results}/papers/{paper}/{item}.csv",
         localrule: True
 
 
@@ -152,5 +104,5 @@ for paper in PLAN.papers:
         name:
             paper
         input:
-            f"<results>/papers/{paper}/index.html",
+            AT("page", paper=paper)["page"].path,
         localrule: True

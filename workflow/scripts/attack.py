@@ -1,25 +1,25 @@
-"""Rule attack: one attack on one unlearned model, all repetitions."""
-
-from importlib import import_module
+"""Rule attack: one attack on one unlearned model, all repetitions of a block."""
 
 from palimpsest.pipeline.job import job
 
-with job(snakemake) as run:
-    from palimpsest import attacks, data, models, unlearners
+with job(globals().get("snakemake")) as run:
+    from palimpsest import data, models, requests
+    from palimpsest.attacks.on_images import OnImages, aimed_at
 
-    attack = import_module(f"palimpsest.attacks.{run.params.method}").attack
     images = data.read(run.input.images).to(run.device)
-    for repetition, output in enumerate(run.output.attacked):
-        seed = run.seed(repetition)
-        forget, retain, _ = unlearners.split(images, run.input.forget[repetition])
-        aimed = attacks.aimed_at(run.params.on, images, forget, retain, seed)
-        header = {"on": run.params.on, "epsilons": ",".join(run.params.keywords["epsilons"])}
+    found, about = {}, {}
+    for number in run.numbers:
+        seed = run.seed(number)
+        asked = [requests.read(file, images, number) for file in run.input.requests]
+        forget, retain = requests.all_of(images.splits["train"], asked)
+        aimed = aimed_at(run.asks.on, images, forget, retain, seed)
+        about[number] = {"on": run.asks.on, "epsilons": list(run.asks.keywords["epsilons"])}
         try:
-            unlearned = models.load(run.input.unlearned[repetition]).to(run.device)
-            original = models.load(run.input.base[repetition]).to(run.device)
+            model, original = (models.load(path, number).to(run.device) for path in (run.input.model, run.input.original))
+            at = OnImages(model, original, aimed, seed, run.task)
+            with run.timed():
+                made = run.method("attacks").attack(at, **run.asks.keywords)
+            found[number] = {**made._asdict(), "clean": aimed.images, "labels": aimed.labels}
         except models.Diverged as reason:
-            run.write_tensors(output, {}, diverged=str(reason), **header)
-            continue
-        with run.timed():
-            made = attack(unlearned, original, *aimed, seed=seed, **run.params.keywords)
-        run.write_tensors(output, {**made._asdict(), "clean": aimed.images, "labels": aimed.labels}, **header)
+            found[number], about[number]["diverged"] = {}, str(reason)
+    run.write_tensors(run.output.attacked, found, about)

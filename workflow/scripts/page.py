@@ -1,13 +1,9 @@
 """Rule page: the page of a paper."""
 
-from pathlib import Path
-
 from palimpsest.pipeline.cells import Plan
 from palimpsest.pipeline.job import job
 
-with job(snakemake) as run:
+with job(globals().get("snakemake")) as run:
     from palimpsest.report import page
 
-    text = page.render(Plan(snakemake.config), run.wildcards["paper"], Path(run.output.page).parents[2])
-    with run.writing(run.output.page) as path:
-        path.write_text(text)
+    run.write_text(run.output.page, page.render(Plan(run.config), run.names["paper"], run.results))

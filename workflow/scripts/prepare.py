@@ -1,15 +1,16 @@
-"""Rule prepare: train a defense on the retained images."""
-
-from importlib import import_module
+"""Rule prepare: train a defense on the retained images, all repetitions of a block."""
 
 from palimpsest.pipeline.job import job
 
-with job(snakemake) as run:
-    from palimpsest import data, unlearners
+with job(globals().get("snakemake")) as run:
+    from palimpsest import data, requests
 
-    prepare = import_module(f"palimpsest.defenses.{run.params.method}").prepare
     images = data.read(run.input.images).to(run.device)
-    _, retain, _ = unlearners.split(images, run.input.forget)
-    with run.timed():
-        kept = prepare(retain, seed=run.seed(run.wildcards["seed"]), **run.params.keywords)
+    kept = {}
+    for number in run.numbers:
+        asked = [requests.read(file, images, number) for file in run.input.requests]
+        with run.timed():
+            kept[number] = run.method("defenses").prepare(
+                requests.all_of(images.splits["train"], asked)[1], run.seed(number), **run.asks.keywords
+            )
     run.write_tensors(run.output.prepared, kept)

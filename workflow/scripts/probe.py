@@ -1,38 +1,27 @@
 """Rule probe: what an attack on labels gets out of servers, all repetitions of a block."""
 
-from importlib import import_module
-
 from palimpsest.pipeline.job import job
-from palimpsest.pipeline.method import keywords
-from palimpsest.seeds import numbers
+from palimpsest.pipeline.method import needs
 
-with job(snakemake) as run:
+with job(globals().get("snakemake")) as run:
     import torch
 
     from palimpsest import data, models
+    from palimpsest.attacks.on_labels import OnLabels
 
-    method = import_module(f"palimpsest.attacks.{run.params.method}")
+    method = run.method("attacks")
     images = data.read(run.input.images).to(run.device)
-    fill = {"own_samples": data.Samples(images.train_images, images.train_labels), "device": run.device}
-    filled = {name: fill[name] for name in fill.keys() & keywords("attacks", run.params.method)}
+    own = images.splits["train"] if "own_samples" in needs("attacks", run.asks.method) else None
     # An attacker outside has a function from images to probabilities, and nothing else.
     access = getattr(method, "query_of", lambda server: server)
     shape, found, lost = images.train_images.shape[1:], {}, {}
-    for number in numbers(run.wildcards["seed"]):
+    for number in run.numbers:
         try:
             server = models.load(run.input.server, number).to(run.device)
+            at = OnLabels(access(server), shape, len(images.classes), run.seed(number), own, run.device)
             with run.timed():
-                made = method.attack(
-                    access(server),
-                    shape,
-                    len(images.classes),
-                    seed=run.seed(number),
-                    **filled,
-                    **run.params.keywords,
-                )
+                made = method.attack(at, **run.asks.keywords)
+            found[number] = {name: torch.as_tensor(value) for name, value in made._asdict().items()}
         except models.Diverged as reason:
-            lost[f"diverged {number}"] = str(reason)
-        else:
-            made = {name: torch.as_tensor(value) for name, value in made._asdict().items()}
-            found |= {f"{number}/{name}": tensor for name, tensor in made.items()}
-    run.write_tensors(run.output.probed, found, several="yes", **lost)
+            found[number], lost[number] = {}, {"diverged": str(reason)}
+    run.write_tensors(run.output.probed, found, lost)

@@ -1,26 +1,31 @@
-"""Rule train: base models, all repetitions of a block."""
+"""Rule train: base models, all repetitions of a block, plain or in an unlearner's own way."""
 
-from palimpsest.pipeline.job import job
-from palimpsest.seeds import numbers
+from palimpsest.pipeline.job import imported, job
 
-with job(snakemake) as run:
-    from palimpsest import data, models, train
+with job(globals().get("snakemake")) as run:
+    from palimpsest import data, models, requests, train, unlearners
 
     images = data.read(run.input.images)
-    spec = models.Spec(run.params.method, len(images.classes), images.train_images.shape[1], run.params.keywords)
+    network = run.asks.network
+    spec = models.Spec(network["method"], len(images.classes), images.train_images.shape[1], network["keywords"])
     statistics = models.channel_statistics(images.train_images)
     images = images.to(run.device)
-    digest = data.digest(run.input.images)
+    task = run.task
+    recipe = train.recipe_from(run.asks.recipe)
+    samples = images.splits["train"]
 
     def trained(number):
-        return train.fit(
-            models.create(spec, *statistics, run.seed(number)).to(run.device),
-            images.train_images,
-            images.train_labels,
-            train.recipe_from(run.params.recipe),
-            seed=run.seed(number),
-            checkpoint=run.checkpoint(run.output.model, number),
-        )
+        seed = run.seed(number)
+        fresh = models.create(spec, *statistics, seed).to(run.device)
+        with run.timed():
+            if not run.asks.trainer:
+                return train.fit(fresh, samples, recipe, seed=seed, task=task, checkpoint=run.checkpoint(number))
+            known = [requests.read(file, images, number).indices for file in run.input.get("requests", ())]
+            at = unlearners.Base(
+                seed=seed, recipe=recipe, task=task, requests=known, checkpoint=run.checkpoint(number)
+            )
+            own = imported("unlearners", run.asks.trainer["method"])
+            return own.train_base(fresh, samples, at, **run.asks.trainer["keywords"])
 
-    headers = {number: {"data": digest, "seed": str(run.seed(number))} for number in numbers(run.wildcards["seed"])}
-    run.keep_models(run.output.model, trained, headers)
+    digest = images.digest
+    run.keep_models(trained, lambda number: {"data": digest, "seed": str(run.seed(number))})

@@ -1,39 +1,51 @@
-"""Rule unlearn: one unlearner on base models and forget sets, all repetitions of a block."""
+"""Rule unlearn: one step of a chain: one unlearner, on a base model or on the step before, all repetitions of a block."""
 
 import json
-from importlib import import_module
 from pathlib import Path
 
-from palimpsest.pipeline.job import job
-from palimpsest.pipeline.method import keywords
+from palimpsest.pipeline.job import job, nearest_to_the_mean
 from palimpsest.seeds import numbers
 
-with job(snakemake) as run:
-    from palimpsest import data, models, train, unlearners
+with job(globals().get("snakemake")) as run:
+    from palimpsest import data, models, requests, train, unlearners
 
     images = data.read(run.input.images).to(run.device)
-    digest = data.digest(run.input.images)
-    unlearn = import_module(f"palimpsest.unlearners.{run.params.method}").unlearn
-    wanted = keywords("unlearners", run.params.method)
-    tuned = json.loads(Path(run.input.tuned).read_text())["chosen"] if run.input.tuned else {}
+    recipe, task = train.recipe_from(run.asks.recipe), run.task
+    unlearn = run.method("unlearners").unlearn
+    tuned = json.loads(Path(run.input.tuned).read_text())["chosen"] if "tuned" in run.input else {}
     run.facts["tuned"] = tuned
+    keywords = unlearners.gathered(unlearn, run.asks.keywords | tuned)
+    # Every repetition goes on from its own run of the step before, or all from one of those.
+    nearest = nearest_to_the_mean(run.input.rows, run.asks.from_nearest) if run.asks.from_nearest else None
 
-    def unlearned(number):
-        forget, retain, indices = unlearners.split(images, run.input.forget, number)
-        run.facts |= {"forget": len(forget.labels), "retain": len(retain.labels)}
-        base = models.load(run.input.base, number).to(run.device)
-        fill = {
-            "seed": lambda: run.seed(number),
-            "recipe": lambda: train.recipe_from(run.params.recipe),
-            "checkpoint": lambda: run.checkpoint(run.output.model, number),
-            "indices": lambda: indices,
-            # Training begins with weights that depend on its seed alone.
-            "initial": lambda: models.fresh(base, int(models.metadata(run.input.base, number)["seed"])),
-            "kept": lambda: run.read_tensors(run.input.kept, number),
-        }
-        filled = {name: make() for name, make in fill.items() if name in wanted}
-        with run.timed():
-            return unlearn(base, forget, retain, **filled, **run.params.keywords | tuned)
+    def stepped(number):
+        source = number if nearest is None else nearest
+        place = next(i for i, block in enumerate(run.asks.blocks) if source in numbers(block))
+        several = len(run.input.requests) // len(run.asks.blocks)
+        files = run.input.requests[place * several : (place + 1) * several]
+        asked = [requests.read(file, images, source) for file in files]
+        made = unlearners.Unlearned(
+            models.load(run.input.before[place], source).to(run.device),
+            run.read_tensors(run.input.kept[place], source),
+        )
+        base = made.network
+        served = requests.steps(images.splits["train"], asked, same=run.asks.same, size=run.asks.served)
+        for part, (forget, retain, indices, replacement) in enumerate(served):
+            run.facts |= {"forget": len(forget.labels), "retain": len(retain.labels)}
+            at = unlearners.Step(
+                seed=run.seed(number),
+                recipe=recipe,
+                task=task,
+                indices=indices,
+                replacement=replacement,
+                kept=made.kept,
+                # Training begins with weights that depend on its seed alone.
+                initial=lambda: models.fresh(base, run.seed_of_base(source)),
+                checkpoint=run.checkpoint(number, part),
+            )
+            with run.timed():
+                made = unlearn(made.network, forget, retain, at, **keywords)
+        return made
 
-    headers = {number: {"data": digest, "seed": str(run.seed(number))} for number in numbers(run.wildcards["seed"])}
-    run.keep_models(run.output.model, unlearned, headers)
+    digest = images.digest
+    run.keep_models(stepped, lambda number: {"data": digest, "seed": str(run.seed(number))})

@@ -1,4 +1,4 @@
-"""Images as every stage sees them: one `uint8` tensor a split, on the device as a whole.
+"""Data as every stage sees it: labelled samples in named splits, each split on the device as a whole.
 
 Each file of this package is one data set and has one function, `load(root, *, ...) -> Images`.
 Pixels stay integers until a network sees them, so that every epsilon is counted in grey levels
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import safe_open
-
-from palimpsest import tensors
+from safetensors.torch import save_file
 
 
 class DataError(Exception):
@@ -35,28 +36,43 @@ def pixels(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Te
     return images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
 
 
+def replaced(samples: Samples, indices: torch.Tensor, replacement: Samples) -> Samples:
+    """`samples` with those at `indices`, `int64` (n,) in any order, replaced; float where either is float."""
+    if samples.images.dtype != replacement.images.dtype:
+        samples, replacement = (Samples(pixels(some.images), some.labels) for some in (samples, replacement))
+    there = indices.to(samples.labels.device)
+    images, labels = (old.index_copy(0, there, new.to(old)) for old, new in zip(samples, replacement, strict=True))
+    return Samples(images, labels)
+
+
 @dataclass(frozen=True)
 class Images:
     """A data set in memory.
 
-    train_images, test_images: `uint8`, (N, C, H, W), grey levels 0 to 255.
-    train_labels, test_labels: `int64`, (N,), from 0 to `len(classes)` - 1.
-    classes: the classes' names in label order.
-    The order of the images is the upstream order: metrics that take "the first n" depend on it.
+    splits: labelled samples by name, `train` and `test` among them; others may hold what was kept from training.
+    All are of one kind: `uint8` images (N, C, H, W), grey levels 0 to 255, or finite `float32` features (N, D).
+    Labels are `int64`, (N,), from 0 to `len(classes)` - 1. classes: the classes' names in label order.
+    The order of the samples is the upstream order: metrics that take "the first n" depend on it.
     """
 
-    train_images: torch.Tensor
-    train_labels: torch.Tensor
-    test_images: torch.Tensor
-    test_labels: torch.Tensor
+    splits: Mapping[str, Samples]
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        for split in ("train", "test"):
-            images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
-            if images.dtype != torch.uint8 or images.ndim != 4:
+        if missing := {"train", "test"} - self.splits.keys():
+            raise DataError(f"a data set needs the splits train and test, found no {' and no '.join(sorted(missing))}")
+        shape = self.train_images.shape[1:]
+        for split, (images, labels) in self.splits.items():
+            found = f"found {images.dtype} {tuple(images.shape)}"
+            if (images.dtype, images.ndim) not in ((torch.uint8, 4), (torch.float32, 2)):
+                raise DataError(f"{split} samples must be uint8 (N, C, H, W) or float32 (N, D), {found}")
+            if images.shape[1:] != shape or images.dtype != self.train_images.dtype:
                 raise DataError(
-                    f"{split} images must be uint8 (N, C, H, W), found {images.dtype} {tuple(images.shape)}"
+                    f"{split} samples must be {self.train_images.dtype} (N, {str(tuple(shape))[1:]}, {found}"
+                )
+            if images.is_floating_point() and not images.isfinite().all():
+                raise DataError(
+                    f"{split} features must be finite, found {int((~images.isfinite()).sum())} that are not"
                 )
             if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
                 raise DataError(
@@ -67,20 +83,47 @@ class Images:
                     f"{split} labels must lie in 0..{len(self.classes) - 1}, found {labels.min()}..{labels.max()}"
                 )
 
+    @classmethod
+    def of(cls, classes: tuple[str, ...], **splits: tuple[torch.Tensor, torch.Tensor]) -> Images:
+        """A data set from pairs of images and labels: `Images.of(names, train=(…, …), test=(…, …))`."""
+        return cls({name: Samples(*split) for name, split in splits.items()}, classes)
+
     @property
+    def train_images(self) -> torch.Tensor:
+        return self.splits["train"].images
+
+    @property
+    def train_labels(self) -> torch.Tensor:
+        return self.splits["train"].labels
+
+    @property
+    def test_images(self) -> torch.Tensor:
+        return self.splits["test"].images
+
+    @property
+    def test_labels(self) -> torch.Tensor:
+        return self.splits["test"].labels
+
+    @property
+    def kind(self) -> Literal["images", "features"]:
+        """What the samples are; features have no pixels, so no range and no grey levels."""
+        return "images" if self.train_images.dtype == torch.uint8 else "features"
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over shapes, pixels, labels and class names: the identity of the data."""
         hasher = hashlib.sha256(json.dumps(self.classes).encode())
-        for name in ("train_images", "train_labels", "test_images", "test_labels"):
-            tensor = getattr(self, name).cpu().contiguous()
-            hasher.update(f"{name}{tuple(tensor.shape)}".encode())
-            hasher.update(tensor.numpy().data)
+        for split in ("train", "test", *sorted(self.splits.keys() - {"train", "test"})):
+            for name, tensor in zip(Samples._fields, self.splits[split], strict=True):
+                hasher.update(f"{split}_{name}{tuple(tensor.shape)}".encode())
+                hasher.update(tensor.cpu().contiguous().numpy().data)
         return hasher.hexdigest()
 
     def to(self, device: torch.device | str) -> Images:
-        """The same images on `device`."""
-        names = ("train_images", "train_labels", "test_images", "test_labels")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        """The same samples on `device`."""
+        return replace(
+            self, splits={name: Samples(*(part.to(device) for part in split)) for name, split in self.splits.items()}
+        )
 
 
 def stratified(
@@ -90,44 +133,80 @@ def stratified(
 
     Raises `DataError` where a class has fewer images than asked for.
     """
-    parts: dict[str, torch.Tensor] = {}
+    parts = dict(images.splits)
     for split, count in (("train", train_per_class), ("test", test_per_class)):
-        pixels, labels = getattr(images, f"{split}_images"), getattr(images, f"{split}_labels")
-        if count is not None:
-            generator = torch.Generator().manual_seed(seed)
-            keep = []
-            for label, name in enumerate(images.classes):
-                members = (labels == label).nonzero().flatten()
-                if len(members) < count:
-                    raise DataError(f"class {name!r} has {len(members)} {split} images, {count} were asked for")
-                keep.append(members[torch.randperm(len(members), generator=generator)[:count]])
-            order = torch.cat(keep).sort().values
-            pixels, labels = pixels[order], labels[order]
-        parts[f"{split}_images"], parts[f"{split}_labels"] = pixels, labels
-    return Images(classes=images.classes, **parts)
+        if count is None:
+            continue
+        generator = torch.Generator().manual_seed(seed)
+        keep = []
+        for label, name in enumerate(images.classes):
+            members = (parts[split].labels == label).nonzero().flatten()
+            if len(members) < count:
+                raise DataError(f"class {name!r} has {len(members)} {split} images, {count} were asked for")
+            keep.append(members[torch.randperm(len(members), generator=generator)[:count]])
+        order = torch.cat(keep).sort().values
+        parts[split] = Samples(*(part[order] for part in parts[split]))
+    return replace(images, splits=parts)
+
+
+def hold_back(images: Images, shares: Mapping[str, float], seed: int = 0) -> Images:
+    """The same data set with shares of its training set, drawn with `seed`, in splits of their own: not trained on.
+
+    shares: by the name of the new split, the share of each class, rounded to whole samples; `{"backup": 0.2}`.
+    Every split keeps the upstream order. Raises `DataError` for a name that is taken and where a class would have no
+    sample in one of the new splits or in what is left to train on.
+    """
+    if taken := sorted(name for name in shares if name in images.splits or not name.isidentifier()):
+        raise DataError(f"hold_back: a split cannot be called {taken[0]!r}; there are {', '.join(images.splits)}")
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[str, list[torch.Tensor]] = {name: [] for name in (*shares, "train")}
+    for label, name in enumerate(images.classes):
+        members = (images.train_labels == label).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        counts = [round(share * len(members)) for share in shares.values()]
+        counts.append(len(members) - sum(counts))
+        if min(counts) < 1:
+            raise DataError(
+                f"hold_back: shares of {', '.join(map(str, shares.values()))} of the {len(members)} training samples "
+                f"of class {name!r} must leave at least one in each split and one to train on"
+            )
+        for parts, part in zip(drawn.values(), members.split(counts), strict=True):
+            parts.append(part)
+    order = {split: torch.cat(parts).sort().values for split, parts in drawn.items()}
+    made = {split: Samples(*(part[index] for part in images.splits["train"])) for split, index in order.items()}
+    return replace(images, splits={**images.splits, **made})
 
 
 def save(images: Images, path: Path | str) -> None:
-    """Write `images` as safetensors, class names and digest in its metadata."""
-    parts = {name: getattr(images, name) for name in ("train_images", "train_labels", "test_images", "test_labels")}
-    tensors.save(parts, path, {"classes": json.dumps(images.classes), "digest": images.digest})
+    """Write `images` as safetensors, `{split}/images` and `{split}/labels`; class names and digest in its header."""
+    parts = {
+        f"{split}/{name}": tensor.cpu().contiguous()
+        for split, samples in images.splits.items()
+        for name, tensor in samples._asdict().items()
+    }
+    # One key: safetensors writes several in an order that changes from call to call, and so the file's hash.
+    about = {"classes": images.classes, "digest": images.digest}
+    save_file(parts, str(path), {"about": json.dumps(about)})
 
 
 def read(path: Path | str) -> Images:
     """Read what `save` wrote; `DataError` for a file that is broken or foreign."""
-    with _opened(path) as file:
-        classes = tuple(json.loads(file.metadata()["classes"]))
-        return Images(classes=classes, **{name: file.get_tensor(name) for name in file.keys()})
+    file, about = _opened(path)
+    names = {name.partition("/")[0] for name in file.keys()}
+    return Images(
+        {split: Samples(*(file.get_tensor(f"{split}/{name}") for name in Samples._fields)) for split in sorted(names)},
+        tuple(about["classes"]),
+    )
 
 
 def digest(path: Path | str) -> str:
     """The digest that `save` stored, without reading the pixels."""
-    with _opened(path) as file:
-        return str(file.metadata()["digest"])
+    return str(_opened(path)[1]["digest"])
 
 
-def _opened(path: Path | str) -> Any:
+def _opened(path: Path | str) -> tuple[Any, dict[str, Any]]:
     try:
-        return safe_open(str(path), framework="pt")
+        file = safe_open(str(path), framework="pt")
+        return file, json.loads(file.metadata()["about"])
     except Exception as error:  # safetensors raises its own untyped error
         raise DataError(f"{path} is not a readable data file ({error}); delete it and run again") from error

@@ -45,5 +45,5 @@ def load(root: Path) -> Images:
         pixels = np.concatenate([batches[name]["data"] for name in names]).reshape(-1, 3, 32, 32)
         labels = [label for name in names for label in batches[name]["labels"]]
         splits.append((torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64)))
-    images = Images(*splits[0], *splits[1], tuple(batches["batches.meta"]["label_names"]))
+    images = Images.of(tuple(batches["batches.meta"]["label_names"]), train=splits[0], test=splits[1])
     return files.counted(images, COUNTS, root / FOLDER, mend)

@@ -79,7 +79,7 @@ def load(root: Path, *, per_class: tuple[int, int] | None = None) -> Images:
         # A row is 1,024 red, 1,024 green, 1,024 blue: already channel first.
         pixels = np.ascontiguousarray(batches[name]["data"][list(order)]).reshape(-1, 3, 32, 32)
         splits.append((torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64)[list(order)]))
-    images = Images(*splits[0], *splits[1], tuple(batches["meta"]["fine_label_names"]))
+    images = Images.of(tuple(batches["meta"]["fine_label_names"]), train=splits[0], test=splits[1])
     count = len(images.classes)
     counts = COUNTS if per_class is None else (per_class[0] * count, per_class[1] * count)
     return files.counted(images, counts, root / folder, mend)

@@ -34,7 +34,7 @@ def load(
     classes = tuple(f"{number:02d}" for number in range(100))
     if both_polarities:
         classes += tuple(f"{name} inverted" for name in classes)
-    return Images(*train, *test, classes)
+    return Images.of(classes, train=train, test=test)
 
 
 def _pairs(

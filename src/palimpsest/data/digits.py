@@ -48,4 +48,4 @@ def load(root: Path, *, test_fraction: float = 0.2, seed: int = 0) -> Images:
     train, test = torch.cat(train_parts), torch.cat(test_parts)
     train = train[torch.randperm(len(train), generator=generator)]
     test = test[torch.randperm(len(test), generator=generator)]
-    return Images(images[train], labels[train], images[test], labels[test], CLASSES)
+    return Images.of(CLASSES, train=(images[train], labels[train]), test=(images[test], labels[test]))

@@ -204,7 +204,7 @@ def idx_images(
         if len(pixels) != len(labels):
             raise fault(folder, f"as many {split} labels as images ({len(pixels)})", f"{len(labels)}", mend)
         splits.append((torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(labels).long()))
-    return counted(Images(*splits[0], *splits[1], classes), counts, folder, mend)
+    return counted(Images.of(classes, train=splits[0], test=splits[1]), counts, folder, mend)
 
 
 def _idx(data: bytes, ndim: int, path: Path, mend: str) -> np.ndarray:

@@ -44,4 +44,4 @@ def load(root: Path) -> Images:
             raise files.fault(path, f"as many labels as images ({len(pixels)})", f"{len(labels)}", mend)
         splits.append((torch.from_numpy(pixels), labels % 10))
     mend = f"delete {' and '.join(MD5S)}, then get them from {URL} and put them in {root}"
-    return files.counted(Images(*splits[0], *splits[1], CLASSES), COUNTS, root, mend)
+    return files.counted(Images.of(CLASSES, train=splits[0], test=splits[1]), COUNTS, root, mend)

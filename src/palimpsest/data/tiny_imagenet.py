@@ -97,7 +97,7 @@ def load(root: Path, *, wnids: list[str] | None = None) -> Images:
                 pixels[index] = image.transpose(2, 0, 1)
             labels = torch.tensor([rank[wnid] for _, wnid in listed], dtype=torch.int64)
             splits.append((torch.from_numpy(pixels), labels))
-    return Images(*splits[0], *splits[1], tuple(words[wnid] for wnid in chosen))
+    return Images.of(tuple(words[wnid] for wnid in chosen), train=splits[0], test=splits[1])
 
 
 def _open(root: Path, wnids: list[str] | None) -> _Tree:

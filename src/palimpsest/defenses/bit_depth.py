@@ -8,16 +8,19 @@ on CIFAR-10 and ImageNet. At 4 bits levels lie 17 apart, so noise of 8 levels go
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 
+from palimpsest.ranges import checked
 
-def purify(images: torch.Tensor, *, bits: int = 4) -> torch.Tensor:
+
+@checked
+def purify(images: torch.Tensor, *, bits: Annotated[int, "[1, 8]"] = 4) -> torch.Tensor:
     """`images` `uint8` (N, C, H, W) with 2^`bits` levels from 0 to 255, both included.
 
-    bits: 1 to 8; 8 changes nothing. Raises `ValueError` for others.
+    bits: 8 changes nothing.
     """
-    if not 1 <= bits <= 8:
-        raise ValueError(f"bit_depth: bits go from 1 to 8, not {bits}")
     highest = 2**bits - 1
     levels = torch.arange(256, dtype=torch.float64, device=images.device)
     table = (levels / 255 * highest).round().div(highest).mul(255).round().to(torch.uint8)

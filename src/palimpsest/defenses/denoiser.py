@@ -15,12 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Annotated
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from palimpsest.data import Samples
+from palimpsest.models import Diverged
+from palimpsest.ranges import checked
 
 # The network answers in units of the noise: without it, Adam's first steps are many times what is to be predicted.
 RESIDUE = 16 / 255
@@ -47,19 +50,21 @@ class Denoiser(nn.Module):
         return pixels + RESIDUE * self.layers(pixels - 0.5)
 
 
+@checked
 def prepare(
     retain: Samples,
-    *,
     seed: int,
-    noise: str = "16/255",
-    width: int = 32,
-    steps: int = 1000,
-    batch_size: int = 64,
-    lr: float = 2e-3,
+    *,
+    noise: Annotated[str, "(0, 1]"] = "16/255",
+    width: Annotated[int, "[1, inf)"] = 32,
+    steps: Annotated[int, "[0, inf)"] = 1000,
+    batch_size: Annotated[int, "[1, inf)"] = 64,
+    lr: Annotated[float, "(0, inf)"] = 2e-3,
 ) -> dict[str, torch.Tensor]:
     """Train on the retained images; the weights by name, float32, on the images' device.
 
     noise: largest amplitude, a fraction of the pixel range, as text. width: channels between the layers.
+    Raises `Diverged` where a weight is not finite at the end.
     """
     images = retain.images
     device = images.device
@@ -84,10 +89,16 @@ def prepare(
         loss.backward()
         optimizer.step()
         falling.step()
-    return {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    kept = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    if not all(bool(tensor.isfinite().all()) for tensor in kept.values()):
+        raise Diverged("denoiser: its weights are not finite after training; a smaller lr may help")
+    return kept
 
 
-def purify(images: torch.Tensor, *, kept: Mapping[str, torch.Tensor], batch_size: int = 500) -> torch.Tensor:
+@checked
+def purify(
+    images: torch.Tensor, kept: Mapping[str, torch.Tensor], *, batch_size: Annotated[int, "[1, inf)"] = 500
+) -> torch.Tensor:
     """`images` `uint8` (N, C, H, W) through the network, clamped and rounded to whole levels.
 
     kept: what `prepare` gave for images of as many channels. batch_size: images at once.

@@ -7,19 +7,21 @@ JPEG, colour at half resolution (4:2:0), as libjpeg does by default. Value: qual
 from __future__ import annotations
 
 from io import BytesIO
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
 
+from palimpsest.ranges import checked
 
-def purify(images: torch.Tensor, *, quality: int = 75) -> torch.Tensor:
+
+@checked
+def purify(images: torch.Tensor, *, quality: Annotated[int, "[1, 100]"] = 75) -> torch.Tensor:
     """`images` `uint8` (N, C, H, W), C 1 or 3, after one round through the codec, on the CPU and back.
 
-    quality: 1 to 100. Raises `ValueError` for another quality or number of channels.
+    Raises `ValueError` for another number of channels.
     """
-    if not 1 <= quality <= 100:
-        raise ValueError(f"jpeg: quality goes from 1 to 100, not {quality}")
     if images.shape[1] not in (1, 3):
         raise ValueError(f"jpeg: images have 1 or 3 channels, not {images.shape[1]}")
     rows = images.permute(0, 2, 3, 1).squeeze(3) if images.shape[1] == 1 else images.permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""Networks that take pixels in [0, 1] and normalise inside, saved as safetensors.
+"""Networks that take pixels in [0, 1], or features, and normalise inside, saved as safetensors.
 
 Each file of this package is one family and has one function, `build(classes, channels, *, ...) -> nn.Module`.
 Every attack and every epsilon is then in pixels, whatever network stands behind it.
@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
-from palimpsest import tensors
 from palimpsest.data import pixels
 
 M = TypeVar("M", bound=nn.Module)
@@ -34,7 +34,7 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Spec:
-    """What a network is: the file of this package that builds it, its keywords, classes and channels."""
+    """What a network is: the file of this package that builds it, its keywords, classes and channels (or features)."""
 
     method: str
     classes: int
@@ -43,29 +43,38 @@ class Spec:
 
 
 class Network(nn.Module):
-    """A network with its normalisation: float pixels in [0, 1], (N, C, H, W), to logits (N, classes)."""
+    """A network with its normalisation: float pixels in [0, 1], (N, C, H, W), or features (N, D), to its outputs.
+
+    mean, std: of each channel (C,), or in the form that they have beside a batch, (1, C, 1, 1) or (1, D).
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self, spec: Spec, mean: torch.Tensor, std: torch.Tensor) -> None:
         super().__init__()
-        known = {file.stem for file in Path(__file__).parent.glob("*.py")} - {"__init__"}
+        known = {file.stem for file in Path(__file__).parent.glob("[!_]*.py")}
         if spec.method not in known:  # a name from a file, which may be anybody's
             raise ModelError(f"there is no network file models/{spec.method}.py")
         self.spec = spec
         self.net = importlib.import_module(f"{__name__}.{spec.method}").build(
             spec.classes, spec.channels, **spec.keywords
         )
-        self.register_buffer("mean", mean.reshape(1, -1, 1, 1).clone())
-        self.register_buffer("std", std.reshape(1, -1, 1, 1).clone())
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, (values.reshape(1, -1, 1, 1) if values.ndim == 1 else values).clone())
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.net((pixels - self.mean) / self.std)
 
 
 def channel_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each channel of `uint8` images (N, C, H, W), in [0, 1]: two tensors (C,)."""
+    """Mean and standard deviation of each channel of `uint8` images (N, C, H, W), in [0, 1]: two tensors (C,).
+
+    Features (N, D) are left as they are, zeros and ones (1, D): a network made them on one scale, and dividing each by
+    its own deviation would let a change of the same size weigh most where a feature says least (our choice).
+    """
+    if images.ndim == 2:
+        return torch.zeros(1, images.shape[1]), torch.ones(1, images.shape[1])
     levels = torch.arange(256, dtype=torch.float64) / 255
     counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.cpu().unbind(1)])
     share = counts.double() / counts.sum(1, keepdim=True)
@@ -113,73 +122,53 @@ def evaluated(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def save(model: Network, path: Path | str, **metadata: str) -> None:
-    """Write weights and buffers as safetensors; the spec and `metadata` go into the file's header."""
-    tensors.save(model.state_dict(), path, {"spec": _text(model.spec), **metadata})
-
-
-def save_diverged(path: Path | str, reason: str) -> None:
-    """Write the file of a network that training lost: no weights, and why."""
-    tensors.save({}, path, {"diverged": reason})
-
-
-def save_several(
-    made: Mapping[int, Network | Diverged], path: Path | str, metadata: Mapping[int, Mapping[str, str]]
-) -> None:
-    """Write several networks, or why there is none, into one file; by number, `metadata` too."""
-    headers = {
-        number: {
-            **metadata[number],
-            **({"spec": _text(one.spec)} if isinstance(one, Network) else {"diverged": str(one)}),
-        }
-        for number, one in made.items()
-    }
+def save(made: Mapping[int, Network | Diverged], path: Path | str, about: Mapping[int, Mapping[str, str]]) -> None:
+    """Write networks by number into one safetensors file, or why there is none; the header has `about` and the spec."""
     weights = {
-        f"{number}/{name}": tensor
+        f"{number}/{name}": tensor.detach().cpu().contiguous()
         for number, one in made.items()
         if isinstance(one, Network)
         for name, tensor in one.state_dict().items()
     }
-    tensors.save(weights, path, {"several": json.dumps(headers, sort_keys=True)})
+    networks = {
+        number: dict(about[number])
+        | ({"spec": asdict(one.spec)} if isinstance(one, Network) else {"diverged": str(one)})
+        for number, one in made.items()
+    }
+    # One key: safetensors writes several in an order that changes from call to call, and so the file's hash.
+    save_file(weights, str(path), {"about": json.dumps({"networks": networks}, sort_keys=True)})
 
 
-def metadata(path: Path | str, number: int = 0) -> dict[str, str]:
-    """The header of a saved network, without reading its weights; `number` chooses one of several in the file."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = dict(file.metadata() or {})
-    except Exception as error:  # safetensors raises its own untyped error
-        raise ModelError(f"{path} is not a readable model file ({error}); delete it and run again") from error
-    if "several" not in header:
-        return header
-    headers: dict[str, dict[str, str]] = json.loads(header["several"])
-    if str(number) not in headers:
-        raise ModelError(f"{path} has no network {number}; it has {', '.join(headers)}")
-    return {"several": "yes", **headers[str(number)]}
+def metadata(path: Path | str, number: int) -> dict[str, Any]:
+    """What `save` was told about a network, and its `spec` or why it `diverged`, without reading the weights."""
+    return _opened(path, number)[1]
 
 
-def load(path: Path | str, number: int = 0) -> Network:
-    """Read what `save` or, by number, `save_several` wrote; nothing is unpickled.
+def load(path: Path | str, number: int) -> Network:
+    """Read a network that `save` wrote, by its number; nothing is unpickled.
 
-    Raises `Diverged` for the file of a diverged training, `ModelError` for a foreign or a broken one.
+    Raises `Diverged` for a diverged training, `ModelError` for a file that is foreign, broken or without that number.
     """
-    header = metadata(path, number)
-    if "diverged" in header:
-        raise Diverged(header["diverged"])
-    if "spec" not in header:
-        raise ModelError(f"{path} does not say which network it is; delete it and run again")
-    spec = Spec(**json.loads(header["spec"]))
-    prefix = f"{number}/" if "several" in header else ""
-    with torch.random.fork_rng(), safe_open(str(path), framework="pt") as file:
-        names = [name for name in file.keys() if name.startswith(prefix)]
-        state = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-        model = Network(spec, state["mean"], state["std"])
+    file, about = _opened(path, number)
+    if "diverged" in about:
+        raise Diverged(about["diverged"])
+    prefix = f"{number}/"
+    state = {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}
+    with torch.random.fork_rng():
+        model = Network(Spec(**about["spec"]), state["mean"], state["std"])
     model.load_state_dict(state)
     return model
 
 
-def _text(spec: Spec) -> str:
-    return json.dumps(asdict(spec), sort_keys=True)
+def _opened(path: Path | str, number: int) -> tuple[Any, dict[str, Any]]:
+    try:
+        file = safe_open(str(path), framework="pt")
+        networks = json.loads(file.metadata()["about"])["networks"]
+    except Exception as error:  # safetensors raises its own untyped error
+        raise ModelError(f"{path} is not a readable model file ({error}); delete it and run again") from error
+    if str(number) not in networks:
+        raise ModelError(f"{path} has no network {number}; it has {', '.join(networks)}")
+    return file, networks[str(number)]
 
 
 def predict(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> torch.Tensor:

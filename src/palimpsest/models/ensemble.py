@@ -21,7 +21,7 @@ import math
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -33,7 +33,12 @@ LEAD = 1e-5
 
 
 def build(
-    classes: int, channels: int, *, method: str, members: int, keywords: Mapping[str, Any] | None = None
+    classes: int,
+    channels: int,
+    *,
+    method: str = "small_cnn",
+    members: Annotated[int, "[1, inf)"] = 5,
+    keywords: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Images (N, channels, H, W) to logits (N, classes), the log of a probability.
 

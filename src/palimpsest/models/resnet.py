@@ -4,7 +4,7 @@ The CIFAR stem is a 3x3 convolution of stride 1 without pooling, as in the publi
 paper's peers use; the ImageNet stem is torchvision's 7x7 convolution of stride 2 with pooling (methods.md 2.1).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -16,7 +16,7 @@ def build(
     *,
     depth: Literal[18, 50] = 18,
     stem: Literal["cifar", "imagenet"] = "cifar",
-    width: int = 64,
+    width: Annotated[int, "[1, inf)"] = 64,
 ) -> nn.Module:
     """Images (N, channels, H, W) to logits (N, classes).
 

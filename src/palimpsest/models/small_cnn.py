@@ -4,10 +4,18 @@ The healing paper's "small custom CNN" (S003:51) is not described; conv32-conv64
 (methods.md 2.1). It also stands in for ResNets at the demo scale.
 """
 
+from typing import Annotated
+
 from torch import nn
 
 
-def build(classes: int, channels: int, *, width: int = 32, hidden: int = 128) -> nn.Module:
+def build(
+    classes: int,
+    channels: int,
+    *,
+    width: Annotated[int, "[1, inf)"] = 32,
+    hidden: Annotated[int, "[1, inf)"] = 128,
+) -> nn.Module:
     """Images (N, channels, H, W) of any size to logits (N, classes).
 
     width: channels of the first convolution, the second has twice as many. hidden: units before the last layer.

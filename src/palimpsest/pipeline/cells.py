@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,11 +27,11 @@ from palimpsest.pipeline.configuration import (
     keywords_of,
     method_of,
 )
-from palimpsest.seeds import blocks
 
 ORIGINAL = "original"  # the model before unlearning, in the place of an unlearner
 NO_ATTACK = "none"
 NO_DEFENSE = ""
+STEP = "-"  # between the steps of a chain
 SEVERAL = "+"  # between the data sets, or the unlearners, of a row that is their mean
 WITHOUT = "without "  # begins the reduction of a mean that lacks a data set
 NO_DATA, NOT_RUN = "no data here", "not run at this scale"  # begin what `Cell.missing` says
@@ -46,7 +46,11 @@ OPTIONAL = {"epsilon", "defense", "screening", "control"}  # columns that a tabl
 
 @dataclass(frozen=True)
 class Run:
-    """What a job is about, in the scale's own names: the wildcards of every path."""
+    """A model under a request, in the scale's own names: a base, and the steps that were made from it.
+
+    forget, unlearner: the steps' requests and unlearners, of several with a `-` between them. `original` is the base
+    itself, of which the request asks nothing.
+    """
 
     dataset: str
     model: str
@@ -54,9 +58,46 @@ class Run:
     unlearner: str
 
     @property
-    def rows(self) -> str:
-        """Where its measurements lie, below results/<scale>/."""
-        return f"rows/{self.dataset}/{self.model}/{self.forget}/{self.unlearner}.jsonl"
+    def names(self) -> dict[str, str]:
+        """Its fields by name, as wildcards."""
+        return asdict(self)
+
+    @property
+    def steps(self) -> tuple[tuple[str, str], ...]:
+        """Each step's request and unlearner."""
+        requests, unlearners = self.forget.split(STEP), self.unlearner.split(STEP)
+        if unlearners == [ORIGINAL]:
+            unlearners *= len(requests)
+        if len(requests) != len(unlearners):
+            raise ConfigError(f"{self.forget} and {self.unlearner} name {len(requests)} requests and {len(unlearners)} unlearners.")
+        return tuple(zip(requests, unlearners, strict=True))
+
+    @property
+    def before(self) -> Run | None:
+        """The run that its last step went on from; None where that is the base."""
+        return self.until(len(self.steps) - 1) if len(self.steps) > 1 and self.unlearner != ORIGINAL else None
+
+    def until(self, length: int) -> Run:
+        """The run of its first `length` steps."""
+        requests, unlearners = zip(*self.steps[:length], strict=True)
+        joined = ORIGINAL if self.unlearner == ORIGINAL else STEP.join(unlearners)
+        return replace(self, forget=STEP.join(requests), unlearner=joined)
+
+    def with_last(self, unlearner: str) -> Run:
+        """The same with another unlearner in its last step."""
+        names = [name for _, name in self.steps[:-1]] if self.unlearner != ORIGINAL else []
+        return replace(self, unlearner=STEP.join([*names, unlearner])) if names or len(self.steps) == 1 else self
+
+    @property
+    def chain(self) -> str:
+        """It as part of a path, without data set and network."""
+        return f"{self.forget}.{self.unlearner}"
+
+    @staticmethod
+    def of_chain(dataset: str, model: str, chain: str) -> Run | None:
+        """The run that has this `chain`; None where that is a base."""
+        forget, dot, unlearner = chain.partition(".")
+        return Run(dataset, model, forget, unlearner) if dot else None
 
 
 @dataclass(frozen=True)
@@ -131,7 +172,8 @@ class Plan:
         }
 
     @cached_property
-    def _asked(self) -> dict[Run, list[Cell]]:
+    def asked(self) -> dict[Run, list[Cell]]:
+        """All runs, each with the cells that it stands behind."""
         found: dict[Run, list[Cell]] = {}
         for cells in self.items.values():
             for cell in cells:
@@ -139,70 +181,37 @@ class Plan:
                     found.setdefault(run, []).append(cell)
         return found
 
-    def rows(self, paper: str, name: str | None = None) -> list[str]:
-        """The row files behind a table or figure, or behind all of a paper, below results/<scale>/."""
+    def runs(self, paper: str, name: str | None = None) -> list[Run]:
+        """The runs behind a table or figure, or behind all of a paper."""
         chosen = [cells for (p, n), cells in self.items.items() if p == paper and name in (None, n)]
-        return sorted({run.rows for cells in chosen for cell in cells for run in cell.runs})
+        return sorted({run for cells in chosen for cell in cells for run in cell.runs}, key=lambda run: astuple(run))
 
-    def pixels(self, paper: str, figure: str) -> list[str]:
-        """What a figure of images reads besides rows: data sets and what attacks on labels left."""
-        if self.papers[paper]["figures"][figure]["kind"] != "images":
-            return []
-        found = []
-        for cell in self.figures[paper, figure]:
-            for run in cell.runs:
-                where = f"{run.dataset}/{run.model}/{run.forget}/{run.unlearner}/{cell.attack}"
-                found += [
-                    f"data/{run.dataset}.safetensors",
-                    f"probed/{where}/seed{self.blocks_of(run.forget)[0]}.safetensors",
-                ]
-        return list(dict.fromkeys(found))
+    def shows_images(self, paper: str, figure: str) -> bool:
+        """Whether a figure shows images, which it reads besides rows."""
+        return self.papers[paper]["figures"][figure]["kind"] == "images"
 
-    def attacks_of(self, dataset: str, model: str, forget: str, unlearner: str) -> list[str]:
+    def attacks_of(self, run: Run) -> list[str]:
         """The attacks on images to evaluate on one run."""
-        return [name for name in self._attacks(Run(dataset, model, forget, unlearner)) if not self.on_labels(name)]
+        return [name for name in self._attacks(run) if not self.on_labels(name)]
 
-    def label_attacks_of(self, dataset: str, model: str, forget: str, unlearner: str) -> list[str]:
+    def label_attacks_of(self, run: Run) -> list[str]:
         """The attacks on a server's labels to evaluate on one run."""
-        return [name for name in self._attacks(Run(dataset, model, forget, unlearner)) if self.on_labels(name)]
+        return [name for name in self._attacks(run) if self.on_labels(name)]
 
     def on_labels(self, attack: str) -> bool:
-        """Whether an attack asks which labels a server forgot: its file has `judge`."""
-        return method.has("attacks", method_of(self.config, "attacks", attack), "judge")
+        """Whether an attack asks which labels a server forgot."""
+        return method.stage("attacks", method_of(self.config, "attacks", attack)) == "on_labels"
 
-    def needs_before(self, dataset: str, model: str, forget: str, unlearner: str) -> bool:
-        """Whether some cell asks what a run's base model measured."""
-        return any(c.metric.endswith(BEFORE) for c in self._asked.get(Run(dataset, model, forget, unlearner), []))
+    def metrics_of(self, run: Run) -> list[str]:
+        """The metrics that some cell asks of one run."""
+        return sorted({cell.metric for cell in self.asked.get(run, [])})
 
-    def asks_members(self, dataset: str, model: str, forget: str, unlearner: str) -> bool:
-        """Whether some cell asks for a member rate of a run."""
-        asked = self._asked.get(Run(dataset, model, forget, unlearner), [])
-        return any(cell.metric.startswith("member_rate") for cell in asked)
-
-    def defenses_of(self, dataset: str, model: str, forget: str, unlearner: str) -> list[str]:
+    def defenses_of(self, run: Run) -> list[str]:
         """The defenses to evaluate one run under."""
-        asked = self._asked.get(Run(dataset, model, forget, unlearner), [])
-        return sorted({cell.defense for cell in asked} - {NO_DEFENSE})
-
-    def repetitions_of(self, forget: str) -> int:
-        """How often a forget set is repeated: its own `trials`, else the scale's repetitions."""
-        return int(self.config["forget_sets"][forget].get("trials", self.config["repetitions"]))
-
-    def blocks_of(self, forget: str) -> list[str]:
-        """The repetitions of a forget set as they stand in paths, those with `trials` several to a file and a job."""
-        trials = "trials" in self.config["forget_sets"][forget]
-        return blocks(self.repetitions_of(forget), self.config["block"] if trials else 1)
+        return sorted({cell.defense for cell in self.asked.get(run, [])} - {NO_DEFENSE})
 
     def _attacks(self, run: Run) -> list[str]:
-        return sorted({cell.attack for cell in self._asked.get(run, [])} - {NO_ATTACK})
-
-    def requests_of(self, dataset: str, model: str, unlearner: str, block: str) -> list[str]:
-        """The forget sets that an unlearner's own base training must know; none where it does not ask."""
-        name = method_of(self.config, "unlearners", unlearner)
-        if "requests" not in method.keywords("unlearners", name, "train_base"):
-            return []
-        here = {r.forget for r in self._asked if (r.dataset, r.model, r.unlearner) == (dataset, model, unlearner)}
-        return sorted(forget for forget in here if block in self.blocks_of(forget))
+        return sorted({cell.attack for cell in self.asked.get(run, [])} - {NO_ATTACK})
 
     def _read(self, paper: str, table: str) -> Iterator[Cell]:
         file = ROOT / "config" / "papers" / paper / f"{table}.csv"
@@ -255,7 +264,7 @@ class Plan:
         where = f"config/papers/{paper}/{table}.csv:{line}"
         if row["dataset"].count(SEVERAL) != row["model"].count(SEVERAL):
             raise ConfigError(f"{where}: as many networks as data sets, one for each; both separated by {SEVERAL}.")
-        for section, names in (("datasets", row["dataset"]), ("models", row["model"]), ("forget_sets", row["forget"])):
+        for section, names in (("datasets", row["dataset"]), ("models", row["model"]), ("requests", row["forget"])):
             for name in names.split(SEVERAL):
                 if name not in self.config[section]:
                     raise ConfigError(
@@ -294,7 +303,7 @@ class Plan:
         substitutes = {
             "dataset": self._stand_in("datasets", row["dataset"], row["dataset"]),
             "model": self._stand_in("models", row["model"], row["dataset"]),
-            "forget": self._stand_in("forget_sets", row["forget"], row["dataset"]),
+            "forget": self._stand_in("requests", row["forget"], row["dataset"]),
         }
         absent = [row[kind] for kind, name in substitutes.items() if name is None]
         if absent:
@@ -342,70 +351,3 @@ def _each(row: Mapping[str, str]) -> list[dict[str, str]]:
         for dataset, model in zip(row["dataset"].split(SEVERAL), row["model"].split(SEVERAL), strict=True)
         for unlearner in row["unlearner"].split(SEVERAL)
     ]
-
-
-def recipe_of(config: Mapping[str, Any], dataset: str, model: str) -> dict[str, Any]:
-    """The training recipe of a model on a data set: `model`'s, overridden by `dataset/model`'s."""
-    recipes = config["recipes"]
-    if model not in recipes and f"{dataset}/{model}" not in recipes:
-        raise ConfigError(f"recipes has neither {model!r} nor '{dataset}/{model}'; it takes {', '.join(recipes)}.")
-    return {**recipes.get(model, {}), **recipes.get(f"{dataset}/{model}", {})}
-
-
-def needs_shadows(config: Mapping[str, Any], attack: str) -> bool:
-    """Whether an attack on labels learns its judgement from servers whose forgotten classes it knows."""
-    return "shadows" in method.keywords("attacks", method_of(config, "attacks", attack), "judge")
-
-
-def prepares(config: Mapping[str, Any], defense: str) -> bool:
-    """Whether a defense is trained before it is used."""
-    return method.has("defenses", method_of(config, "defenses", defense), "prepare")
-
-
-def base_of(config: Mapping[str, Any], dataset: str, model: str, unlearner: str) -> str:
-    """The folder of an unlearner's base models: one of its own where its method trains them in its own way."""
-    return f"base/{dataset}/{model}" + (f"/{unlearner}" if trains_base(config, unlearner) else "")
-
-
-def trains_base(config: Mapping[str, Any], unlearner: str) -> bool:
-    """Whether an unlearner's method has a base training of its own."""
-    return unlearner != ORIGINAL and method.has("unlearners", method_of(config, "unlearners", unlearner), "train_base")
-
-
-def fixed_of(config: Mapping[str, Any], unlearner: str) -> dict[str, Any]:
-    """An unlearner's keywords without those that rule `tune` chooses."""
-    tuned = grid_of(config, unlearner)
-    return {key: value for key, value in keywords_of(config, "unlearners", unlearner).items() if key not in tuned}
-
-
-def base_keywords_of(config: Mapping[str, Any], unlearner: str) -> dict[str, Any]:
-    """Of an unlearner's keywords those that its own base training takes too."""
-    return _taken_by(config, "unlearners", unlearner, "train_base")
-
-
-def prepare_keywords_of(config: Mapping[str, Any], defense: str) -> dict[str, Any]:
-    """Of a defense's keywords those of its training."""
-    return _taken_by(config, "defenses", defense, "prepare")
-
-
-def probe_keywords_of(config: Mapping[str, Any], attack: str, dataset: str) -> dict[str, Any]:
-    """Of an attack on labels the keywords of what it asks the server, with the scale's cut on this data set."""
-    cut = config["budgets"].get(PROBES, {}).get(f"{dataset}/{attack}", {})
-    return _taken_by(config, "attacks", attack, "attack") | cut
-
-
-def judge_keywords_of(config: Mapping[str, Any], attack: str) -> dict[str, Any]:
-    """Of an attack on labels the keywords of how it judges the answers."""
-    return _taken_by(config, "attacks", attack, "judge")
-
-
-def _taken_by(config: Mapping[str, Any], section: str, name: str, function: str) -> dict[str, Any]:
-    valid = method.keywords(SECTIONS[section], method_of(config, section, name), function)
-    return {key: value for key, value in keywords_of(config, section, name).items() if key in valid}
-
-
-def code_of(config: Mapping[str, Any], section: str, name: str) -> str:
-    """The hash of the code behind an entry of the configuration, for a rule's `params`."""
-    backbone = keywords_of(config, section, name).get("backbone")
-    around = [f"{SECTIONS[section]}/{method_of(config, section, backbone)}"] if backbone else []
-    return method.code(f"{SECTIONS[section]}/{method_of(config, section, name)}", *around)

@@ -1,7 +1,8 @@
-"""The configuration: merged with its scale, checked before the first job, refused in one sentence.
+"""The configuration: merged with its scale and the papers' own parts, checked before the first job, refused in one
+sentence.
 
-config.yaml names everything that exists and its published values; a scale file says which data set, network and
-forget set stands in for which, and which budgets are cut. `resolve` puts the two together.
+config/config.yaml names what exists, each paper's config.yaml what it alone needs; a scale says which data set, network
+and request stands in for which, and which budgets are cut. `resolve` puts them together.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from palimpsest import ranges
 from palimpsest.pipeline import method
 
 ROOT = Path(__file__).parents[3]
@@ -23,27 +25,21 @@ ROOT = Path(__file__).parents[3]
 SECTIONS = {
     "datasets": "data",
     "models": "models",
+    "requests": "requests",
     "unlearners": "unlearners",
     "attacks": "attacks",
     "defenses": "defenses",
 }
 # Keys of an entry that are the workflow's, not the method's.
 RESERVED = {
-    "datasets": {"method", "subset"},
-    "models": {"method"},
-    "unlearners": {"method", "also_in"},
+    "datasets": {"method", "subset", "hold_back"},
+    "models": {"method", "task"},
+    "requests": {"method", "repetitions", "served", "against", "surrogate"},
+    "unlearners": {"method", "also_in", "from_nearest"},
     "attacks": {"method", "images"},
     "defenses": {"method"},
-    "forget_sets": {"trials"},
 }
-# The function besides a method's own that some files have; it shares the keywords. What trains what the method needs
-# before, and what judges from what an attack on labels found.
-SECOND = {"unlearners": "train_base", "defenses": "prepare", "attacks": "judge"}
 PROBES = "probes"  # of the budgets those for one data set: `<data set>/<attack on labels>`
-RECIPE = (
-    "epochs", "batch_size", "lr", "optimizer", "momentum", "weight_decay", "schedule", "milestones",
-    "warmup_epochs", "augment", "precision",
-)  # fmt: skip
 
 
 class ConfigError(SystemExit):
@@ -88,22 +84,26 @@ def write(config: Mapping[str, Any], path: Path | str) -> None:
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a merged configuration and apply the scale's budgets; a new dictionary of plain types.
+    """Check a merged configuration, put the papers' own parts below it and apply the scale's budgets; plain types.
 
-    Raises `ConfigError` for an unknown key, method, keyword, data set or scale.
+    Raises `ConfigError` for an unknown key, method, keyword, data set or scale, or a value out of its range.
     """
-    merged = deepcopy(dict(config))
+    merged: dict[str, Any] = {}
+    for file in sorted((ROOT / "config" / "papers").glob("*/config.yaml")):
+        part = yaml.safe_load(file.read_text()) or {}
+        scales = part.pop("scales", {})
+        for own in (part, scales.get(config.get("scale"), {})):
+            _join(merged, own, file)
+    _update(merged, deepcopy(dict(config)))
     _check_schema(merged)
     for kind, cuts in merged["budgets"].items():
-        if kind == PROBES:
-            continue
-        for name, values in cuts.items():
+        for name, values in cuts.items() if kind != PROBES else ():
             if name not in merged[kind]:
                 raise ConfigError(_unknown(f"scale {merged['scale']}: budgets.{kind}", "entry", name, merged[kind]))
             merged[kind][name] = {**merged[kind][name], **values}
-    for section, folder in SECTIONS.items():
+    for section in SECTIONS:
         for name, entry in merged[section].items():
-            _check_entry(section, folder, name, entry)
+            _check_entry(merged, section, name, entry)
     for name, cut in merged["budgets"].get(PROBES, {}).items():
         where, (data_set, _, attack) = f"scale {merged['scale']}: budgets.{PROBES}", name.partition("/")
         for section, part in (("datasets", data_set), ("attacks", attack)):
@@ -112,16 +112,9 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
                     _unknown(where, f"{section.removesuffix('s')} (<data set>/<attack>)", part, merged[section])
                 )
         file = method_of(merged, "attacks", attack)
-        _check_keywords(f"{where}.{name}", cut, method.keywords("attacks", file, "attack") - method.FILLED_IN)
-    for name, entry in merged["forget_sets"].items():
-        _check_keywords(
-            f"config.yaml: forget_sets.{name}",
-            entry,
-            method.keywords("forget.py", "forget") - method.FILLED_IN,
-            RESERVED["forget_sets"],
-        )
+        _check_keywords(f"{where}.{name}", cut, method.keywords("attacks", file, "attack"))
     for name, recipe in merged["recipes"].items():
-        _check_keywords(f"recipes.{name}", recipe, RECIPE)
+        _check_keywords(f"recipes.{name}", recipe, method.settings())
         if "/" not in name and not {"epochs", "batch_size", "lr"} <= set(recipe):
             raise ConfigError(f"recipes.{name} must give at least epochs, batch_size and lr.")
     for name, entry in merged["unlearners"].items():
@@ -132,6 +125,8 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
             f"tuning_seed cannot be {merged['tuning_seed']}: the tables use the repetitions 0 to "
             f"{merged['repetitions'] - 1}, and tuning needs one of its own."
         )
+    if merged["reference"] not in merged["unlearners"]:
+        raise ConfigError(_unknown("reference", "unlearner", merged["reference"], merged["unlearners"]))
     return merged
 
 
@@ -159,6 +154,20 @@ def grid_of(config: Mapping[str, Any], name: str) -> dict[str, list[Any]]:
     return {key: list(value["tune"]) for key, value in found.items() if _is_grid(value)}
 
 
+def taken_by(config: Mapping[str, Any], section: str, name: str, function: str) -> dict[str, Any]:
+    """Of an entry's keywords those that one function of its method takes."""
+    valid = method.keywords(SECTIONS[section], method_of(config, section, name), function)
+    return {key: value for key, value in keywords_of(config, section, name).items() if key in valid}
+
+
+def recipe_of(config: Mapping[str, Any], dataset: str, model: str) -> dict[str, Any]:
+    """The training recipe of a model on a data set: `model`'s, overridden by `dataset/model`'s."""
+    recipes = config["recipes"]
+    if model not in recipes and f"{dataset}/{model}" not in recipes:
+        raise ConfigError(f"recipes has neither {model!r} nor '{dataset}/{model}'; it takes {', '.join(recipes)}.")
+    return {**recipes.get(model, {}), **recipes.get(f"{dataset}/{model}", {})}
+
+
 def _check_schema(config: dict[str, Any]) -> None:
     schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text())
     for error in sorted(jsonschema.Draft202012Validator(schema).iter_errors(config), key=lambda e: list(e.path)):
@@ -173,20 +182,24 @@ def _check_schema(config: dict[str, Any]) -> None:
         raise ConfigError(f"{where} cannot be {error.instance!r}: {error.schema.get('description', error.message)}")
 
 
-def _check_entry(section: str, folder: str, name: str, entry: Mapping[str, Any]) -> None:
-    file = entry.get("method", name)
-    if not method.exists(folder, str(file)):
-        raise ConfigError(_unknown(f"config.yaml: {section}.{name}", "method", str(file), method.names(folder)))
-    valid = method.keywords(folder, str(file)) - method.FILLED_IN
-    if section in SECOND and method.has(folder, str(file), SECOND[section]):
-        valid |= method.keywords(folder, str(file), SECOND[section]) - method.FILLED_IN
-    _check_keywords(f"config.yaml: {section}.{name}", entry, valid, RESERVED[section])
-    for key, value in entry.items():
-        if isinstance(value, dict) and "tune" in value and (section != "unlearners" or not _is_grid(value)):
+def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapping[str, Any]) -> None:
+    folder, file = SECTIONS[section], method_of(config, section, name)
+    where = f"config.yaml: {section}.{name}"
+    if not method.exists(folder, file):
+        raise ConfigError(_unknown(where, "method", file, method.names(folder)))
+    valid = method.every_keyword(folder, file)
+    tuned = {key: value for key, value in entry.items() if isinstance(value, dict) and "tune" in value}
+    for key, value in tuned.items():
+        if section != "unlearners" or not _is_grid(value):
             raise ConfigError(
-                f"config.yaml: {section}.{name}.{key} cannot be {value!r}; an unlearner's keyword may be "
-                "{tune: [two values or more]}."
+                f"{where}.{key} cannot be {value!r}; an unlearner's keyword may be {{tune: [two values or more]}}."
             )
+    fixed = {key: value for key, value in entry.items() if key not in tuned}
+    for given in (fixed, *({key: one} for key, value in tuned.items() for one in value["tune"])):
+        _check_keywords(where, given, valid, RESERVED[section])
+    for key, other in (("against", "unlearners"), ("surrogate", "models")):
+        if section == "requests" and key in entry and entry[key] not in config[other]:
+            raise ConfigError(_unknown(f"{where}.{key}", other, str(entry[key]), config[other]))
 
 
 def _is_grid(value: object) -> bool:
@@ -198,10 +211,15 @@ def _is_grid(value: object) -> bool:
     )
 
 
-def _check_keywords(where: str, entry: Mapping[str, Any], valid: Iterable[str], reserved: Iterable[str] = ()) -> None:
-    for key in entry:
+def _check_keywords(
+    where: str, entry: Mapping[str, Any], valid: Mapping[str, str], reserved: Iterable[str] = ()
+) -> None:
+    """Refuse a keyword that a method does not have, and a value out of the range in its annotation."""
+    for key, value in entry.items():
         if key not in {*valid, *reserved}:
             raise ConfigError(_unknown(where, "keyword", key, valid))
+        if key in valid and (wrong := ranges.fault(valid[key], value)):
+            raise ConfigError(f"{where}.{key} {wrong}.")
 
 
 def _check_backbone(config: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> None:
@@ -211,7 +229,7 @@ def _check_backbone(config: Mapping[str, Any], name: str, entry: Mapping[str, An
     fit = {
         other
         for other in config["unlearners"]
-        if "penalty" in method.keywords("unlearners", method_of(config, "unlearners", other))
+        if "penalty" in method.needs("unlearners", method_of(config, "unlearners", other))
         and "backbone" not in keywords_of(config, "unlearners", other)
     }
     if backbone not in fit:
@@ -219,12 +237,12 @@ def _check_backbone(config: Mapping[str, Any], name: str, entry: Mapping[str, An
             f"{where}.backbone cannot be {backbone!r}: it must train on the forget set; "
             f"it takes {', '.join(sorted(fit))}."
         )
-    valid = method.keywords("unlearners", method_of(config, "unlearners", backbone)) - method.FILLED_IN
+    valid = method.keywords("unlearners", method_of(config, "unlearners", backbone))
     _check_keywords(f"{where}.settings", entry.get("settings", {}), valid)
 
 
 def _check_stand_ins(config: Mapping[str, Any]) -> None:
-    for kind, section in (("datasets", "datasets"), ("models", "models"), ("forget_sets", "forget_sets")):
+    for kind, section in (("datasets", "datasets"), ("models", "models"), ("requests", "requests")):
         for paper_name, substitute in config["stand_ins"].get(kind, {}).items():
             for name in substitute.values() if isinstance(substitute, dict) else [substitute]:
                 if name is not None and name not in config[section]:
@@ -245,3 +263,16 @@ def _update(config: dict[str, Any], other: Mapping[str, Any]) -> None:
             _update(config[key], value)
         else:
             config[key] = value
+
+
+def _join(config: dict[str, Any], part: Mapping[str, Any], file: Path) -> None:
+    """Add a paper's part; two papers may not give one entry two meanings."""
+    for section, entries in part.items():
+        known = config.setdefault(section, {})
+        for name, entry in entries.items():
+            if isinstance(known.get(name), dict) and isinstance(entry, dict) and section in ("stand_ins", "budgets"):
+                _join(known, {name: entry}, file)
+            elif known.setdefault(name, entry) != entry:
+                raise ConfigError(
+                    f"{file.relative_to(ROOT)} gives {section}.{name} another value than another paper does."
+                )

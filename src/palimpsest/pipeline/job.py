@@ -1,11 +1,16 @@
 """What every job does around its one function: log, device, seeds, atomic outputs, the record, one clear sentence.
 
-    with job(snakemake) as run:
-        images = data.read(run.input.data)
-        run.keep_models(run.output.model, lambda number: fit(...), {0: {"seed": "…"}})
+    with job(globals().get("snakemake")) as run:
+        images = data.read(run.input.images)
+        run.keep_models(lambda number: fit(...))
 
-An output is written under a temporary name and renamed when it is whole. An error that a user can mend ends the job
-with one sentence in its log; an error of ours with its traceback.
+An output is written under a temporary name and renamed when it is whole. What a job keeps to resume from lies in one
+folder beside its first output until it ends. An error that a user can mend ends the job with one sentence in its log;
+an error of ours with its traceback.
+
+A script can be run by itself for one result, its log then being the terminal:
+
+    PYTHONPATH=src python workflow/scripts/unlearn.py results/demo/unlearned/…/0-1.safetensors [KEY=VALUE of the configuration]
 """
 
 from __future__ import annotations
@@ -14,19 +19,24 @@ import errno
 import json
 import logging
 import os
+import re
 import resource
+import shutil
+import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from palimpsest.pipeline import gpu, provenance, warm
+from palimpsest.pipeline import address, gpu, method, provenance, warm
 from palimpsest.pipeline.configuration import ConfigError
-from palimpsest.seeds import stable_seed
+from palimpsest.seeds import numbers
 
 if TYPE_CHECKING:
     from palimpsest.models import Diverged, Network
@@ -38,20 +48,41 @@ log = logging.getLogger("palimpsest")
 PACKAGE = Path(__file__).parents[1]
 
 # Errors whose message is the one sentence that a user needs, by name: importing their classes would import torch.
-CLEAR = {"DataError", "ForgetError", "ModelError", "ConfigError", "LeaseError", "Diverged"}
+CLEAR = {"DataError", "RequestError", "ModelError", "ConfigError", "LeaseError", "Diverged"}
 
 
-class Run:
-    """One running job: Snakemake's fields, and what the scripts need besides them."""
+class Files(dict[str, Any]):
+    """A job's files by name, as attributes; one path, or several. A name that a job does not have is an error."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+    @property
+    def paths(self) -> list[str]:
+        """All of them."""
+        return [path for found in self.values() for path in ([found] if isinstance(found, str) else found)]
+
+
+class Job:
+    """One running job.
+
+    stage: its rule. names: its wildcards. asks: what `pipeline.address` tells it. input, output: its files.
+    """
 
     def __init__(self, snakemake: Any) -> None:
-        self.input = snakemake.input
-        self.output = snakemake.output
-        self.params = snakemake.params
-        self.wildcards: dict[str, str] = dict(snakemake.wildcards.items())
-        self.rule: str = snakemake.rule
-        self.threads: int = snakemake.threads
+        self.stage: str = snakemake.rule
+        self.names: dict[str, str] = dict(snakemake.wildcards.items())
+        self.asks = SimpleNamespace(**getattr(snakemake.params, "asks", {}))
+        self.key = str(getattr(snakemake.params, "key", ""))
+        self.input = Files({name: _plain(found) for name, found in snakemake.input.items()})
+        self.output = Files({name: str(path) for name, path in snakemake.output.items()})
+        self.config: dict[str, Any] = snakemake.config
         self.facts: dict[str, Any] = {"threads": snakemake.threads}
+
+    @property
+    def results(self) -> Path:
+        """The folder of the scale's results."""
+        return Path(f"results/{self.config['scale']}")
 
     @property
     def device(self) -> str:
@@ -60,25 +91,47 @@ class Run:
 
         return "cuda" if torch.cuda.is_available() else "cpu"
 
-    def seed(self, repetition: int | str) -> int:
-        """The seed of this job's cell and one repetition."""
-        cell = {name: value for name, value in self.wildcards.items() if name != "seed"}
-        seed = stable_seed(self.rule, cell, int(repetition))
-        self.facts.setdefault("seeds", {})[str(repetition)] = seed
+    @property
+    def numbers(self) -> list[int]:
+        """The repetitions of its block."""
+        return numbers(self.names["block"])
+
+    def seed(self, number: int) -> int:
+        """The seed of one repetition."""
+        seed = address.seed_of(self.stage, self.names, number)
+        self.facts.setdefault("seeds", {})[str(number)] = seed
         return seed
 
-    @cached_property
-    def _key(self) -> str:
-        """What anything kept for resuming must match: the job's parameters and inputs."""
-        inputs = {provenance.relative(path): provenance.digest(path) for path in self.input}
-        return str(stable_seed(self.rule, self.wildcards, dict(self.params.items()), inputs))
+    def seed_of_base(self, number: int) -> int:
+        """The seed of one repetition's base model."""
+        return address.seed_of("train", {name: self.names[name] for name in ("dataset", "model")}, number)
 
-    def checkpoint(self, beside: str, number: int) -> Checkpoint:
-        """Where the training of repetition `number` of output `beside` may resume."""
+    @property
+    def task(self) -> ModuleType:
+        """What the network is for: a file of tasks/."""
+        return import_module(f"palimpsest.tasks.{self.asks.task}")
+
+    def method(self, section: str) -> ModuleType:
+        """The file of the method that the job is told to run, of a section of the configuration."""
+        return imported(section, self.asks.method)
+
+    @cached_property
+    def _resumes(self) -> str:
+        """What anything kept for resuming must match: what the job depends on, and the inputs as they lie there."""
+        return str([self.key, *(provenance.digest(path) for path in self.input.paths)])
+
+    @property
+    def kept_for_resuming(self) -> Path:
+        """The folder of what an interrupted job goes on from; it goes when the job ends."""
+        first = Path(next(iter(self.output.values())))
+        return first.with_name(f".{first.stem}.resume")
+
+    def checkpoint(self, number: int, part: int = 0) -> Checkpoint:
+        """Where the training of repetition `number`, of several one after the other the one called `part`, may resume."""
         from palimpsest.train import Checkpoint
 
-        path = Path(beside).with_suffix(f".{number}.resume")
-        return Checkpoint(path, self._key, seconds=float(os.environ.get("PALIMPSEST_CHECKPOINT_SECONDS", "30")))
+        seconds = float(os.environ.get("PALIMPSEST_CHECKPOINT_SECONDS", "30"))
+        return Checkpoint(self.kept_for_resuming / f"{number}.{part}", f"{self._resumes} {part}", seconds=seconds)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -110,68 +163,53 @@ class Run:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def write_text(self, path: str, text: str | bytes) -> None:
+        """Write a text, or bytes."""
+        with self.writing(path) as temporary:
+            temporary.write_bytes(text.encode() if isinstance(text, str) else text)
+
     def write_json(self, path: str, content: Any) -> None:
         """Write `content` as JSON."""
-        with self.writing(path) as temporary:
-            temporary.write_text(json.dumps(content) + "\n")
+        self.write_text(path, json.dumps(content) + "\n")
 
-    def write_rows(self, path: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write_rows(self, path: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write measurements, one JSON object a line."""
+        self.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_tensors(self, path: str, made: Mapping[int, Mapping[str, Any]], about: Mapping[int, Any] | None = None) -> None:
+        """Write the tensors of each repetition, and what else there is to say of it."""
+        from palimpsest.data import save_tensors
+
         with self.writing(path) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            save_tensors(made, temporary, about or {})
 
-    def write_tensors(self, path: str, tensors: Mapping[str, Any], **metadata: str) -> None:
-        """Write tensors as safetensors."""
-        from palimpsest.tensors import save
+    def read_tensors(self, path: str, number: int) -> dict[str, Any]:
+        """The tensors of one repetition, on the job's device."""
+        from palimpsest.data import read_tensors
 
-        with self.writing(path) as temporary:
-            save(tensors, temporary, metadata)
+        return read_tensors(path, number, self.device)
 
-    def read_tensors(self, path: str, number: int = 0) -> dict[str, Any]:
-        """Tensors that `write_tensors` or, by number, `keep_models` wrote, on the job's device."""
-        from safetensors import safe_open
+    def keep_models(self, make: Callable[[int], Made], about: Callable[[int], Mapping[str, str]]) -> None:
+        """Write the network that `make` returns for each repetition, and the tensors that it leaves besides, if any.
 
-        with safe_open(path, framework="pt", device=self.device) as file:
-            prefix = f"{number}/" if "several" in (file.metadata() or {}) else ""
-            names = [name for name in file.keys() if name.startswith(prefix)]
-            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-
-    def keep_models(
-        self, path: str, make: Callable[[int], Made], metadata: Mapping[int, Mapping[str, str]], kept: str = ""
-    ) -> None:
-        """Write the network that `make` returns for each number of `metadata`; with `kept`, the tensors besides it too.
-
-        A diverged training is kept as such and is no error. Of several, each finished one waits beside the output, so
-        that a killed job loses one at most.
+        about: what else a network's header says. A diverged training is kept as such and is no error. Each finished
+        repetition waits beside the output, so that a killed job loses one at most.
         """
         from palimpsest import models
 
-        several = len(metadata) > 1
         made: dict[int, Network | models.Diverged] = {}
-        left: dict[str, Any] = {}
-        for number in metadata:
-            part = Path(path).with_suffix(f".{number}.resume.whole")
-            log.info("repetition %d of %s", number, ", ".join(map(str, metadata)))
-            one, tensors = self._finished(part) or self._made(make, number)
-            if several and not isinstance(one, models.Diverged):
-                self.write_tensors(f"{part}.kept", tensors)
+        left: dict[int, dict[str, Any]] = {}
+        for number in self.numbers:
+            log.info("repetition %d of %s", number, ", ".join(map(str, self.numbers)))
+            part = self.kept_for_resuming / f"{number}.whole"
+            made[number], left[number] = self._finished(part, number) or self._made(make, number)
+            if not isinstance(made[number], models.Diverged) and len(self.numbers) > 1:
+                self.write_tensors(f"{part}.kept", {number: left[number]})
                 with self.writing(str(part)) as temporary:
-                    models.save(one, temporary, key=self._key)
-            made[number] = one
-            left |= {f"{number}/{name}" if several else name: tensor for name, tensor in tensors.items()}
-        if kept:
-            self.write_tensors(kept, left, **({"several": "yes"} if several else {}))
-        with self.writing(path) as temporary:
-            if several:
-                models.save_several(made, temporary, metadata)
-            elif isinstance(one, models.Diverged):
-                models.save_diverged(temporary, str(one))
-            else:
-                models.save(one, temporary, **metadata[number])
-        for number in metadata:
-            resume = Path(path).with_suffix(f".{number}.resume")
-            for file in resume.parent.glob(f"{resume.name}*"):  # a method may keep more than one beside it
-                file.unlink(missing_ok=True)
+                    models.save({number: made[number]}, temporary, {number: {"resumes": self._resumes}})
+        self.write_tensors(self.output.kept, left)
+        with self.writing(self.output.model) as temporary:
+            models.save(made, temporary, {number: about(number) for number in self.numbers})
 
     def _made(self, make: Callable[[int], Made], number: int) -> tuple[Network | Diverged, dict[str, Any]]:
         from palimpsest import models
@@ -185,58 +223,103 @@ class Run:
         network, tensors = found if isinstance(found, tuple) else (found, {})
         return network, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
-    def _finished(self, part: Path) -> tuple[Network, dict[str, Any]] | None:
+    def _finished(self, part: Path, number: int) -> tuple[Network, dict[str, Any]] | None:
         """What an interrupted run of this very job left as finished."""
         from safetensors import SafetensorError
 
         from palimpsest import models
 
         try:
-            if not part.is_file() or models.metadata(part).get("key") != self._key:
+            if not part.is_file() or models.metadata(part, number).get("resumes") != self._resumes:
                 return None
-            tensors = {name: tensor.cpu() for name, tensor in self.read_tensors(f"{part}.kept").items()}
-            return models.load(part), tensors
+            tensors = {name: tensor.cpu() for name, tensor in self.read_tensors(f"{part}.kept", number).items()}
+            return models.load(part, number), tensors
         except (models.ModelError, SafetensorError, FileNotFoundError) as error:
             log.warning("ignoring %s: not readable (%s)", part, error)
             return None
 
 
+def imported(section: str, name: str) -> ModuleType:
+    """The file of a method, by its folder."""
+    return import_module(f"palimpsest.{method.module(section, name)}")
+
+
+def nearest_to_the_mean(rows: str, metric: str) -> int:
+    """The repetition whose value of a metric, without attack or defense, lies nearest the mean over all of a run."""
+    every = [json.loads(line) for line in Path(rows).read_text().splitlines()]
+    found = {
+        int(row["repetition"]): float(row["value"])
+        for row in every
+        if row["status"] == "ok" and (row["metric"], row["attack"], row["defense"]) == (metric, "none", "")
+    }
+    if not found:
+        raise ConfigError(f"{rows} has no {metric} to go on from; name another in from_nearest, or ask for it in a table.")
+    mean = statistics.fmean(found.values())
+    return min(found, key=lambda number: (abs(found[number] - mean), number))
+
+
 @contextmanager
-def job(snakemake: Any) -> Iterator[Run]:
-    """Run the block as the job of a rule; writes `output.record` at the end, where the rule has one."""
-    logging.basicConfig(
-        filename=snakemake.log[0], filemode="w", level=logging.INFO, format="%(asctime)s %(message)s", force=True
-    )
+def job(snakemake: Any) -> Iterator[Job]:
+    """Run the block as the job of a rule, or, without Snakemake, of the target on the command line; write its record."""
+    snakemake = snakemake or alone(sys.argv[1:])
+    to = {"filename": snakemake.log[0], "filemode": "w"} if snakemake.log else {"stream": sys.stderr}
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True, **to)
     # Small networks use few threads a job, so that jobs and not threads fill the cores; set before torch is imported.
     os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if "torch" in sys.modules:  # a warm start: imported before anybody knew how many threads
         sys.modules["torch"].set_num_threads(snakemake.threads)
     logging.raiseExceptions = False  # a log that cannot be written ends no job
-    run = Run(snakemake)
+    run = Job(snakemake)
     run.facts["startup_seconds"] = round(time.time() - warm.born(), 2)
     try:
         gpu.lease(int(snakemake.resources.get("gpu", 0)), snakemake.config["jobs_per_gpu"])
         started = time.perf_counter()
         yield run
-        if "record" in snakemake.output.keys():
-            outputs = [path for path in snakemake.output if path != snakemake.output.record]
-            facts = {**run.facts, **_usage(time.perf_counter() - started)}
+        if "record" in run.output:
             content = provenance.record(
-                rule=run.rule,
-                wildcards=run.wildcards,
-                params=dict(run.params.items()),
-                inputs=[path for path in run.input if Path(path).is_file()],
-                outputs=outputs,
-                facts=facts,
+                rule=run.stage,
+                wildcards=run.names,
+                params={**vars(run.asks), "key": run.key},
+                inputs=run.input.paths,
+                outputs=[path for name, path in run.output.items() if name != "record"],
+                facts={**run.facts, **_usage(time.perf_counter() - started)},
             )
-            with run.writing(snakemake.output.record) as temporary:
-                provenance.write(temporary, content)
+            run.write_text(run.output.record, provenance.text(content))
+            shutil.rmtree(run.kept_for_resuming, ignore_errors=True)
     except (Exception, ConfigError) as error:  # ConfigError is an exit
         log.error("%s", _sentence(error))
         if _is_full(error):  # of the log itself, perhaps
             sys.stderr.write(f"{_sentence(error)}\n")
         sys.exit(1)
+
+
+def alone(arguments: Sequence[str]) -> SimpleNamespace:
+    """What Snakemake would hand to the script that runs, for the one target among its arguments."""
+    from palimpsest.pipeline import cells, configuration
+
+    stage = Path(sys.argv[0]).stem
+    targets = [word for word in arguments if "=" not in word]
+    given = dict(word.split("=", 1) for word in arguments if "=" in word)
+    scale = given.pop("scale", targets[0].split("/")[1] if len(targets) == 1 and targets[0].count("/") > 1 else "demo")
+    results = f"results/{scale}"
+    shape = next(iter(address.outputs_of(results, stage).values()))
+    pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(shape))
+    found = re.fullmatch(pattern, targets[0]) if len(targets) == 1 else None
+    if not found:
+        raise ConfigError(f"{stage}.py makes one {shape}; name it, and KEY=VALUE for what the configuration shall have else.")
+    import yaml
+
+    config = configuration.load(scale=scale, **{key: yaml.safe_load(value) for key, value in given.items()})
+    at = address.Addresses(cells.Plan(config))(stage, **found.groupdict())
+    return SimpleNamespace(
+        rule=stage, wildcards=at.names, params=SimpleNamespace(asks=at.asks, key=at.key), input=at.inputs, output=at.outputs,
+        config=config, threads=config["threads"], resources={"gpu": config["gpu"]}, log=[],
+    )  # fmt: skip
+
+
+def _plain(found: Any) -> str | list[str]:
+    return str(found) if isinstance(found, str) else [str(path) for path in found]
 
 
 def _usage(seconds: float) -> dict[str, Any]:

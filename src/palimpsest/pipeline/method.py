@@ -1,6 +1,7 @@
-"""A method by its file name: its keywords and the hash of its code, read without importing it.
+"""A method by its file name: its keywords, their ranges, what it needs, and the hash of its code, without importing it.
 
-The Snakefile is parsed often (twice a job on a cluster) and must not pay for torch; `ast` reads what it needs.
+The Snakefile is parsed often (twice a job on a cluster) and must not pay for torch; `ast` reads what it needs. What
+stands before `*` in a method's function the workflow gives; what stands after is a hyper-parameter.
 """
 
 from __future__ import annotations
@@ -9,74 +10,142 @@ import ast
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
-
-# Which function of a file is the method, by folder.
+ROOT = PACKAGE.parents[1]
+# Which function of a file is the method, by folder; further ones, which share its keywords.
 FUNCTIONS = {
-    "data": "load",
-    "models": "build",
-    "unlearners": "unlearn",
-    "attacks": "attack",
-    "defenses": "purify",
-    "forget.py": "choose",
+    "data": ("load",),
+    "models": ("build",),
+    "requests": ("choose",),
+    "unlearners": ("unlearn", "train_base"),
+    "attacks": ("attack", "judge"),
+    "defenses": ("purify", "prepare"),
 }
-# Keyword-only arguments that the workflow fills in; the configuration may not set them.
-FILLED_IN = frozenset(
-    {"seed", "recipe", "checkpoint", "initial", "indices", "replacement", "penalty", "kept", "requests", "repetition"}
-    | {"own_samples", "device", "truth", "shadows"}
-)
+TRAINING = "training"  # a keyword that holds settings of training; the configuration gives its fields one by one
 
 
 class MethodError(Exception):
     """A method's file is missing or not of the agreed form."""
 
 
-def path(kind: str, name: str) -> Path:
-    """The file of method `name` in folder `kind` (or `kind` itself where it is a file)."""
-    return PACKAGE / kind if kind.endswith(".py") else PACKAGE / kind / f"{name}.py"
+def files(kind: str) -> dict[str, Path]:
+    """All methods of a folder and of the folders in it, by the names of their files; `_` begins a helper's name."""
+    found = sorted((PACKAGE / kind).rglob("*.py"))
+    return {file.stem: file for file in found if not file.stem.startswith("_")}
 
 
 def names(kind: str) -> list[str]:
-    """All methods of a folder, by the names of their files."""
-    return sorted(file.stem for file in (PACKAGE / kind).glob("*.py") if file.stem != "__init__")
+    """The methods of a folder."""
+    return sorted(files(kind))
 
 
 def exists(kind: str, name: str) -> bool:
-    """Whether `name` is a file of that folder."""
-    return name.isidentifier() and path(kind, name).is_file()
+    """Whether `name` is a method of that folder."""
+    return name in files(kind)
 
 
 @cache
-def keywords(kind: str, name: str, function: str = "") -> frozenset[str]:
-    """The keyword-only arguments of the method's function, or of another of its file, those filled in included."""
-    wanted = function or FUNCTIONS[kind]
-    for node in ast.parse(path(kind, name).read_text()).body:
-        if isinstance(node, ast.FunctionDef) and node.name == wanted:
-            # What stands before `*` is the contract's.
-            return frozenset(argument.arg for argument in node.args.kwonlyargs)
-    raise MethodError(f"{path(kind, name).relative_to(PACKAGE)} has no function {wanted}()")
+def path(kind: str, name: str) -> Path:
+    """The file of a method; `MethodError` where there is none."""
+    if name not in files(kind):
+        raise MethodError(f"there is no method {kind}/{name}.py")
+    return files(kind)[name]
+
+
+def module(kind: str, name: str) -> str:
+    """A method's module below this package, as `code` takes it: "attacks.on_images.uma"."""
+    return ".".join(path(kind, name).relative_to(PACKAGE).with_suffix("").parts)
+
+
+def stage(kind: str, name: str) -> str:
+    """The folder within its folder in which a method lies, as `on_images` of an attack; empty where in none."""
+    return path(kind, name).relative_to(PACKAGE / kind).parent.name
+
+
+@cache
+def keywords(kind: str, name: str, function: str = "") -> dict[str, str]:
+    """The keywords of a method's function (its first, where none is named), each with its annotation as text."""
+    wanted = function or FUNCTIONS[kind][0]
+    node = _function(kind, name, wanted)
+    if node is None:
+        raise MethodError(f"{path(kind, name).relative_to(PACKAGE)} has no function {wanted}()")
+    found = {argument.arg: ast.unparse(argument.annotation or ast.Constant("")) for argument in node.args.kwonlyargs}
+    return {key: text for key, text in found.items() if key != TRAINING} | (_settings() if TRAINING in found else {})
+
+
+@cache
+def every_keyword(kind: str, name: str) -> dict[str, str]:
+    """The keywords of all functions of a method's file that are one of its folder's."""
+    return {k: v for function in FUNCTIONS[kind] if has(kind, name, function) for k, v in keywords(kind, name, function).items()}
 
 
 @cache
 def has(kind: str, name: str, function: str) -> bool:
     """Whether the method's file has another function, as `train_base` of an unlearner or `prepare` of a defense."""
+    return _function(kind, name, function) is not None
+
+
+@cache
+def needs(kind: str, name: str) -> tuple[str, ...]:
+    """What a method's file says that it needs of the workflow: `NEEDS = ("model",)`."""
+    return tuple(literal(path(kind, name), "NEEDS") or ())
+
+
+def trains(kind: str, name: str) -> bool:
+    """Whether a method has settings of training."""
+    node = _function(kind, name, FUNCTIONS[kind][0])
+    return node is not None and TRAINING in {argument.arg for argument in node.args.kwonlyargs}
+
+
+@cache
+def literal(file: Path, name: str) -> Any:
+    """The value of a plain assignment in a module, None where there is none."""
+    for node in ast.parse(file.read_text()).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return ast.literal_eval(node.value)  # type: ignore[union-attr]
+    return None
+
+
+@cache
+def settings() -> frozenset[str]:
+    """The fields of `train.Recipe`, which a method with `training` takes one by one."""
+    return frozenset(_settings())
+
+
+@cache
+def _settings() -> dict[str, str]:
+    for node in ast.parse((PACKAGE / "train.py").read_text()).body:
+        if isinstance(node, ast.ClassDef) and node.name == "Recipe":
+            fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+            return {item.target.id: ast.unparse(item.annotation) for item in fields}  # type: ignore[union-attr]
+    raise MethodError("train.py has no class Recipe")
+
+
+@cache
+def _function(kind: str, name: str, function: str) -> ast.FunctionDef | None:
     body = ast.parse(path(kind, name).read_text()).body
-    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in body)
+    return next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == function), None)
 
 
 @cache
 def code(*modules: str) -> str:
-    """A hash over what `modules` ("unlearners/salun") and every module of this package that they import execute.
+    """A hash over what `modules` and every module of this package that they import execute.
 
-    Comments, docstrings and layout do not execute, so a changed sentence changes no hash.
+    modules: as `module` names them, without the package ("unlearners.salun"), or files below the project's root
+    ("workflow/scripts/train.py"). Comments, docstrings and layout do not execute: a changed sentence changes no hash.
     """
     hasher = hashlib.sha256()
-    for file in sorted(_closure([PACKAGE / f"{module}.py" for module in modules])):
-        hasher.update(str(file.relative_to(PACKAGE)).encode() + b"\0" + executed(file.read_text()).encode())
+    here = [ROOT / name if name.endswith(".py") else PACKAGE / f"{name.replace('.', '/')}.py" for name in modules]
+    imported = _closure([file for file, name in zip(here, modules, strict=True) if not name.endswith(".py")])
+    for file in sorted({*imported, *here}):
+        hasher.update(str(file.relative_to(ROOT)).encode() + b"\0" + executed(file.read_text()).encode())
     return hasher.hexdigest()[:16]
 
 
+@cache
 def executed(source: str) -> str:
     """The syntax tree of `source` as text, without docstrings (nor the places where anything stands)."""
     tree = ast.parse(source)
@@ -93,20 +162,19 @@ def _closure(files: list[Path]) -> set[Path]:
     queue = list(files)
     while queue:
         file = queue.pop()
-        if file in seen:
-            continue
-        seen.add(file)
-        queue += [imported for imported in _imports(file) if imported not in seen]
+        if file not in seen:
+            seen.add(file)
+            queue += _imports(file)
     return seen
 
 
-def _imports(file: Path) -> list[Path]:
+@cache
+def _imports(file: Path) -> tuple[Path, ...]:
+    """The files of this package that a module imports, wherever in it."""
     found = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
             base = PACKAGE.joinpath(*(node.module or "").split(".")[1:])
-            found += [base / f"{alias.name}.py" for alias in node.names] + [
-                base / "__init__.py",
-                base.with_suffix(".py"),
-            ]
-    return [candidate for candidate in found if candidate.is_file() and candidate != PACKAGE / "__init__.py"]
+            found += [base / f"{alias.name}.py" for alias in node.names] + [base / alias.name / "__init__.py" for alias in node.names]
+            found += [base.with_suffix(".py"), *(folder / "__init__.py" for folder in (base, *base.parents))]
+    return tuple(file for file in found if file.is_file() and file != PACKAGE / "__init__.py")

@@ -16,23 +16,21 @@ from typing import Any
 
 from palimpsest.pipeline.configuration import ROOT, ConfigError
 
-RECORD = ".record.json"
-
 
 @dataclass(frozen=True)
 class Job:
     """One job of Snakemake's graph.
 
-    cell: its wildcards. params: as the rule passes them. outputs: files, without the record. after: the ids of the jobs
-    it waits for. done: Snakemake would not run it. gpus: cards it asks for.
+    cell: its wildcards. asks: what its script is told. after: the ids of the jobs it waits for. runs: whether it runs
+    anything, which a target does not. done: Snakemake would not run it. gpus: cards it asks for.
     """
 
     id: int
     rule: str
     after: frozenset[int] = frozenset()
     cell: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, Any] = field(default_factory=dict)
-    outputs: tuple[str, ...] = ()
+    asks: Mapping[str, Any] = field(default_factory=dict)
+    runs: bool = True
     done: bool = False
     threads: int = 1
     gpus: int = 0
@@ -78,8 +76,8 @@ def graph(config: Mapping[str, Any], target: str, max_checksum_file_size: int, p
                 rule=job.rule.name,
                 after=frozenset(dag.jobid(before) for before in dag.dependencies[job]),
                 cell=dict(job.wildcards_dict),
-                params=dict(job.params.items()),
-                outputs=tuple(str(file) for file in job.output if not str(file).endswith(RECORD)),
+                asks=dict(job.params.get("asks", {})),
+                runs=bool(job.output),
                 done=not dag.needrun(job),
                 threads=job.threads,
                 gpus=int(job.resources.get("gpu", 0)),

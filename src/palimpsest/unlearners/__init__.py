@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from palimpsest.data import Samples, pixels
+from palimpsest.data import Samples, replaced
 from palimpsest.models import Network, finite
 from palimpsest.ranges import checked, file_of
 from palimpsest.tasks import Task, classification, loss_of
@@ -47,8 +47,8 @@ class Step:
     """What the workflow gives an unlearner besides the model and the data.
 
     seed: of all that the method draws. recipe: how the base model was trained. task: what it was trained to answer.
-    indices: where the forget set's samples stand in the training set, `int64` (n,), ascending; the training set is as
-    it stands before this step, `forget` and `retain` together, in order. replacement: what the forget set shall become
+    indices: where the forget set's samples, in their order, stand in the training set, `int64` (n,); the training set
+    is as it stands before this step. None where they are gone already. replacement: what the forget set shall become
     instead of being removed, a sample for each of its samples, `uint8` or float in [0, 1]. kept: what the base training
     or the step before left. initial: makes the network that training began with. checkpoint: where a long training may
     resume. penalty: (model, batch) to a scalar that `adversarial` adds to the loss of a method that it wraps.
@@ -79,16 +79,10 @@ class Step:
         assert self.indices is not None
         stays = torch.ones(len(retain.labels) + len(self.indices), dtype=torch.bool, device=retain.labels.device)
         stays[self.indices] = False
-        new, old = self.replacement.images, retain.images
-        if new.dtype != old.dtype:
-            dtype = torch.promote_types(new.dtype if new.is_floating_point() else old.dtype, torch.float32)
-            new, old = pixels(new, dtype), pixels(old, dtype)
-        merged = []
-        for kept, put in ((old, new), (retain.labels, self.replacement.labels)):
-            whole = torch.empty(len(stays), *put.shape[1:], dtype=kept.dtype, device=kept.device)
-            whole[stays], whole[~stays] = kept, put
-            merged.append(whole)
-        return Samples(*merged)
+        images = retain.images.new_zeros(len(stays), *retain.images.shape[1:])
+        labels = retain.labels.new_zeros(len(stays))
+        images[stays], labels[stays] = retain
+        return replaced(Samples(images, labels), self.indices, self.replacement)
 
 
 @dataclass(frozen=True)

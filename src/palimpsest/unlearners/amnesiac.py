@@ -35,7 +35,6 @@ from torch import nn
 from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.ranges import checked
-from palimpsest.tasks import loss_of
 from palimpsest.train import Batch, Recipe, fit
 from palimpsest.unlearners import Base, Step, unlearner
 
@@ -74,7 +73,7 @@ def unlearn(
     which = [
         number
         for number, logged in enumerate(requests)
-        if at.indices is not None and torch.equal(logged, at.indices.to(logged.device))
+        if at.indices is not None and torch.equal(logged.sort().values, at.indices.sort().values)
     ]
     if not which:
         raise ValueError(
@@ -136,7 +135,7 @@ def _logged(
         samples,
         recipe,
         seed=at.seed,
-        loss=loss_of(at.task),
+        task=at.task,
         before_step=lambda training, batch: add(training, batch, -1),
         after_step=lambda training, batch: add(training, batch, 1),
         kept=sums,

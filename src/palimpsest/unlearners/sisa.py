@@ -38,7 +38,6 @@ from palimpsest.data import Samples
 from palimpsest.models import Network, Spec, create, ensemble
 from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
-from palimpsest.tasks import loss_of
 from palimpsest.train import Recipe, fit
 from palimpsest.unlearners import Base, Step, unlearner
 
@@ -151,7 +150,7 @@ def _train(
                 Samples(data.images[chosen], data.labels[chosen]),
                 _stretched(at.recipe, epochs[s]),
                 seed=stable_seed(at.seed, k, s),
-                loss=loss_of(at.task),
+                task=at.task,
                 checkpoint=within,
             )
             found = member.state_dict()

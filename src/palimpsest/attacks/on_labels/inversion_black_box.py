@@ -22,16 +22,17 @@ out for it does not depend on the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import nn
 
-from palimpsest import screening
-from palimpsest.attacks import Judgement
+from palimpsest.attacks import finite
+from palimpsest.attacks.on_labels import Found, Judgement, Judging, OnLabels, _screening
+from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
 
 Query = Callable[[torch.Tensor], torch.Tensor]
@@ -51,33 +52,31 @@ class Bred(NamedTuple):
     queries: int
 
 
+@checked
 def attack(
-    query: Query,
-    shape: Sequence[int],
-    classes: int,
+    at: OnLabels[Query],
     *,
-    seed: int,
-    device: torch.device | str = "cpu",
-    targets: Sequence[int] | None = None,
-    population: int = 100,
-    generations: int = 200,
-    elites: int = 5,
-    strength: float = 1.0,
-    decay: float = 0.99,
+    targets: Sequence[Annotated[int, "[0, inf)"]] | None = None,
+    population: Annotated[int, "[1, inf)"] = 100,
+    generations: Annotated[int, "[0, inf)"] = 200,
+    elites: Annotated[int, "[0, inf)"] = 5,
+    strength: Annotated[float, "[0, inf)"] = 1.0,
+    decay: Annotated[float, "(0, 1]"] = 0.99,
 ) -> Bred:
-    """Invert the model behind `query`: images (N, *shape) in [0, 1], float32, to probabilities (N, classes).
+    """Invert the model behind the server, images (N, *shape) in [0, 1], float32, to probabilities (N, classes).
 
-    shape: (C, H, W). device: where the images are bred and asked about. targets: the classes to invert, all by default.
-    population [R]: individuals of a class. generations [R]: after the first. elites [R]: individuals that move on; the
-    best fitness then never falls, with 0 it may. strength, decay [R]: a gene changes by U(-s, s) with
+    The images are bred on the context's device. targets: the classes to invert, all by default. population [R]:
+    individuals of a class. generations [R]: after the first. elites [R]: individuals that move on, fewer than the
+    population; the best fitness then never falls, with 0 it may. strength, decay [R]: a gene changes by U(-s, s) with
     s = strength * decay ** generation, in units of the pixel range.
     Raises `ValueError` for a class that is not there, a population with no place for a child, images of one gene, or
-    answers that are not probabilities of that many classes.
+    answers that are not probabilities of that many classes; `Diverged` where an answer is not finite.
     """
+    query, shape, classes, seed, device = at.server, at.shape, at.classes, at.seed, at.device
     aims = list(range(classes)) if targets is None else list(targets)
-    if not all(0 <= aim < classes for aim in aims):
+    if any(aim >= classes for aim in aims):
         raise ValueError(f"inversion_black_box: targets are classes from 0 to {classes - 1}, not {aims}")
-    if not 0 <= elites < population:
+    if elites >= population:
         raise ValueError(f"inversion_black_box: {elites} elites of a population of {population} leave no child a place")
     genes, children = prod(shape), population - elites
     if genes < 2:
@@ -93,6 +92,7 @@ def attack(
             given = query(individuals.reshape(-1, *shape)).detach().float()
         if given.shape != (individuals.shape[0] * individuals.shape[1], classes):
             raise ValueError(f"inversion_black_box: {classes} probabilities an image were expected, not {given.shape}")
+        finite(given, "inversion_black_box: the server's answers")
         if not ((given >= 0).all() and torch.allclose(given.sum(1), torch.ones_like(given[:, 0]), atol=1e-3)):
             raise ValueError("inversion_black_box: the answers are not probabilities; the query must end in a softmax")
         return given.view(*individuals.shape[:2], classes)
@@ -127,7 +127,7 @@ def query_of(model: nn.Module, batch_size: int = 500) -> Query:
     """The interface that a client of `model` sees: images (N, C, H, W) in [0, 1] to its softmax probabilities (N, K).
 
     model: gives logits; it is copied, so that neither its mode nor its weights can change. batch_size: images it sees
-    at once.
+    at once. The query raises `Diverged` where a logit is not finite.
     """
     # Channels-last, as in training: LeNet answers 1.3 times as fast on a CPU.
     served = deepcopy(model).eval().to(memory_format=torch.channels_last)
@@ -135,7 +135,8 @@ def query_of(model: nn.Module, batch_size: int = 500) -> Query:
     def query(images: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
             parts = images.contiguous(memory_format=torch.channels_last).split(batch_size)
-            return torch.cat([served(part).float().softmax(1) for part in parts])
+            logits = (finite(served(part).float(), "inversion_black_box: the server's outputs") for part in parts)
+            return torch.cat([each.softmax(1) for each in logits])
 
     return query
 
@@ -184,12 +185,13 @@ def _pick(rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return rows.flatten(0, 1).index_select(0, (index + offset).flatten()).view(*index.shape, rows.shape[-1])
 
 
+@checked
 def judge(
-    found: Mapping[str, torch.Tensor],
+    found: Found,
+    at: Judging,
     *,
-    seed: int,
-    coefficients: Sequence[float] = (1.0,),
+    coefficients: Sequence[Annotated[float, "[0, inf)"]] = (1.0,),
     score: Literal["max", "target"] = "max",
 ) -> Judgement:
-    """Which classes the server forgot, from the prediction vectors; coefficients, score: see `screening.judge`."""
-    return screening.judge(found["probabilities"], seed=seed, coefficients=coefficients, score=score)
+    """Which classes the server forgot, from the prediction vectors; coefficients, score: see `_screening.judge`."""
+    return _screening.judge(found["probabilities"], seed=at.seed, coefficients=coefficients, score=score)

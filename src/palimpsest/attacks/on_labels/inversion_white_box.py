@@ -4,7 +4,7 @@
 
 (S001:125-136, eq. 18-21), from R starts for every class k; the end with the smallest objective is kept, and what the
 network says about it is the class's inverted prediction vector. A class that was forgotten should have no input that
-the network is sure of; `palimpsest.screening` judges that from the vectors.
+the network is sure of; `_screening` judges that from the vectors.
 
 R, eta, both lambdas, the number of steps and the forms of both penalties are not in the paper's text. Our decisions
 (methods.md 2.8): 5 starts, 200 steps, lambda_1 = lambda_2 = 1e-4, Adam at 0.1 instead of the plain gradient descent
@@ -22,16 +22,18 @@ alone, so each image moves as if it were the only one; its start depends on seed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-from palimpsest import processor, screening
-from palimpsest.attacks import Judgement
+from palimpsest import processor
+from palimpsest.attacks import finite
+from palimpsest.attacks.on_labels import Found, Judgement, Judging, OnLabels, _screening
 from palimpsest.frozen import frozen
 from palimpsest.models import Diverged, Network
+from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
 
 
@@ -48,25 +50,23 @@ class Inverted(NamedTuple):
     losses: torch.Tensor
 
 
+@checked
 def attack(
-    model: Network,
-    shape: Sequence[int],
-    classes: int,
+    at: OnLabels[Network],
     *,
-    seed: int,
-    targets: Sequence[int] | None = None,
-    restarts: int = 5,
-    steps: int = 200,
+    targets: Sequence[Annotated[int, "[0, inf)"]] | None = None,
+    restarts: Annotated[int, "[1, inf)"] = 5,
+    steps: Annotated[int, "[0, inf)"] = 200,
     optimizer: Literal["adam", "sgd"] = "adam",
-    lr: float = 0.1,
-    l2_weight: float = 1e-4,
-    tv_weight: float = 1e-4,
+    lr: Annotated[float, "(0, inf)"] = 0.1,
+    l2_weight: Annotated[float, "[0, inf)"] = 1e-4,
+    tv_weight: Annotated[float, "[0, inf)"] = 1e-4,
     space: Literal["normalised", "pixels"] = "normalised",
     clamp: bool = False,
-    batch_size: int = 512,
+    batch_size: Annotated[int, "[1, inf)"] = 512,
     precision: Literal["float32", "bfloat16"] = "float32",
 ) -> Inverted:
-    """Invert `model`, which maps images (N, *shape) to logits (N, classes); shape: (C, H, W).
+    """Invert the server, which maps images (N, *shape) to logits (N, classes).
 
     targets: the classes to invert, all by default. restarts [R]: R, the starts of a class. steps [R]: of each start.
     optimizer, lr [R]: `adam`, or `sgd` [P] for plain gradient descent. l2_weight, tv_weight [R]: lambda_1, lambda_2.
@@ -74,23 +74,21 @@ def attack(
     `pixels`. clamp [R]: project to pixels in [0, 1] after every step; the start is projected too. batch_size: images
     searched at once. precision: of the network while searching; the image stays in the network's type, and the losses
     and vectors that come back are the network's own, unrounded and unfolded.
-    Raises `ValueError` for a class that is not there, no restarts, or another optimizer or space, and `Diverged` where
-    a class has no start with a finite objective at its end.
+    Raises `ValueError` for a class that is not there, and `Diverged` where the server's outputs are not finite, or
+    those and the objective at the end of no start of a class.
     """
+    model, shape, classes, seed = at.server, at.shape, at.classes, at.seed
     aims = list(range(classes)) if targets is None else list(targets)
-    if not all(0 <= aim < classes for aim in aims):
+    if any(aim >= classes for aim in aims):
         raise ValueError(f"inversion_white_box: targets are classes from 0 to {classes - 1}, not {aims}")
-    if restarts < 1:
-        raise ValueError(f"inversion_white_box: {restarts} restarts leave nothing to choose from")
-    if optimizer not in ("adam", "sgd"):
-        raise ValueError(f"inversion_white_box: optimizer cannot be {optimizer!r}; it takes adam, sgd")
-    if space not in ("normalised", "pixels"):
-        raise ValueError(f"inversion_white_box: space cannot be {space!r}; it takes normalised, pixels")
     model.eval()
     device, kind = model.mean.device, model.mean.dtype
     mean, std = (model.mean, model.std) if space == "normalised" else (torch.zeros_like(model.mean), 1.0)
     low, high = (0 - mean) / std, (1 - mean) / std
-    searched = frozen(model, torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(device, kind))
+    probe = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(device, kind)
+    with torch.no_grad():
+        finite(model(probe), "inversion_white_box: the server's outputs")
+    searched = frozen(model, probe)
     autocast = processor.autocast(device, precision)
     starts = torch.stack([_start(shape, seed, aim, number) for aim in aims for number in range(restarts)])
     wanted = torch.tensor(aims, device=device).repeat_interleave(restarts)
@@ -113,15 +111,16 @@ def attack(
         with torch.no_grad():
             pixels = mean + std * x
             logits = model(pixels)
-            losses.append(objective(logits, x, aim, l2_weight=l2_weight, tv_weight=tv_weight))
+            reached = objective(logits, x, aim, l2_weight=l2_weight, tv_weight=tv_weight)
+        losses.append(reached.where(logits.isfinite().all(1), torch.inf))
         ends.append(pixels)
         vectors.append(logits.softmax(1).float())
     reached = torch.cat(losses).view(len(aims), restarts)
-    finite = reached.isfinite()
-    if not finite.any(1).all():
-        lost = [aim for aim, some in zip(aims, finite.any(1).tolist(), strict=True) if not some]
+    ended = reached.isfinite()
+    if not ended.any(1).all():
+        lost = [aim for aim, some in zip(aims, ended.any(1).tolist(), strict=True) if not some]
         raise Diverged(f"white-box inversion: every start of classes {lost} left the numbers; a smaller lr may help")
-    best = reached.where(finite, torch.inf).argmin(1) + restarts * torch.arange(len(aims), device=device)
+    best = reached.where(ended, torch.inf).argmin(1) + restarts * torch.arange(len(aims), device=device)
     return Inverted(torch.cat(ends)[best].contiguous(), torch.cat(vectors)[best], reached)
 
 
@@ -141,12 +140,13 @@ def _start(shape: Sequence[int], seed: int, aim: int, number: int) -> torch.Tens
     return torch.randn(tuple(shape), generator=generator)
 
 
+@checked
 def judge(
-    found: Mapping[str, torch.Tensor],
+    found: Found,
+    at: Judging,
     *,
-    seed: int,
-    coefficients: Sequence[float] = (1.0,),
+    coefficients: Sequence[Annotated[float, "[0, inf)"]] = (1.0,),
     score: Literal["max", "target"] = "max",
 ) -> Judgement:
-    """Which classes the server forgot, from the prediction vectors; coefficients, score: see `screening.judge`."""
-    return screening.judge(found["probabilities"], seed=seed, coefficients=coefficients, score=score)
+    """Which classes the server forgot, from the prediction vectors; coefficients, score: see `_screening.judge`."""
+    return _screening.judge(found["probabilities"], seed=at.seed, coefficients=coefficients, score=score)

@@ -22,9 +22,11 @@ from typing import Literal
 
 import torch
 
-from palimpsest.auxiliary import Heads, Judged, Known, Vector, refuse_unknown
+from palimpsest.attacks.on_labels._heads import Heads, Judged, Known, Vector
+from palimpsest.ranges import checked
 
 
+@checked
 def attack(
     heads: Heads,
     shadows: Sequence[Known] = (),
@@ -32,7 +34,7 @@ def attack(
     *,
     screening: Literal["youden", "kmeans"] = "youden",
     protocol: Literal["shadow", "oracle_threshold"] = "shadow",
-    vector: Vector = "weight_and_bias",
+    vector: Literal["weight_and_bias", "weight"] = "weight_and_bias",
     standardise: bool = False,
 ) -> Judged:
     """Which classes the server behind `heads` forgot.
@@ -46,10 +48,8 @@ def attack(
 
     In the result `scores` are means of products over a class's heads, `values` are the products (standardised where
     asked for), and `head_decisions` the heads below `threshold`; the smaller, the more likely forgotten.
-    Raises `ValueError` where the protocol lacks what it needs or a keyword is not known.
+    Raises `ValueError` where the protocol lacks what it needs.
     """
-    refuse_unknown("label_leakage_dot", "screening", screening, ("youden", "kmeans"))
-    refuse_unknown("label_leakage_dot", "protocol", protocol, ("shadow", "oracle_threshold"))
     values = products(heads, vector, standardise)
     if screening == "kmeans":
         threshold = kmeans_threshold(values)

@@ -7,7 +7,7 @@ it is trained and tested on is not stated. Taken from the target itself, labels 
 head's difference shows the class it was trained on, whatever the server forgot, and a tree that has seen other heads of
 that class need only recognise it. That is `oracle_split`, which most likely explains the published 91 to 96% and is no
 attack. By default [R] the tree is trained on shadow servers that the attacker unlearnt itself (L-3), of which the
-caller leaves out those that forgot the target's classes (`auxiliary.leave_class_out`): recognising does not help then.
+caller leaves out those that forgot the target's classes (`_heads.leave_class_out`): recognising does not help then.
 It can hurt: to such a tree all heads of the class in question were retained ones.
 
 Between servers trained apart the shadow tree has a harder task than the paper's text lets one see: the units of one
@@ -22,16 +22,18 @@ protocol, the number means something only beside that of a server that forgot no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 
-from palimpsest.auxiliary import Heads, Judged, Known, Vector, refuse_unknown
+from palimpsest.attacks.on_labels._heads import Heads, Judged, Known, Vector
+from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
 
 Arrange = Literal["as_is", "own_class_first", "sorted"]
 
 
+@checked
 def attack(
     heads: Heads,
     shadows: Sequence[Known] = (),
@@ -39,11 +41,11 @@ def attack(
     *,
     seed: int,
     protocol: Literal["shadow", "oracle_split"] = "shadow",
-    vector: Vector = "weight_and_bias",
-    arrange: Arrange = "as_is",
-    test_share: float = 0.5,
-    max_depth: int | None = None,
-    min_samples_leaf: int = 1,
+    vector: Literal["weight_and_bias", "weight"] = "weight_and_bias",
+    arrange: Literal["as_is", "own_class_first", "sorted"] = "as_is",
+    test_share: Annotated[float, "(0, 1)"] = 0.5,
+    max_depth: Annotated[int, "[1, inf)"] | None = None,
+    min_samples_leaf: Annotated[int, "[1, inf)"] = 1,
 ) -> Judged:
     """Which classes the server behind `heads` forgot.
 
@@ -57,11 +59,10 @@ def attack(
 
     In the result `scores` are the shares of a class's heads that the tree calls forgotten, `threshold` is a half, which
     a score must pass, and `values` are the sums of absolute differences. In the split, only tested heads count.
-    Raises `ValueError` where the protocol lacks what it needs or a keyword is not known or out of range.
+    Raises `ValueError` where the protocol lacks what it needs.
     """
     from sklearn.tree import DecisionTreeClassifier  # half a second, which every other import of attacks would pay
 
-    refuse_unknown("label_leakage_difference", "protocol", protocol, ("shadow", "oracle_split"))
     features = differences(heads, vector, arrange)
     tested = torch.ones(len(features), dtype=torch.bool)
     if protocol == "oracle_split":
@@ -86,7 +87,6 @@ def attack(
 
 def differences(heads: Heads, vector: Vector = "weight_and_bias", arrange: Arrange = "as_is") -> torch.Tensor:
     """Every head's vector less the server's, float64 (H, V)."""
-    refuse_unknown("label_leakage_difference", "arrange", arrange, get_args(Arrange))
     if arrange != "as_is":
         # A stable sort by "not my class" brings the own row to the front and leaves the others in order.
         others = torch.arange(heads.bias.shape[1], device=heads.bias.device) != heads.trained_on[:, None]

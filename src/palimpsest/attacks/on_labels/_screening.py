@@ -21,59 +21,58 @@ default names the class that the inversion aimed at. And vectors that differ by 
 `resolution` neither criterion sees a difference, so a network whose inversions all reach a probability of one forgot
 nothing. The literal criteria have `resolution=0`.
 
-This file stands beside `attacks/` because both inversion attacks end here, and it needs nothing of them but numbers.
+Both inversion attacks end here; nothing of them is needed but these numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from sklearn.cluster import KMeans
 
-from palimpsest.attacks import Judgement
+from palimpsest.attacks.on_labels import Judgement
+from palimpsest.ranges import checked
 
 
+@checked
 def threshold(
     probabilities: torch.Tensor,
     *,
-    coefficient: float = 1.0,
+    coefficient: Annotated[float, "[0, inf)"] = 1.0,
     score: Literal["max", "target"] = "max",
-    resolution: float = 1e-6,
+    resolution: Annotated[float, "[0, inf)"] = 1e-6,
 ) -> torch.Tensor:
     """Which classes the threshold criterion calls forgotten: bool (K,), on the CPU, from prediction vectors (K, K).
 
     coefficient [R]: how many standard deviations below the mean. score: what p_k is, the `max` [P] of row k or [R] the
     probability of class k itself, which is low too where the inversion ended in another class that the network is sure
     of. resolution [R]: how far below the threshold p_k must lie, what float32 rounds away in a softmax.
-    Raises `ValueError` unless there is one vector of K probabilities for each of K classes, or for another score.
+    Raises `ValueError` unless there is one vector of K probabilities for each of K classes.
     """
     vectors = _checked(probabilities)
-    if score not in ("max", "target"):
-        raise ValueError(f"threshold: score cannot be {score!r}; it takes max, target")
     p = vectors.amax(1) if score == "max" else vectors.diagonal()
     return p < p.mean() - coefficient * p.std(correction=0) - resolution
 
 
+@checked
 def entropy(
     probabilities: torch.Tensor,
     *,
     variant: Literal["corrected", "as_published"] = "corrected",
-    restarts: int = 10,
+    restarts: Annotated[int, "[1, inf)"] = 10,
     seed: int = 0,
-    resolution: float = 1e-6,
+    resolution: Annotated[float, "[0, inf)"] = 1e-6,
 ) -> torch.Tensor:
     """Which classes the entropy criterion calls forgotten: bool (K,), on the CPU, from prediction vectors (K, K).
 
     variant: which class a vector stands for, `corrected` [R] the one it was made for, `as_published` [P] its argmax.
     restarts, seed [R]: of k-means, which the paper does not describe; K points are few and ten starts find the best
     split. resolution [R]: vectors whose entries, or clusters whose mean entropies, are closer than this are the same.
-    Raises `ValueError` unless there is one vector of K probabilities for each of K classes, or for another variant.
+    Raises `ValueError` unless there is one vector of K probabilities for each of K classes.
     """
     vectors = _checked(probabilities)
-    if variant not in ("corrected", "as_published"):
-        raise ValueError(f"entropy: variant cannot be {variant!r}; it takes corrected, as_published")
     forgotten = torch.zeros(len(vectors), dtype=torch.bool)
     shape = vectors.sort(1, descending=True).values
     if (shape.amax(0) - shape.amin(0)).amax() <= resolution:

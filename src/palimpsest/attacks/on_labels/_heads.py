@@ -1,31 +1,19 @@
 """Auxiliary heads: final layers that an attacker trains on images of one class each, on a server's frozen features.
 
-The label-leakage paper trains, on many small data sets D_i, models of the server's architecture whose feature
-extraction f is frozen at the server's, and "only train[s] the final classification layers" (S001:62-65):
-
-    w_i = argmin_w E_{x in D_i} CE(w f(x), y),   to be held against the server's own w (dot product or difference)
-
-Here the features of every image are computed once and all heads are trained as one batch: weights (H, K, D), one
-batched product a step, one Adam over the stack. Adam treats each number alone and each head has its own mean loss, so
-every head comes out as if it were trained by itself; its images, its start and its order have seeds of their own.
-
-Lost in the paper's text are the number of heads, the subsets' size, the optimiser and the epochs (L-1). Our decisions:
-20 heads a class, 100 images each, Adam 1e-3, 20 epochs in batches of 10. A whole subset a step would be 20 steps, in
-which Adam moves no weight further than 0.02, less than PyTorch's initialisation scatters them. The paper trains on
-subsets of "retained" and of "forgotten" data, which an attacker cannot tell apart yet: every class gets as many heads,
-and each head sees one class, as in the theory (eq. 10-17). The extractor is the *unlearned* server's: the symbols are
-lost, and the attacker has no other. "The fully connected layer" is the last one (L-13); LeNet's other two stay frozen.
+What the parameter attacks of the label-leakage paper hold against the server's own final layer (S001:62-106);
+`label_leakage` trains them, `_dot` and `_difference` judge them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from palimpsest.attacks import finite
+from palimpsest.data import pixels
 from palimpsest.models import ModelError
 from palimpsest.seeds import stable_seed
 
@@ -50,9 +38,8 @@ class Heads(NamedTuple):
         """The one-dimensional vectors of the heads (H, V) and of the server (V,), float64 on the CPU.
 
         vector: `weight_and_bias`, V = K * D + K [R]: a head that sees one class puts some of what it learns into its
-        bias; or `weight` alone, V = K * D. Raises `ValueError` for another word.
+        bias; or `weight` alone, V = K * D.
         """
-        refuse_unknown("auxiliary", "vector", vector, get_args(Vector))
         heads, server = self.weight.flatten(1), self.server_weight.flatten()
         if vector == "weight_and_bias":
             heads, server = torch.cat([heads, self.bias], 1), torch.cat([server, self.server_bias])
@@ -61,7 +48,9 @@ class Heads(NamedTuple):
     def of_class(self, classes: torch.Tensor) -> torch.Tensor:
         """What a table of the classes (K,) says of each head's own: (H,), on the CPU."""
         if classes.shape != self.server_bias.shape:
-            raise ValueError(f"auxiliary: {tuple(classes.shape)} is no table of the server's {len(self.server_bias)}")
+            raise ValueError(
+                f"label_leakage: {tuple(classes.shape)} is no table of the server's {len(self.server_bias)}"
+            )
         return classes.cpu()[self.trained_on.cpu()]
 
     def mean_by_class(self, values: torch.Tensor, among: torch.Tensor | None = None) -> torch.Tensor:
@@ -95,65 +84,6 @@ class Judged(NamedTuple):
     values: torch.Tensor
     head_decisions: torch.Tensor
     threshold: float
-
-
-def train(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    seed: int,
-    subsets: int = 20,
-    subset_size: int = 100,
-    head_init: HeadInit = "torch",
-    epochs: int = 20,
-    lr: float = 1e-3,
-    batch_size: int | None = 10,
-) -> Heads:
-    """Train `subsets` heads for every class of `model`, the unlearned server.
-
-    images: `uint8` (N, C, H, W), the attacker's, of every class, forgotten ones included. labels: `int64` (N,). All on
-    the server's device. seed: names the draws; a head's depend on it, the class and the head's number alone.
-    subsets: heads a class [R]; the paper's Figure 11 has 200 + 200 of them. subset_size: images of each, drawn without
-    replacement, while two subsets may overlap [R]. head_init [R]: `torch`, a fresh `nn.Linear`, what the paper most
-    likely did; `zero`; or the `server`'s own layer. epochs, lr: of Adam [R]. batch_size: images a step, in a fresh
-    order each epoch; None for the whole subset [R].
-    Raises `ValueError` where a class has fewer images than `subset_size`, a label is none of the server's, or a
-    keyword is out of range; `ModelError` where the server does not end in a linear layer.
-    """
-    refuse_unknown("auxiliary", "head_init", head_init, get_args(HeadInit))
-    batch_size = subset_size if batch_size is None else batch_size
-    counts = {"subsets": subsets, "subset_size": subset_size, "batch_size": batch_size}
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"auxiliary: {name} is a whole number from 1 on, not {count}")
-    if epochs < 0 or lr <= 0:
-        raise ValueError(f"auxiliary: epochs are 0 or more and lr is above 0, not {epochs} and {lr}")
-    layer = final_layer(model)
-    server_weight, server_bias = layer.weight.detach().clone(), layer.bias.detach().clone()
-    pools = [(labels == label).nonzero().flatten().cpu() for label in range(layer.out_features)]
-    if sum(map(len, pools)) != len(labels):
-        raise ValueError(f"auxiliary: a label lies outside 0..{layer.out_features - 1}, the server's classes")
-    for label, pool in enumerate(pools):
-        if len(pool) < subset_size:
-            raise ValueError(f"auxiliary: class {label} has {len(pool)} images, subset_size asks for {subset_size}")
-    names = [(seed, label, number) for label in range(len(pools)) for number in range(subsets)]
-    inputs = features(model, images)
-    device = inputs.device
-    index = torch.stack([pools[name[1]][subset(len(pools[name[1]]), subset_size, *name)] for name in names])
-    starts = [initial(layer, head_init, *name) for name in names]
-    weight = torch.stack([weight for weight, _ in starts]).to(device)
-    bias = torch.stack([bias for _, bias in starts]).to(device)
-    trained_on = torch.tensor([label for _, label, _ in names], device=device)
-    truth = F.one_hot(trained_on, len(pools))[:, None]
-    adam = torch.optim.Adam([weight, bias], lr=lr, fused=True)
-    for batch in batches(index, names, epochs, batch_size):
-        x = inputs[batch.to(device)]
-        # CE's gradient by hand, (softmax - one-hot) / B: autograd's graph would take as long again as the products.
-        error = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2)).softmax(2).sub_(truth).div_(x.shape[1])
-        weight.grad, bias.grad = error.transpose(1, 2) @ x, error.sum(1)
-        adam.step()
-    return Heads(weight, bias, trained_on, server_weight, server_bias)
 
 
 def subset(count: int, size: int, seed: int, label: int, number: int) -> torch.Tensor:
@@ -194,7 +124,7 @@ def final_layer(model: nn.Module) -> nn.Linear:
     """The linear layer that was registered last; `features` sees whether its output is the network's."""
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers or layers[-1].bias is None:
-        raise ModelError("auxiliary: the server has no last linear layer with a bias, so no head to compare with")
+        raise ModelError("label_leakage: the server has no last linear layer with a bias, so no head to compare with")
     return layers[-1]
 
 
@@ -202,7 +132,8 @@ def final_layer(model: nn.Module) -> nn.Linear:
 def features(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> torch.Tensor:
     """What enters the final layer, float32 (N, D), for `uint8` images (N, C, H, W), in evaluation mode.
 
-    Raises `ModelError` where that layer's output is not the network's, as in an ensemble.
+    Raises `ModelError` where that layer's output is not the network's, as in an ensemble, and `Diverged` where that is
+    not finite.
     """
     layer = final_layer(model)
     caught: list[torch.Tensor] = []
@@ -210,9 +141,9 @@ def features(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> t
     model.eval()
     try:
         for number, batch in enumerate(images.split(batch_size)):
-            logits = model(batch.float() / 255)
+            logits = finite(model(pixels(batch)), "label_leakage: the server's outputs")
             if len(caught) != number + 1 or not torch.allclose(layer.forward(caught[-1]), logits):
-                raise ModelError("auxiliary: the server's last linear layer does not give its logits")
+                raise ModelError("label_leakage: the server's last linear layer does not give its logits")
     finally:
         handle.remove()
     return torch.cat(caught)
@@ -221,9 +152,3 @@ def features(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> t
 def leave_class_out(shadows: Iterable[Known], forgotten: torch.Tensor) -> list[Known]:
     """The shadow servers that forgot none of the classes `forgotten`, bool (K,)."""
     return [shadow for shadow in shadows if not bool((shadow.forgotten & forgotten).any())]
-
-
-def refuse_unknown(who: str, name: str, value: str, valid: Iterable[str]) -> None:
-    """Raise `ValueError` for a word that a keyword does not take, in a sentence that lists those it does."""
-    if value not in valid:
-        raise ValueError(f"{who}: {name} cannot be {value!r}; it takes {', '.join(valid)}")

@@ -1,0 +1,504 @@
+"""Where everything lies, what lies upstream of it, and the hash of all that: every path of a scale's results is here.
+
+An `Address` is one job: its rule, its wildcards, its files, what its script is told (`asks`) and what it reads. Its
+`key` is a hash of all this and of the keys upstream, up to the data. Each rule carries it as a parameter, so that a
+change anywhere gives every job downstream a reason of its own to run, whatever became of the jobs between: Snakemake
+takes the files of a failed job away and does not miss an intermediate file of finished results.
+
+A model is a base and a list of steps, and `Run` names both: a second step's request and unlearner stand behind the
+first's, `class_0-random_tenth` and `sisa-sisa`, so that the one rule `unlearn` makes each step from the run before.
+A file holds the repetitions that its `block` names ("0", or "0-4"), by their numbers, at every stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from palimpsest.pipeline import method
+from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
+from palimpsest.pipeline.configuration import (
+    SECTIONS,
+    ConfigError,
+    grid_of,
+    keywords_of,
+    method_of,
+    recipe_of,
+    taken_by,
+)
+from palimpsest.seeds import blocks, numbers, stable_seed
+
+PLACE = "{dataset}/{model}/{forget}/{unlearner}"
+# By rule its outputs below results/<scale>/; the record stands beside the first.
+OUTPUTS: dict[str, dict[str, str]] = {
+    "data": {"images": "data/{dataset}.safetensors"},
+    "request": {"request": "requests/{dataset}/{request}/{block}.safetensors"},
+    "choose": {"request": "requests/{dataset}/{model}/{chain}/{request}/{block}.safetensors"},
+    "train": {
+        "model": "base/{dataset}/{model}/{base}/{block}.safetensors",
+        "kept": "base/{dataset}/{model}/{base}/{block}.kept.safetensors",
+    },
+    "tune": {"tuned": f"tuned/{PLACE}.json"},
+    "unlearn": {
+        "model": f"unlearned/{PLACE}/{{block}}.safetensors",
+        "kept": f"unlearned/{PLACE}/{{block}}.kept.safetensors",
+    },
+    "attack": {"attacked": f"attacked/{PLACE}/{{attack}}/{{block}}.safetensors"},
+    "probe": {"probed": f"probed/{PLACE}/{{attack}}/{{block}}.safetensors"},
+    "prepare": {"prepared": "defended/{dataset}/{forget}/{defense}/{block}.safetensors"},
+    "predict": {"outputs": f"outputs/{PLACE}/{{block}}.safetensors"},
+    "measure": {"rows": f"rows/{PLACE}.jsonl"},
+    "table": {kind: f"papers/{{paper}}/{{table}}.{kind}" for kind in ("csv", "md", "tex", "html")},
+    "figure": {kind: f"papers/{{paper}}/{{figure}}.{kind}" for kind in ("csv", "svg", "pdf")},
+    "page": {"page": "papers/{paper}/index.html"},
+}
+PLAIN = "plain"  # the base model that no method trains in its own way
+SAME = "same"  # the request of a step that asks for nothing new: it goes on after those before it
+TEMPLATES = ("parts.html.j2", "table.html.j2", "page.html.j2", "style.css")
+
+
+@dataclass(frozen=True)
+class File:
+    """One output of a job, by its name in OUTPUTS."""
+
+    of: Address
+    name: str
+
+    @property
+    def path(self) -> str:
+        """Below the project's root."""
+        return self.of.outputs[self.name]
+
+
+Above = File | str  # a job's output, or a file of the project's own
+
+
+@dataclass(frozen=True)
+class Address:
+    """One job.
+
+    stage: its rule. names: its wildcards, in the order of its path. asks: what its script is told, plain values.
+    above: what it reads, by name. code: the hash of what it executes.
+    """
+
+    results: str
+    stage: str
+    names: Mapping[str, str]
+    asks: Mapping[str, Any]
+    above: Mapping[str, Above | Sequence[Above]]
+    code: str
+
+    def __getitem__(self, name: str) -> File:
+        return File(self, name)
+
+    @cached_property
+    def outputs(self) -> dict[str, str]:
+        """Its files by name, the record among them."""
+        return {name: path.format(**self.names) for name, path in outputs_of(self.results, self.stage).items()}
+
+    @cached_property
+    def inputs(self) -> dict[str, str | list[str]]:
+        """The files it reads, by name."""
+        return {
+            name: _path(found) if isinstance(found, File | str) else [_path(one) for one in found]
+            for name, found in self.above.items()
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of all that it depends on."""
+        keys = {
+            name: _key(found) if isinstance(found, File | str) else [_key(one) for one in found]
+            for name, found in self.above.items()
+        }
+        content = [self.stage, self.names, self.asks, self.code, keys]
+        return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+    def seed(self, number: int) -> int:
+        """The seed of one repetition."""
+        return seed_of(self.stage, self.names, number)
+
+
+def _path(found: Above) -> str:
+    return found.path if isinstance(found, File) else found
+
+
+def _key(found: Above) -> str:
+    return f"{found.of.key} {found.name}" if isinstance(found, File) else found
+
+
+def outputs_of(results: str, stage: str) -> dict[str, str]:
+    """A rule's outputs with their wildcards, its record among them."""
+    found = {name: f"{results}/{pattern}" for name, pattern in OUTPUTS[stage].items()}
+    return found | {"record": record_of(next(iter(found.values())))}
+
+
+def record_of(path: str) -> str:
+    """The record beside a job's first output."""
+    return f"{path.rpartition('.')[0]}.record.json"
+
+
+def log_of(scale: str, stage: str) -> str:
+    """A rule's log with its wildcards."""
+    first = next(iter(OUTPUTS[stage].values()))
+    return f"logs/{scale}/{stage}/{first.partition('/')[2].rpartition('.')[0]}.log"
+
+
+def seed_of(stage: str, names: Mapping[str, str], number: int) -> int:
+    """The seed of one repetition of a job."""
+    was = {"request": "forget", "choose": "forget", "measure": "evaluate"}
+    named = {was.get(name, name): value for name, value in names.items() if name not in ("block", "base")}
+    return stable_seed(was.get(stage, stage), named, number)
+
+
+class Addresses:
+    """Every job of one resolved configuration."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.config = plan, plan.config
+        self.results = f"results/{self.config['scale']}"
+        self._made: dict[tuple[Any, ...], Address] = {}
+
+    def __call__(self, stage: str, **names: str) -> Address:
+        """The job of a rule with these wildcards."""
+        known = (stage, *sorted(names.items()))
+        if known not in self._made:
+            asks, above, *modules = getattr(self, f"_{stage}")(**names)
+            first = next(iter(OUTPUTS[stage].values()))
+            ordered = dict(sorted(names.items(), key=lambda item: first.index(f"{{{item[0]}}}")))
+            code = method.code(f"workflow/scripts/{stage}.py", *modules)
+            self._made[known] = Address(self.results, stage, ordered, asks, above, code)
+        return self._made[known]
+
+    def for_rules(self) -> tuple[dict[str, Any], ...]:
+        """By rule: outputs, log, and as functions of the wildcards the inputs, what the script is told, and the key."""
+
+        def ask(stage: str, what: str) -> Callable[[Any], Any]:
+            return lambda wildcards: getattr(self(stage, **dict(wildcards.items())), what)
+
+        return (
+            {stage: outputs_of(self.results, stage) for stage in OUTPUTS},
+            {stage: log_of(self.config["scale"], stage) for stage in OUTPUTS},
+            *({stage: ask(stage, what) for stage in OUTPUTS} for what in ("inputs", "asks", "key")),
+        )
+
+    # Runs
+
+    def repetitions(self, run: Run) -> int:
+        """How often a run is repeated: as often as its requests, which may say so, or as the scale does."""
+        entries = [self._request_entry(request) for request, _ in run.steps if request != SAME]
+        return min(int(entry.get("repetitions", self.config["repetitions"])) for entry in entries)
+
+    def blocks(self, run: Run) -> list[str]:
+        """The repetitions of a run as they stand in paths, several to a file and a job where its network is small."""
+        return blocks(self.repetitions(run), self._size(run.model))
+
+    def base(self, run: Run, block: str) -> Address:
+        """The job that trained the base models of a run."""
+        own = self._trainer(run)
+        total = self._trained.get((run.dataset, run.model, own), self.repetitions(run))
+        within = self._within(total, run.model, block)
+        return self("train", dataset=run.dataset, model=run.model, base=own, block=within)
+
+    def model(self, run: Run, block: str) -> Address:
+        """The job that made the models of a run: its last step, or the base training of what forgot nothing."""
+        if run.unlearner == ORIGINAL:
+            return self.base(run, block)
+        return self("unlearn", **run.names, block=self._within(self.repetitions(run), run.model, block))
+
+    def before(self, run: Run, block: str) -> Address:
+        """The job that made the models on which a run's last step worked."""
+        return self.model(run.before, block) if run.before else self.base(run, block)
+
+    def requests(self, run: Run, block: str) -> list[File]:
+        """What a run was asked to forget, step by step."""
+        found = []
+        for length in range(1, len(run.steps) + 1):
+            until = run.until(length)
+            request = until.steps[-1][0]
+            if request == SAME:
+                continue
+            within = self._within(self.repetitions(until), run.model, block)
+            if self._at_hand(request):
+                chain = until.before.chain if until.before else self._trainer(until)
+                names = {"model": run.model, "chain": chain}
+                found.append(self("choose", dataset=run.dataset, request=request, block=within, **names)["request"])
+            else:
+                found.append(self("request", dataset=run.dataset, request=request, block=within)["request"])
+        return found
+
+    def _size(self, model: str) -> int:
+        return int(self.config["block"].get(model, self.config["block"]["other"]))
+
+    def _within(self, total: int, model: str, block: str) -> str:
+        """The block of `total` repetitions that holds those of `block`."""
+        wanted = set(numbers(block))
+        held_out = {self.config["tuning_seed"]} == wanted  # the repetition that no table uses is a block of its own
+        return block if held_out else next(b for b in blocks(total, self._size(model)) if wanted <= set(numbers(b)))
+
+    @cached_property
+    def _trained(self) -> dict[tuple[str, str, str], int]:
+        """How many base models all runs together need, which share them: by data set, network and who trains them."""
+        found: dict[tuple[str, str, str], int] = {}
+        for run in self.plan.asked:
+            others = [self._request_entry(request).get("surrogate") for request, _ in run.steps]
+            for place in ((run.model, self._trainer(run)), *((model, PLAIN) for model in (run.model, *others) if model)):
+                found[run.dataset, *place] = max(found.get((run.dataset, *place), 0), self.repetitions(run))
+        return found
+
+    def _trainer(self, run: Run) -> str:
+        """Who trains a run's base model: its first step's unlearner where that has a training of its own."""
+        first = run.steps[0][1]
+        own = first != ORIGINAL and method.has("unlearners", method_of(self.config, "unlearners", first), "train_base")
+        return first if own else PLAIN
+
+    def _request_entry(self, request: str) -> Mapping[str, Any]:
+        return {} if request == SAME else self.config["requests"][request]
+
+    def _at_hand(self, request: str) -> bool:
+        """Whether a request is chosen with a model at hand."""
+        return bool(method.needs("requests", method_of(self.config, "requests", request)))
+
+    # What each rule's script is told, what it reads, and the modules that it executes
+
+    def _data(self, dataset: str) -> tuple[Any, ...]:
+        name = method_of(self.config, "datasets", dataset)
+        entry = {key: self.config["datasets"][dataset].get(key, {}) for key in ("subset", "hold_back")}
+        told = {**self._told("datasets", dataset), **entry, "root": self.config["data_root"]}
+        return told, {}, f"data.{name}"
+
+    def _request(self, dataset: str, request: str, block: str) -> tuple[Any, ...]:
+        return self._told("requests", request), {"images": self._images(dataset)}, self._module("requests", request)
+
+    def _choose(self, dataset: str, model: str, chain: str, request: str, block: str) -> tuple[Any, ...]:
+        entry = self.config["requests"][request]
+        told, modules = self._told("requests", request), [self._module("requests", request)]
+        above: dict[str, Any] = {"images": self._images(dataset)}
+        run = Run.of_chain(dataset, model, chain)
+        if run:
+            above |= {"model": self.model(run, block)["model"], "requests": self.requests(run, block)}
+        else:
+            within = self._within(self._trained[dataset, model, chain], model, block)
+            above["model"] = self("train", dataset=dataset, model=model, base=chain, block=within)["model"]
+        if "against" in entry:
+            told |= {"against": self._told("unlearners", entry["against"]), "recipe": recipe_of(self.config, dataset, model)}
+            modules.append(self._module("unlearners", entry["against"]))
+        if "surrogate" in entry:
+            within = self._within(self._trained[dataset, entry["surrogate"], PLAIN], entry["surrogate"], block)
+            above["surrogate"] = self("train", dataset=dataset, model=entry["surrogate"], base=PLAIN, block=within)["model"]
+        return told, above, *modules
+
+    def _train(self, dataset: str, model: str, base: str, block: str) -> tuple[Any, ...]:
+        told = {
+            "network": self._told("models", model),
+            "task": self._task(model),
+            "recipe": recipe_of(self.config, dataset, model),
+            "trainer": {},
+        }
+        above: dict[str, Any] = {"images": self._images(dataset)}
+        modules = ["train", self._module("models", model), f"tasks.{told['task']}"]
+        if base != PLAIN:
+            file = method_of(self.config, "unlearners", base)
+            told["trainer"] = {"method": file, "keywords": taken_by(self.config, "unlearners", base, "train_base")}
+            modules.append(self._module("unlearners", base))
+            if "requests" in method.needs("unlearners", file):
+                above["requests"] = self._known_before(dataset, model, base, block)
+        return told, above, *modules
+
+    def _known_before(self, dataset: str, model: str, base: str, block: str) -> list[File]:
+        """The requests of all runs on a base whose training must know them."""
+        found: dict[str, File] = {}
+        for run in self.plan.asked:
+            if (run.dataset, run.model, self._trainer(run)) != (dataset, model, base):
+                continue
+            for request, _ in run.steps:
+                if request == SAME or numbers(block)[-1] >= self._request_repetitions(request):
+                    continue
+                if self._at_hand(request):
+                    raise ConfigError(f"{base} must know its requests before training, and {request} is chosen with the trained model.")
+                found[request] = self("request", dataset=dataset, request=request, block=block)["request"]
+        return [found[name] for name in sorted(found)]
+
+    def _tune(self, **names: str) -> tuple[Any, ...]:
+        run, block = Run(**names), str(self.config["tuning_seed"])
+        told, above, *modules = self._step(run, block)
+        reference = run.with_last(self.config["reference"])
+        above["retrained"] = self("unlearn", **reference.names, block=block)["model"]
+        return {**told, "grid": grid_of(self.config, run.steps[-1][1])}, above, "tune", *modules
+
+    def _unlearn(self, dataset: str, model: str, forget: str, unlearner: str, block: str) -> tuple[Any, ...]:
+        run = Run(dataset, model, forget, unlearner)
+        told, above, *modules = self._step(run, block)
+        last = run.steps[-1][1]
+        if grid_of(self.config, last):
+            above["tuned"] = self("tune", **run.names)["tuned"]
+        told["from_nearest"] = self.config["unlearners"][last].get("from_nearest", "")
+        if told["from_nearest"]:  # every repetition goes on from one and the same run of the step before
+            if not run.before:
+                raise ConfigError(f"unlearners.{last}.from_nearest needs a step before it; {forget} is the first.")
+            told["blocks"] = self.blocks(run.before)
+            every = [self.model(run.before, one) for one in told["blocks"]]
+            above |= {"before": [one["model"] for one in every], "kept": [one["kept"] for one in every]}
+            above["requests"] = [file for one in told["blocks"] for file in self.requests(run, one)]
+            above["rows"] = self("measure", **run.before.names)["rows"]
+        return told, above, *modules
+
+    def _step(self, run: Run, block: str) -> tuple[Any, ...]:
+        """What unlearning needs, whether to tune or to do it."""
+        request, unlearner = run.steps[-1]
+        grid, before = grid_of(self.config, unlearner), self.before(run, block)
+        told = self._told("unlearners", unlearner)
+        told["keywords"] = {key: value for key, value in told["keywords"].items() if key not in grid}
+        told |= {
+            "recipe": recipe_of(self.config, run.dataset, run.model),
+            "task": self._task(run.model),
+            "same": request == SAME,
+            "served": self._request_entry(request).get("served", 0),
+            "blocks": [block],
+        }
+        above: dict[str, Any] = {
+            "images": self._images(run.dataset),
+            "before": [before["model"]],
+            "kept": [before["kept"]],
+            "requests": self.requests(run, block),
+        }
+        modules = [self._module("unlearners", unlearner)]
+        if backbone := told["keywords"].get("backbone"):
+            modules.append(method.module("unlearners", backbone))
+        return told, above, *modules
+
+    def _attack(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
+        run = Run(**names)
+        entry = self.config["attacks"][attack]
+        above = {
+            "images": self._images(run.dataset),
+            "original": self.base(run, block)["model"],
+            "model": self.model(run, block)["model"],
+            "requests": self.requests(run, block),
+        }
+        told = {**self._told("attacks", attack), "on": entry.get("images", "forget"), "task": self._task(run.model)}
+        return told, above, self._module("attacks", attack)
+
+    def _probe(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
+        run = Run(**names)
+        told = {
+            "method": method_of(self.config, "attacks", attack),
+            "keywords": taken_by(self.config, "attacks", attack, "attack")
+            | self.config["budgets"].get("probes", {}).get(f"{run.dataset}/{attack}", {}),
+        }
+        above = {"images": self._images(run.dataset), "server": self.model(run, block)["model"]}
+        return told, above, self._module("attacks", attack)
+
+    def _prepare(self, dataset: str, forget: str, defense: str, block: str) -> tuple[Any, ...]:
+        if self._at_hand(forget):
+            raise ConfigError(f"defense {defense} is trained without the forget set, and {forget} differs from model to model.")
+        told = {
+            "method": method_of(self.config, "defenses", defense),
+            "keywords": taken_by(self.config, "defenses", defense, "prepare"),
+        }
+        request = self("request", dataset=dataset, request=forget, block=block)["request"]
+        return told, {"images": self._images(dataset), "requests": [request]}, self._module("defenses", defense)
+
+    def _predict(self, block: str, **names: str) -> tuple[Any, ...]:
+        run = Run(**names)
+        attacks, defenses = self.plan.attacks_of(run), self.plan.defenses_of(run)
+        kinds = {name: method_of(self.config, "defenses", name) for name in defenses}
+        trained = [name for name in defenses if method.has("defenses", kinds[name], "prepare")]
+        told = {
+            "attacks": attacks,
+            "defenses": {
+                name: {"method": kinds[name], "keywords": taken_by(self.config, "defenses", name, "purify")} for name in defenses
+            },
+            "trained": trained,
+            "needs": self.plan.needs_of(run),
+            "task": self._task(run.model),
+        }
+        above: dict[str, Any] = {
+            "images": self._images(run.dataset),
+            "model": self.model(run, block)["model"],
+            "requests": self.requests(run, block),
+            "attacked": [self("attack", **run.names, attack=name, block=block)["attacked"] for name in attacks],
+            "prepared": [
+                self("prepare", dataset=run.dataset, forget=run.forget, defense=name, block=block)["prepared"] for name in trained
+            ],
+        }
+        if "before" in told["needs"]:
+            above["original"] = self.base(run, block)["model"]
+        return told, above, "predict", *(self._module("defenses", name) for name in defenses)
+
+    def _measure(self, **names: str) -> tuple[Any, ...]:
+        run = Run(**names)
+        judged, every = self.plan.label_attacks_of(run), self.blocks(run)
+        files = {name: method_of(self.config, "attacks", name) for name in judged}
+        shadowed = [name for name in judged if "shadows" in method.needs("attacks", files[name])]
+        shadow = run.with_last(self.config["reference"])
+        told = {
+            "metrics": self.plan.metrics_of(run),
+            "families": self.plan.families_of(run),
+            "blocks": every,
+            "judges": {
+                name: {"method": files[name], "keywords": taken_by(self.config, "attacks", name, "judge")} for name in judged
+            },
+            "shadowed": shadowed,
+        }
+        above = {
+            "images": self._images(run.dataset),
+            "requests": [file for block in every for file in self.requests(run, block)],
+            "outputs": [self("predict", **run.names, block=block)["outputs"] for block in every],
+            "probed": [self("probe", **run.names, attack=a, block=b)["probed"] for a in judged for b in every],
+            "shadows": [self("probe", **shadow.names, attack=a, block=b)["probed"] for a in shadowed for b in every],
+        }
+        families = [f"metrics.{name}" for name in told["families"]]
+        return told, above, "measure", *families, *(self._module("attacks", name) for name in judged)
+
+    # What people read
+
+    def _table(self, paper: str, table: str) -> tuple[Any, ...]:
+        return self._item(paper, table), self._behind(paper, table), "report.tables", "report.formats"
+
+    def _figure(self, paper: str, figure: str) -> tuple[Any, ...]:
+        above = self._behind(paper, figure)
+        if self.plan.shows_images(paper, figure):
+            runs = [(run, cell.attack) for cell in self.plan.figures[paper, figure] for run in cell.runs]
+            above["images"] = list({run.dataset: self._images(run.dataset) for run, _ in runs}.values())
+            above["probed"] = [
+                self("probe", **run.names, attack=attack, block=self.blocks(run)[0])["probed"] for run, attack in dict.fromkeys(runs)
+            ]
+        return self._item(paper, figure), above, "report.figures"
+
+    def _page(self, paper: str) -> tuple[Any, ...]:
+        about = self.plan.papers[paper]
+        above = self._behind(paper)
+        above["tables"] = [self("table", paper=paper, table=name)["csv"] for name in about.get("tables", {})]
+        above["figures"] = [self("figure", paper=paper, figure=name)["svg"] for name in about.get("figures", {})]
+        return self._item(paper), above, "report.page"
+
+    def _item(self, paper: str, name: str | None = None) -> dict[str, Any]:
+        """Everything that the configuration says of a table, a figure or a whole page, as a hash."""
+        cells = [repr(item) for (p, n), item in self.plan.items.items() if p == paper and name in (None, n)]
+        return {"cells": stable_seed(cells, self.plan.papers[paper])}
+
+    def _behind(self, paper: str, name: str | None = None) -> dict[str, Any]:
+        rows = [self("measure", **run.names)["rows"] for run in self.plan.runs(paper, name)]
+        return {"rows": rows, "templates": [f"workflow/report/{template}" for template in TEMPLATES]}
+
+    # Parts of these
+
+    def _images(self, dataset: str) -> File:
+        return self("data", dataset=dataset)["images"]
+
+    def _told(self, section: str, name: str) -> dict[str, Any]:
+        return {"method": method_of(self.config, section, name), "keywords": keywords_of(self.config, section, name)}
+
+    def _module(self, section: str, name: str) -> str:
+        return method.module(SECTIONS[section], method_of(self.config, section, name))
+
+    def _task(self, model: str) -> str:
+        return str(self.config["models"][model].get("task", "classification"))
+
+    def _request_repetitions(self, request: str) -> int:
+        return int(self._request_entry(request).get("repetitions", self.config["repetitions"]))

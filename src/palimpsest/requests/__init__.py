@@ -1,0 +1,286 @@
+"""Requests: what is to be forgotten, in order, perhaps with what shall stand in its place.
+
+Each file of this package is one kind and has one function,
+
+    choose(images, at, *, ...) -> Request
+
+`at` is what the workflow gives, a `Choice`; what stands after `*` are the kind's own keywords. A kind that needs more
+than the data and a seed says so, `NEEDS = ("model",)`: any of the fields `model`, `unlearner` and `surrogate`.
+
+Indices count into the training set as it was before anything was forgotten, whatever was asked before: `split` finds
+them in what is left of it. The UMA paper forgets whole classes or 5,000 random images (S000:276), the label-leakage
+paper one class, three, or up to nine at random (S001:190), the healing paper serves its requests in mini-batches
+(S003:81), and the malicious one asks to replace images by changed ones (S004:93-98).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from palimpsest.data import Images, Samples, replaced
+from palimpsest.models import Diverged, Network
+
+
+class RequestError(Exception):
+    """A request cannot be chosen, read or served; the message names the fault and the mend."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be forgotten.
+
+    indices: `int64` (n,), into the whole training set, in the order in which they are served; on the CPU.
+    replacement: what shall stand in the place of each, or None where it shall be removed. Images are `uint8`, or floats
+    in [0, 1]; labels may be other than they were. Features are `float32`.
+    """
+
+    indices: torch.Tensor
+    replacement: Samples | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a request is chosen with.
+
+    seed: of all that is random. repetition: which of several that are compared, from 0. model: a network of the chain
+    so far. unlearner: what a crafted request is made against, the method's function; its settings are `.keywords`.
+    surrogate: a network that stands in for `model` where that is not known. The last three are None for a kind that
+    does not name them in `NEEDS`.
+    """
+
+    seed: int
+    repetition: int = 0
+    model: Network | None = None
+    unlearner: partial[Any] | None = None
+    surrogate: Network | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How requests are chosen: the file of this package, and its keywords."""
+
+    method: str
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+
+    def choose(self, images: Images, at: Choice) -> Request:
+        """The request, checked; `RequestError` where the data has none such or `at` lacks what the kind needs."""
+        if lacking := [name for name in self.needs if getattr(at, name) is None]:
+            raise RequestError(f"{self.method}: the request is chosen with a {lacking[0]}, and none was given")
+        return check(images, self._module().choose(images, at, **self.keywords))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the kind needs besides the data and a seed."""
+        return getattr(self._module(), "NEEDS", ())
+
+    def _module(self) -> Any:
+        if self.method not in {file.stem for file in Path(__file__).parent.glob("[!_]*.py")}:  # a name from a file
+            raise RequestError(f"there is no kind of request requests/{self.method}.py")
+        return import_module(f"{__name__}.{self.method}")
+
+
+def check(images: Images, request: Request, keep_classes: bool = False) -> Request:
+    """`request` as it is, or `RequestError` where it does not fit the training set of `images`.
+
+    keep_classes: whether a class that would have no sample left is a fault too.
+    """
+    labels, replacement = images.train_labels.cpu(), request.replacement
+    asked = _asked(request.indices, len(labels))
+    if replacement is not None:
+        _check_replacement(images, len(request.indices), replacement)
+    if keep_classes:
+        left = {*labels[~asked].tolist(), *(replacement.labels.tolist() if replacement else ())}
+        if gone := sorted(set(labels.tolist()) - left):
+            raise RequestError(f"the request leaves no sample of class {gone[0]}, which it must keep")
+    return request
+
+
+def _asked(indices: torch.Tensor, count: int) -> torch.Tensor:
+    """Which of `count` training samples are asked for, bool (count,); `RequestError` for indices that cannot be."""
+    if indices.dtype != torch.int64 or indices.ndim != 1:
+        raise RequestError(f"a request's indices must be int64 (n,), found {indices.dtype} {tuple(indices.shape)}")
+    outside = indices[(indices < 0) | (indices >= count)]
+    if len(outside):
+        raise RequestError(f"a request names training sample {int(outside[0])}; there are 0..{count - 1}")
+    times = torch.bincount(indices, minlength=count)
+    if (times > 1).any():
+        raise RequestError(f"a request names training sample {int(times.argmax())} twice")
+    if bool(times.all()):
+        raise RequestError("the forget set is the whole training set: nothing is left to retain")
+    return times > 0
+
+
+def _check_replacement(images: Images, count: int, replacement: Samples) -> None:
+    values, labels = replacement
+    shape = (count, *images.train_images.shape[1:])
+    if values.shape != shape or labels.shape != shape[:1] or labels.dtype != torch.int64:
+        raise RequestError(
+            f"a request's replacements must be one for each of its samples, {shape} with int64 labels, "
+            f"found {tuple(values.shape)} with {labels.dtype} labels {tuple(labels.shape)}"
+        )
+    if not values.is_floating_point() and (values.dtype != torch.uint8 or images.kind == "features"):
+        raise RequestError(f"a request's replacements must be uint8 images or floats, found {values.dtype}")
+    low, high = (0, 1) if images.kind == "images" else (-torch.inf, torch.inf)
+    if values.is_floating_point() and not (values.isfinite() & (low <= values) & (values <= high)).all():
+        raise RequestError(f"a request's replacements must be finite and in [{low}, {high}]")
+    if count and not 0 <= int(labels.min()) <= int(labels.max()) < len(images.classes):
+        raise RequestError(
+            f"a request's replacements must have labels in 0..{len(images.classes) - 1}, "
+            f"found {int(labels.min())}..{int(labels.max())}"
+        )
+
+
+def served(request: Request, size: int) -> Iterator[Request]:
+    """The request in mini-batches of up to `size` samples, each a request of its own, in order."""
+    for start in range(0, len(request.indices), size):
+        part = slice(start, start + size)
+        put = request.replacement
+        yield Request(request.indices[part], Samples(*(tensor[part] for tensor in put)) if put else None)
+
+
+class Split(NamedTuple):
+    """The training set as a request parts it; all on the samples' device.
+
+    forget: the request's samples, in its order. retain: all others, in the order of the training set.
+    indices: `int64`, where the samples of `forget`, in their order, stand in the training set as it stands now; None
+    of what is gone already. replacement: what shall stand in their places, or None.
+    """
+
+    forget: Samples
+    retain: Samples
+    indices: torch.Tensor | None
+    replacement: Samples | None
+
+
+def standing(samples: Samples, already: Sequence[Request] = ()) -> tuple[Samples, torch.Tensor]:
+    """The training set as it stands after the requests `already`, and the index that each sample had at first (N,).
+
+    samples: the whole training set. What was removed is gone, what was replaced stands in its place as it is now;
+    pixels are floats once a request brought floats. A sample that is gone can be neither removed nor replaced again.
+    """
+    there = torch.ones(len(samples.labels), dtype=torch.bool, device=samples.labels.device)
+    for request in already:
+        indices = request.indices.to(there.device)
+        if request.replacement is None:
+            there[indices] = False
+        else:
+            samples = replaced(samples, indices, request.replacement)
+    return Samples(*(part[there] for part in samples)) if already else samples, there.nonzero().flatten()
+
+
+def split(samples: Samples, request: Request, already: Sequence[Request] = ()) -> Split:
+    """What `request` asks to forget of the training set as it stands after the requests `already`, and the rest.
+
+    samples: the whole training set, as `images.splits["train"]`. A sample that is gone is not forgotten again.
+    Raises `RequestError` for indices that cannot be, and where nothing would be left.
+    """
+    _asked(request.indices, len(samples.labels))
+    now, first = standing(samples, already)
+    asked = request.indices.to(first.device)
+    left = torch.isin(asked, first)
+    indices = torch.searchsorted(first, asked[left])
+    stays = torch.ones(len(first), dtype=torch.bool, device=first.device)
+    stays[indices] = False
+    if not stays.any():
+        raise RequestError("with what was forgotten before, the request leaves nothing of the training set")
+    put = request.replacement
+    return Split(
+        Samples(*(part[indices] for part in now)),
+        Samples(*(part[stays] for part in now)),
+        indices,
+        Samples(*(part.to(first.device)[left] for part in put)) if put else None,
+    )
+
+
+def steps(samples: Samples, asked: Sequence[Request], *, same: bool = False, size: int = 0) -> Iterator[Split]:
+    """What a step of a chain serves: the last of the requests `asked`, after those before it, `size` samples at once.
+
+    samples: the whole training set. size: 0 serves the request whole. same: whether the step asks for nothing new and
+    goes on after all of `asked`; its forget set is then what these asked for.
+    """
+    if same:
+        yield Split(all_of(samples, asked)[0], standing(samples, asked)[0], None, None)
+        return
+    *already, now = asked
+    for part in served(now, size) if size else [now]:
+        yield split(samples, part, already)
+        already.append(part)
+
+
+def all_of(samples: Samples, asked: Sequence[Request]) -> tuple[Samples, Samples]:
+    """Every sample that some of the requests asks to forget, as it was at first, and all others; both in order."""
+    chosen = torch.zeros(len(samples.labels), dtype=torch.bool, device=samples.labels.device)
+    for request in asked:
+        chosen[request.indices.to(chosen.device)] = True
+    return Samples(*(part[chosen] for part in samples)), Samples(*(part[~chosen] for part in samples))
+
+
+def write(
+    made: Mapping[int, Request | Diverged], path: Path | str, images: Images, rule: Rule, seeds: Mapping[int, int]
+) -> None:
+    """Write requests by number, which is the repetition that `rule` chose them for, each with its seed.
+
+    Of a kind that needs nothing but the data the rule is enough, and the file holds no sample: `read` chooses again.
+    Of any other it holds `{number}/indices` and, where there are replacements, `{number}/images` and `{number}/labels`.
+    A `Diverged` stands for a request that a diverged model should have been asked about.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    requests: dict[int, dict[str, Any]] = {}
+    for number, one in made.items():
+        if isinstance(one, Diverged):
+            requests[number] = {"seed": seeds[number], "diverged": str(one)}
+            continue
+        requests[number] = {"seed": seeds[number], "count": len(one.indices), "sha256": _hash(one.indices)}
+        if rule.needs or one.replacement:
+            tensors[f"{number}/indices"] = one.indices
+        if one.replacement:
+            parts = one.replacement._asdict().items()
+            tensors |= {f"{number}/{name}": tensor.cpu().contiguous() for name, tensor in parts}
+    about = {"method": rule.method, "keywords": rule.keywords, "data": images.digest, "requests": requests}
+    # One key: safetensors writes several in an order that changes from call to call, and so the file's hash.
+    save_file(tensors, str(path), {"about": json.dumps(about, sort_keys=True)})
+
+
+def read(path: Path | str, images: Images, number: int) -> Request:
+    """The request that `write` wrote under `number`, checked; chosen again where the file holds its rule alone.
+
+    Raises `RequestError` where the file is broken or has no such number, where the request was chosen from other data,
+    and where the rule gives another one than it did; `Diverged` where the model behind it diverged.
+    """
+    try:
+        file = safe_open(str(path), framework="pt")
+        about = json.loads(file.metadata()["about"])
+        requests, rule = about["requests"], Rule(about["method"], about["keywords"])
+    except Exception as error:  # safetensors raises its own untyped error
+        raise RequestError(f"{path} is not a readable request file ({error}); delete it and run again") from error
+    if str(number) not in requests:
+        raise RequestError(f"{path} has no request {number}; it has {', '.join(requests)}")
+    one = requests[str(number)]
+    if about["data"] != images.digest:
+        raise RequestError(f"{path} was chosen from other data; delete it and run again")
+    if "diverged" in one:
+        raise Diverged(one["diverged"])
+    names = set(file.keys())
+    if f"{number}/indices" in names:
+        put = (file.get_tensor(f"{number}/{name}") for name in Samples._fields)
+        request = Request(file.get_tensor(f"{number}/indices"), Samples(*put) if f"{number}/images" in names else None)
+    else:
+        request = rule.choose(images, Choice(one["seed"], number))
+    if _hash(request.indices) != one["sha256"]:
+        raise RequestError(f"{path} does not give the request that it did; delete it and run again")
+    return check(images, request)
+
+
+def _hash(indices: torch.Tensor) -> str:
+    return hashlib.sha256(indices.numpy().astype("<i8").tobytes()).hexdigest()

@@ -1,0 +1,45 @@
+"""The samples that a model is least sure of: those with the smallest margin of the true class, worst first.
+
+The healing paper removes the "worst 25 logits" (S003, Table 5) and does not say what that is. Our reading: the smallest
+
+    z_y - max_{j != y} z_j
+
+of the model at hand, z its logits and y the label: below zero where it errs. What is asked for is thus what an
+adversary who knows the outputs would ask for.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+
+from palimpsest.data import Images, pixels
+from palimpsest.models import Diverged
+from palimpsest.requests import Choice, Request, RequestError, check
+
+NEEDS = ("model",)
+BATCH = 500  # images at once, as few as any card takes
+
+
+def choose(images: Images, at: Choice, *, count: Annotated[int, "[1, inf)"], keep_classes: bool = False) -> Request:
+    """The `count` training samples with the smallest margin under `at.model`, worst first, ties in upstream order.
+
+    keep_classes: whether a class may not lose its last sample.
+    Raises `RequestError` where there are too few, `Diverged` where the model's outputs are not finite.
+    """
+    assert at.model is not None  # NEEDS
+    train, device = images.splits["train"], at.model.mean.device
+    if not 0 < count < len(train.labels):
+        raise RequestError(f"cannot forget {count} of {len(train.labels)} training samples")
+    at.model.eval()
+    margins = []
+    with torch.inference_mode():
+        for some, labels in zip(train.images.split(BATCH), train.labels.split(BATCH), strict=True):
+            logits = at.model(pixels(some.to(device))).double()
+            true = torch.nn.functional.one_hot(labels.to(device), logits.shape[1]).bool()
+            margins.append((logits[true] - logits.masked_fill(true, -torch.inf).amax(1)).cpu())
+    margin = torch.cat(margins)
+    if not margin.isfinite().all():
+        raise Diverged("the outputs of the model that the request is chosen with are not finite")
+    return check(images, Request(margin.sort(stable=True).indices[:count]), keep_classes)

@@ -1,0 +1,42 @@
+"""Measurement: what each model answers, once, on the card; then every metric that some cell asks for, on the CPU.
+
+in: base/… or unlearned/…, attacked/…, defended/…, probed/…, data/{dataset}, requests/…
+out: outputs/{dataset}/{model}/{forget}/{unlearner}/{block}.safetensors
+     rows/{dataset}/{model}/{forget}/{unlearner}.jsonl, one JSON object a measurement
+"""
+
+rule predict:
+    input:
+        unpack(READS["predict"]),
+    output:
+        **OUT["predict"],
+    log:
+        LOGS["predict"],
+    conda:
+        "../../environment.yml"
+    threads: config["threads"]
+    resources:
+        **ON_CARD,
+    params:
+        asks=ASKS["predict"],
+        key=KEY["predict"],
+    script:
+        "../scripts/predict.py"
+
+
+rule measure:
+    input:
+        unpack(READS["measure"]),
+    output:
+        **OUT["measure"],
+    log:
+        LOGS["measure"],
+    conda:
+        "../../environment.yml"
+    resources:
+        **{k: v for k, v in ON_CARD.items() if k != "gpu"},
+    params:
+        asks=ASKS["measure"],
+        key=KEY["measure"],
+    script:
+        "../scripts/measure.py"

@@ -1,0 +1,38 @@
+"""Rule measure: every metric that some cell asks of a model, all repetitions, from what was predicted."""
+
+from palimpsest.pipeline.job import imported, job
+from palimpsest.seeds import numbers
+
+with job(globals().get("snakemake")) as run:
+    from palimpsest import measure, predict
+
+    blocks = run.asks.blocks
+    predicted = {}
+    for file in run.input.outputs:
+        predicted |= predict.read(file)
+    truth = {number: one.tensors["forgotten"] for number, one in predicted.items()}
+
+    def found(files, attack, among):
+        """What an attack on labels got out of each repetition's server; of none that diverged."""
+        start = among.index(attack) * len(blocks)
+        each = {
+            number: {name: tensor.cpu() for name, tensor in run.read_tensors(file, number).items()}
+            for block, file in zip(blocks, files[start : start + len(blocks)], strict=True)
+            for number in numbers(block)
+        }
+        return {number: tensors for number, tensors in each.items() if tensors}
+
+    judged = {}
+    for name, told in run.asks.judges.items():
+        probed = found(run.input.probed, name, list(run.asks.judges))
+        shadows = found(run.input.shadows, name, run.asks.shadowed) if name in run.asks.shadowed else None
+        judged[name] = measure.judge(
+            imported("attacks", told["method"]).judge,
+            probed,
+            truth,
+            {number: run.seed(number) for number in probed},
+            shadows,
+            **told["keywords"],
+        )
+    rows = measure.measure(predicted, run.asks.metrics, judged, shows=run.asks.shows)
+    run.write_rows(run.output.rows, ({**run.names, **row} for row in rows))

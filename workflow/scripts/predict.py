@@ -1,0 +1,39 @@
+"""Rule predict: what a model answers, clean, under each attack and behind each defense, all repetitions of a block."""
+
+from functools import partial
+
+from palimpsest.pipeline.job import imported, job
+
+with job(globals().get("snakemake")) as run:
+    from palimpsest import data, models, predict, requests
+
+    images = data.read(run.input.images).to(run.device)
+    trained = dict(zip(run.asks.trained, run.input.prepared, strict=True))
+
+    def defenses(number):
+        found = {}
+        for name, told in run.asks.defenses.items():
+            kept = run.read_tensors(trained[name], number) if name in trained else {}
+            found[name] = partial(imported("defenses", told["method"]).purify, kept=kept, **told["keywords"])
+        return found
+
+    made, about = {}, {}
+    for number in run.numbers:
+        asked = [requests.read(file, images, number) for file in run.input.requests]
+        forget, retain = requests.all_of(images.splits["train"], asked)
+        about[number] = {"seed": models.metadata(run.input.model, number).get("seed", "")}
+        try:
+            model = models.load(run.input.model, number).to(run.device)
+            before = models.load(run.input.original, number).to(run.device) if "original" in run.input else None
+            attacked = {
+                name: predict.read_attacked(file, number, run.device)
+                for name, file in zip(run.asks.attacks, run.input.attacked, strict=True)
+            }
+            made[number] = predict.outputs(model, images, forget, retain, attacked, defenses(number), before)
+        except models.Diverged as reason:
+            made[number] = predict.diverged(reason, images, retain)
+    run.write_tensors(
+        run.output.outputs,
+        {number: one.tensors for number, one in made.items()},
+        {number: {**one.header, "about": about[number]} for number, one in made.items()},
+    )

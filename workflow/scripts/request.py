@@ -1,0 +1,12 @@
+"""Rule request: what is asked to be forgotten, by rule and seed, all repetitions of a block."""
+
+from palimpsest.pipeline.job import job
+
+with job(globals().get("snakemake")) as run:
+    from palimpsest import data, requests
+
+    images, rule = data.read(run.input.images), requests.Rule(run.asks.method, run.asks.keywords)
+    seeds = {number: run.seed(number) for number in run.numbers}
+    made = {number: rule.choose(images, requests.Choice(seed, number)) for number, seed in seeds.items()}
+    with run.writing(run.output.request) as path:
+        requests.write(made, path, images, rule, seeds)
