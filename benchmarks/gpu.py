@@ -43,8 +43,9 @@ import torch
 from bench import cores, machine, positive, progress, say, timed
 from resnet_peak import Load, channels_last, contiguous, convolutions_use, flop_per_image, peak_of
 
-from palimpsest import data, evaluate, requests, unlearners
-from palimpsest.attacks import uma
+from palimpsest import data, measure, predict, requests, unlearners
+from palimpsest.attacks.on_images import OnImages, uma
+from palimpsest.attacks.on_labels import OnLabels
 from palimpsest.frozen import frozen
 from palimpsest.models import Network, Spec, channel_statistics, create
 from palimpsest.pipeline import method
@@ -305,7 +306,8 @@ def compare(spec: Spec, images: data.Images, device: str, precision: str = "floa
 
     def attacked(device: str) -> float:
         model, original = (create(spec, *channel_statistics(few), seed).to(device) for seed in (SEED, SEED + 1))
-        made = uma.attack(model, original, few.to(device), labels.to(device), seed=SEED, steps=3)
+        aim = data.Samples(few.to(device), labels.to(device))
+        made = uma.attack(OnImages(model, original, aim, SEED), steps=3)
         return made.loss.double().mean().item()
 
     rows: list[dict[str, Any]] = []
@@ -533,8 +535,9 @@ class Cell:
 
     def attack(self) -> None:
         """The attack on the unlearned model, with the method's own defaults."""
-        module, given = import_module(f"palimpsest.attacks.{self.chosen.attack}"), dict(self.chosen.attack_keywords)
-        name, self.attacked, self.decided = f"attack: {self.chosen.attack}", {}, []
+        module = import_module(f"palimpsest.{method.module('attacks', self.chosen.attack)}")
+        given = dict(self.chosen.attack_keywords)
+        name, self.attacked, self.judged = f"attack: {self.chosen.attack}", {}, {}
         default = inspect.signature(module.attack).parameters
         if self.chosen.attack == "uma":
             epsilons = given.get("epsilons", default["epsilons"].default)
@@ -543,7 +546,7 @@ class Cell:
             given |= {"steps": steps, "epsilons": epsilons}
             made, seconds = self.timed(
                 name,
-                lambda: uma.attack(self.unlearned, self.original, *self.forget, seed=SEED, **given),
+                lambda: uma.attack(OnImages(self.unlearned, self.original, self.forget, SEED), **given),
                 steps=steps,
                 cut=cut,
             )
@@ -553,27 +556,26 @@ class Cell:
             if any(isinstance(module, torch.nn.BatchNorm2d) for module in searched.modules()):
                 self.check.notes.append("UMA's copy of the network was not folded: rounding kept it too far away")
             clean = {"clean": self.forget.images, "labels": self.forget.labels}
-            self.attacked["uma"] = evaluate.Attacked(on="forget", epsilons=tuple(epsilons), **clean, **made._asdict())
+            self.attacked["uma"] = predict.Attacked(on="forget", epsilons=tuple(epsilons), **clean, **made._asdict())
             return
         server = getattr(module, "query_of", lambda model: model)(self.unlearned)
         shape, count = self.images.train_images.shape[1:], len(self.images.classes)
-        fill = {"device": self.check.device} if "device" in default else {}
-        made, _ = self.timed(name, lambda: module.attack(server, shape, count, seed=SEED, **fill, **given))
+        at = OnLabels(server, shape, count, SEED, device=self.check.device)
+        made, _ = self.timed(name, lambda: module.attack(at, **given))
         kept = self.retain.labels.unique().cpu()
         truth = {0: torch.isin(torch.arange(count), kept, invert=True)}
         found = {0: {key: torch.as_tensor(value).cpu() for key, value in made._asdict().items()}}
-        self.decided = [
-            row for _, row in evaluate.decide(module.judge, found, truth, {0: SEED}, None, self.chosen.attack)
-        ]
+        self.judged = {self.chosen.attack: measure.judge(module.judge, found, truth, {0: SEED})}
 
     def evaluate(self) -> None:
         """Every measurement of both models."""
 
-        def work() -> list[evaluate.Measurement]:
-            original = list(evaluate.measure(self.original, self.images, self.forget, self.retain, {}))
-            unlearned = list(evaluate.measure(self.unlearned, self.images, self.forget, self.retain, self.attacked))
-            return [row | {"model": "original"} for row in original] + [
-                row | {"model": self.chosen.unlearner} for row in [*unlearned, *self.decided]
+        def work() -> list[measure.Row]:
+            sets = (self.images, self.forget, self.retain)
+            original = predict.outputs(self.original, *sets)
+            unlearned = predict.outputs(self.unlearned, *sets, self.attacked)
+            return [row | {"model": "original"} for row in measure.measure({0: original})] + [
+                row | {"model": self.chosen.unlearner} for row in measure.measure({0: unlearned}, judged=self.judged)
             ]
 
         rows, _ = self.timed("evaluate", work)

@@ -13,8 +13,7 @@ import torch
 from test_report import cell
 from test_unlearners import flat, samples, tiny_model
 
-from palimpsest import evaluate, models, seeds
-from palimpsest.attacks import Judgement
+from palimpsest import models, seeds
 from palimpsest.data import Samples
 from palimpsest.pipeline import cells, configuration
 from palimpsest.pipeline.configuration import ConfigError
@@ -162,23 +161,3 @@ def test_the_ascent_stops_once_the_forget_set_is_forgotten() -> None:
     assert not (answers == 0).any() and not made.training
     with pytest.raises(models.Diverged):
         negative_gradient.unlearn(base, gone, kept, seed=1, recipe=recipe, epochs=200, lr=1.0, batch_size=8)
-
-
-def test_an_attack_on_labels_is_scored_per_repetition_and_a_server_is_never_its_own_shadow() -> None:
-    truth = {0: torch.tensor([True, False, False]), 1: torch.tensor([False, True, False])}
-    seen: dict[int, list[float]] = {}
-
-    def judge(found: Any, *, seed: int, truth: torch.Tensor, shadows: Any) -> Judgement:
-        seen[seed] = [float(shadow["x"]) for shadow, _ in shadows]
-        says = torch.tensor([True, False, False])
-        return Judgement({"all": says}, {"numbers": (torch.arange(3.0), torch.arange(3))})
-
-    found = {number: {"x": torch.tensor(float(number))} for number in truth}
-    measured = list(evaluate.decide(judge, found, truth, {0: 10, 1: 11}, found, "label_leakage"))
-    asr = {number: row["value"] for number, row in measured if row["metric"] == "asr_class_decisions"}
-    assert asr == {0: 100.0, 1: pytest.approx(100 / 3, abs=1e-4)}
-    trivial = {number: row["value"] for number, row in measured if row["metric"] == "trivial_asr"}
-    assert trivial == {0: pytest.approx(200 / 3, abs=1e-4), 1: pytest.approx(200 / 3, abs=1e-4)}
-    assert seen == {10: [1.0], 11: [0.0]}
-    (shown,) = [row for _, row in measured if "values" in row]
-    assert shown["values"] == [0.0, 1.0, 2.0] and shown["forgotten"] == [0]

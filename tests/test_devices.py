@@ -11,7 +11,7 @@ import torch
 from card import REAL, DeviceError, card
 from test_unlearners import CLASSES, FORGET, METHODS, RECIPE, RETAIN, flat, replaces, samples, tiny_model
 
-from palimpsest import data, evaluate, models, train, unlearners
+from palimpsest import data, measure, models, predict, train, unlearners
 from palimpsest.attacks.on_images import OnImages, aimed_at, uma
 from palimpsest.attacks.on_labels import OnLabels
 from palimpsest.data import Samples
@@ -177,31 +177,33 @@ def test_training_with_everything_on_runs_and_resumes_on_a_card(tmp_path: Path) 
         assert agree(run(device, 2), here)
 
 
-def test_every_measurement_is_made_on_a_card(tmp_path: Path) -> None:
+def test_everything_is_predicted_on_a_card_and_measured_off_it() -> None:
     images = data.Images.of(tuple("abcd"), train=EVERYTHING, test=samples(12, seed=1))
     gone = EVERYTHING.labels == 0
     forget, retain = (Samples(EVERYTHING.images[part], EVERYTHING.labels[part]) for part in (gone, ~gone))
     purify = import_module("palimpsest.defenses.median").purify
 
-    def run(device: torch.device | str) -> list[evaluate.Measurement]:
+    def run(device: torch.device | str) -> predict.Predicted:
         there, known, kept = images.to(device), moved(forget, device), moved(retain, device)
         model, original = tiny_model(1).to(device), tiny_model(2).to(device)
         aims = {on: aimed_at(on, there, known, kept, seed=5) for on in ("forget", "unseen")}
         attacked = {
-            on: evaluate.Attacked(
+            on: predict.Attacked(
                 on=on, epsilons=tuple(UMA["epsilons"]), clean=aim.images, labels=aim.labels,
                 **uma.attack(OnImages(model, original, aim, 3), **UMA)._asdict(),
             )
             for on, aim in aims.items()
         }  # fmt: skip
-        return list(evaluate.measure(model, there, known, kept, attacked, {"median": purify}, original, shown=True))
+        return predict.outputs(model, there, known, kept, attacked, {"median": purify}, original)
 
     here = run("cpu")
     with card() as device:
         found = run(device)
-    assert [row["metric"] for row in found] == [row["metric"] for row in here]
+    assert all(tensor.device.type == "cpu" for tensor in found.tensors.values()) and found.header == here.header
+    rows, same = (list(measure.measure({0: one})) for one in (found, here))
+    assert [row["metric"] for row in rows] == [row["metric"] for row in same]
     if not REAL:
-        assert found == here
+        assert rows == same
 
 
 def test_a_network_goes_to_a_file_and_comes_back(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
-from sklearn.metrics import balanced_accuracy_score, f1_score, roc_curve
+from sklearn.metrics import roc_curve
 from test_unlearners import samples, tiny_model
 from torch import nn
 from torch.nn import functional as F
 
-from palimpsest import metrics, models
+from palimpsest import models
 from palimpsest.attacks.on_labels import Judging, OnLabels, _heads, label_leakage
 from palimpsest.attacks.on_labels import _difference as difference
 from palimpsest.attacks.on_labels import _dot as dot
@@ -337,16 +337,16 @@ def theory(forgotten: Sequence[int], seed: int, subsets: int = 4) -> Heads:
 def scores_over_trials(name: str, *, forget: bool, trials: int = 40) -> torch.Tensor:
     """Balanced accuracy (trials,) on targets and shadows that forgot a random class, or only are said to have."""
     made = torch.randint(TEN, (trials, 5), generator=torch.Generator().manual_seed(1)).tolist()
-    decisions, truth = [], []
+    found = []
     for trial, (target, *others) in enumerate(made):
         known = [
             Known(theory([label] if forget else [], 1000 * trial + number), truth_of([label], TEN))
             for number, label in enumerate(others, 1)
         ]
         said = truth_of([target], TEN)
-        decisions.append(PLANTED[name](theory([target] if forget else [], 1000 * trial), known, said).decisions)
-        truth.append(said)
-    return class_decisions.per_trial(torch.stack(decisions), torch.stack(truth))["balanced_accuracy"]
+        decisions = PLANTED[name](theory([target] if forget else [], 1000 * trial), known, said).decisions
+        found.append(class_decisions.scores(decisions, said)["balanced_accuracy"])
+    return torch.tensor(found, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", ["Youden, shadows", "Youden, standardised", "k-means", "tree, shadows"])
@@ -390,52 +390,6 @@ def test_a_split_tree_is_tested_on_heads_that_it_did_not_see() -> None:
     )
     assert judged.scores[0] == judged.head_decisions[(trained_on == 0) & tested].double().mean()
     assert not judged.decisions[0] and judged.head_decisions[(trained_on == 0) & ~tested].all()
-
-
-# Scores of decisions
-
-
-def test_decision_metrics_are_those_computed_by_hand() -> None:
-    truth = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0]], dtype=torch.bool)
-    decisions = torch.tensor([[0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 1, 0]], dtype=torch.bool)
-    each = class_decisions.per_trial(decisions, truth)
-    assert each["asr_class_decisions"].tolist() == [75, 50, 100]
-    assert each["trivial_asr"].tolist() == [75, 50, 75]
-    assert each["balanced_accuracy"].tolist() == [50, 50, 100]
-    assert each["forgotten_f1"].tolist() == [0, 0.5, 1]
-    assert each["exact_match"].tolist() == [0, 0, 100]
-    mean = class_decisions.measure(decisions, truth)
-    assert mean == pytest.approx(
-        {
-            "asr_class_decisions": 75,
-            "trivial_asr": 200 / 3,
-            "balanced_accuracy": 200 / 3,
-            "forgotten_f1": 0.5,
-            "exact_match": 100 / 3,
-        }
-    )
-    units = {"asr_class_decisions": "%", "trivial_asr": "%", "balanced_accuracy": "%", "exact_match": "%"}
-    assert {name: metrics.unit(name) for name in mean} == {**units, "forgotten_f1": "fraction"}
-
-
-def test_decision_metrics_agree_with_scikit_learn() -> None:
-    generator = torch.Generator().manual_seed(0)
-    truth, decisions = (torch.rand(20, TEN, generator=generator) < share for share in (0.3, 0.4))
-    truth[:, :2] = torch.tensor([True, False])
-    each = class_decisions.per_trial(decisions, truth)
-    for trial in range(20):
-        pair = truth[trial].numpy(), decisions[trial].numpy()
-        assert each["balanced_accuracy"][trial] == pytest.approx(100 * balanced_accuracy_score(*pair))
-        assert each["forgotten_f1"][trial] == pytest.approx(f1_score(*pair))
-
-
-def test_a_metric_is_undefined_where_a_trial_forgot_nothing_and_the_mean_leaves_it_out() -> None:
-    truth = torch.tensor([[False, False], [True, False]])
-    right = class_decisions.per_trial(truth, truth)
-    assert right["balanced_accuracy"].isnan().tolist() == right["forgotten_f1"].isnan().tolist() == [True, False]
-    assert right["exact_match"].tolist() == [100, 100] and right["trivial_asr"].tolist() == [100, 50]
-    assert class_decisions.measure(truth, truth)["forgotten_f1"] == 1
-    assert np.isnan(class_decisions.measure(truth[:1], truth[:1])["balanced_accuracy"])
 
 
 # Errors
@@ -513,12 +467,3 @@ def test_heads_refuse_labels_that_the_server_does_not_have() -> None:
 def test_attacks_refuse_what_they_cannot_do(run: partial[Judged], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         run(theory([], 0))
-
-
-def test_metrics_refuse_other_shapes_and_types() -> None:
-    yes = torch.ones(2, 3, dtype=torch.bool)
-    for decisions, truth in ((yes.long(), yes), (yes, yes.long()), (yes[0], yes[0])):
-        with pytest.raises(ValueError, match="bool"):
-            class_decisions.measure(decisions, truth)
-    with pytest.raises(ValueError, match=r"\(2, 3\) decisions on \(2, 2\) classes"):
-        class_decisions.measure(yes, yes[:, :2])

@@ -104,7 +104,7 @@ def test_a_model_whose_answers_are_not_finite_has_diverged_and_no_accuracy() -> 
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1e30)
-    with pytest.raises(Diverged, match="answers are not finite"):
+    with pytest.raises(Diverged, match="outputs are not finite"):
         tune.clean(model, images, forget, retain)
 
 

@@ -1,22 +1,19 @@
-"""UMA and the SVC membership rate, each against something independent."""
+"""UMA against something independent."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
-from sklearn.svm import SVC
 from test_unlearners import samples, tiny_model
 from torch import nn
 
-from palimpsest import evaluate, models
+from palimpsest import measure, models, predict
 from palimpsest.attacks.on_images import OnImages, aimed_at
 from palimpsest.attacks.on_images.uma import attack
 from palimpsest.data import Images, Samples
 from palimpsest.frozen import frozen
-from palimpsest.metrics import Outputs, svc_membership
 from palimpsest.tasks import reconstruction
 from palimpsest.tasks.classification import distance
 from palimpsest.train import Recipe, fit
@@ -266,51 +263,17 @@ def test_unseen_images_are_test_images_of_the_forgotten_class() -> None:
     assert len(aimed.labels) == 12 and len(aimed.labels.unique()) == 4
 
 
-def outputs(seed: int, gone: int | None = None) -> Outputs:
-    """Made probabilities: members surer than the rest."""
-    rng = np.random.default_rng(seed)
-
-    def part(count: int, sharpness: float, classes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        labels = torch.tensor(rng.choice(classes, count))
-        logits = torch.tensor(rng.normal(size=(count, 4)))
-        logits[torch.arange(count), labels] += sharpness
-        return logits.float().softmax(1), labels
-
-    kept = [label for label in range(4) if label != gone]
-    forget = part(37, 2.5, [gone] if gone is not None else kept)
-    return Outputs(*forget, *part(160, 3.0, kept), *part(90, 1.5, [0, 1, 2, 3]))
-
-
-@pytest.mark.parametrize("gone", [None, 2])
-def test_svc_membership_agrees_with_a_naive_reference_to_the_last_digit(gone: int | None) -> None:
-    made = outputs(0, gone)
-    for name, full in (("member_rate", False), ("member_rate_full_test", True)):
-        non_members = []
-        for row, label in zip(made.test.tolist(), made.test_labels.tolist(), strict=True):
-            if full or label != gone:
-                non_members.append(row[label])
-        pairs = zip(made.retain.tolist(), made.retain_labels.tolist(), strict=True)
-        members = [row[label] for row, label in pairs][: len(non_members)]
-        machine = SVC(C=3, gamma="auto", kernel="rbf")
-        features = np.array(members + non_members).reshape(-1, 1)
-        machine.fit(features, [1] * len(members) + [0] * len(non_members))
-        forget = zip(made.forget.tolist(), made.forget_labels.tolist(), strict=True)
-        votes = [int(machine.predict([[row[label]]])[0]) for row, label in forget]
-        assert svc_membership.measure(made)[name] == sum(votes) / len(votes)
-    if gone is not None:
-        assert (made.test_labels == gone).any(), "the two variants differ in what they take"
-
-
 def test_an_evaluation_scores_every_attack_against_the_label(
     trained: tuple[models.Network, models.Network, Samples],
 ) -> None:
     original, other, data = trained
     forget, retain = Samples(*(t[:16] for t in data)), Samples(*(t[16:] for t in data))
     made = attack(OnImages(other, original, forget, 0), steps=10)
-    attacked = evaluate.Attacked(
+    attacked = predict.Attacked(
         "forget", tuple(LEVELS), made.images, forget.images, forget.labels, made.targets, made.loss
     )
-    rows = list(evaluate.measure(other, images_of(data, samples(40, 1)), forget, retain, {"uma": attacked}))
+    predicted = predict.outputs(other, images_of(data, samples(40, 1)), forget, retain, {"uma": attacked})
+    rows = list(measure.measure({1: predicted}))
     found = {(row["attack"], row["epsilon"], row["metric"]): row for row in rows}
     assert len(found) == len(rows), "each measurement once"
     for index, epsilon in enumerate(LEVELS):

@@ -45,6 +45,6 @@ def layout(model: nn.Module, device: torch.device | str) -> torch.memory_format:
     return torch.contiguous_format if reached else torch.channels_last
 
 
-def facts(device: torch.device | str) -> dict[str, Any]:
-    """What a job's record says of the processor: its widest instructions and whether bfloat16 was computed by it."""
-    return {"instructions": torch.backends.cpu.get_cpu_capability(), "bfloat16": has_bfloat16(device)}
+def facts() -> dict[str, Any]:
+    """What a job's record says of the processor: its widest instructions, and whether it computes bfloat16 itself."""
+    return {"instructions": torch.backends.cpu.get_cpu_capability(), "bfloat16": has_bfloat16("cpu")}

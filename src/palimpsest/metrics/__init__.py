@@ -1,47 +1,127 @@
-"""Metrics: each file is one family and has one function, `measure(...) -> {name: number}`.
+"""Metrics: each file is one family, says in literals what it measures, and has one function, `measure(outputs)`.
 
-Names say what is measured and on what; percentages are 0 to 100, rates 0 to 1.
+The literals are described in `families`. `measure` takes the `Outputs` of one repetition of a model and yields
+`Number`s; a number that is not defined there is nan, or is not yielded. Nothing here asks a network: what there is to
+measure has been answered (`predict`), and all of it lies on the CPU.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
+
+from palimpsest.attacks.on_labels import Judgement
+
+
+class Number(NamedTuple):
+    """One number, and where it was measured.
+
+    n: the samples or attempts behind it. screening: how an attack on labels calls a class forgotten. shown: what a
+    figure shows one by one, `values` (n,), the class of each, and which classes are `forgotten`.
+    """
+
+    metric: str
+    value: float
+    n: int
+    attack: str = "none"
+    epsilon: str = ""
+    defense: str = ""
+    screening: str = ""
+    shown: Mapping[str, list[Any]] = MappingProxyType({})
+
+    @classmethod
+    def one_by_one(
+        cls, attack: str, metric: str, values: torch.Tensor, classes: torch.Tensor, forgotten: torch.Tensor
+    ) -> Number:
+        """The mean of numbers (n,) that a figure shows one by one; the class (n,) of each; bool (K,) `forgotten`."""
+        shown = {
+            "values": [float(f"{value:.5g}") for value in values.tolist()],
+            "classes": classes.tolist(),
+            "forgotten": forgotten.nonzero().flatten().tolist(),
+        }
+        return cls(metric, float(values.double().mean()), len(values), attack, shown=shown)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said of one set of samples.
+
+    of: `forget`, `retain` or `test`; `before`, the test images asked of the model before unlearning; of attacked images
+    the set that the attack was tried on, `forget` or `unseen`. labels, predicted: int64 (N,). true: float32 (N,), the
+    probability of the label. probabilities: (N, K); none of `retain`. Of attacked images also `targets`, int64 (N,),
+    the classes that the attack aimed at, `loss` (N,), none at epsilon "0", and `change`, the largest change of a pixel
+    in grey levels.
+    """
+
+    of: str
+    labels: torch.Tensor
+    predicted: torch.Tensor
+    true: torch.Tensor
+    probabilities: torch.Tensor | None = None
+    attack: str = "none"
+    epsilon: str = ""
+    defense: str = ""
+    targets: torch.Tensor | None = None
+    loss: torch.Tensor | None = None
+    change: float | None = None
+
+    @classmethod
+    def whole(cls, of: str, probabilities: torch.Tensor, labels: torch.Tensor, **more: Any) -> Answers:
+        """Answers of which all probabilities (N, K) are there."""
+        true = probabilities.gather(1, labels[:, None]).squeeze(1)
+        return cls(of, labels, probabilities.argmax(1), true, probabilities, **more)
+
+    def only(self, chosen: torch.Tensor) -> Answers:
+        """Those of the samples that bool or int64 `chosen` names; of an unattacked set."""
+        probabilities = None if self.probabilities is None else self.probabilities[chosen]
+        return replace(
+            self,
+            labels=self.labels[chosen],
+            predicted=self.predicted[chosen],
+            true=self.true[chosen],
+            probabilities=probabilities,
+        )
+
+    def number(self, metric: str, value: float) -> Number:
+        """A number of all of these samples, where they stand."""
+        return Number(metric, value, len(self.labels), self.attack, self.epsilon, self.defense)
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Softmax probabilities (N, K) of one model, and labels (N,), for each set of images; all on the CPU.
+    """All answers of one repetition of a model.
 
-    forget may be the clean forget images or their attacked versions. The order of retain is data-set order.
+    sets: every set of samples that it was asked about. forgotten: bool (K,), the classes of which retain has no image.
+    parameters: how many weights it has. judged: what each attack on labels says.
     """
 
-    forget: torch.Tensor
-    forget_labels: torch.Tensor
-    retain: torch.Tensor
-    retain_labels: torch.Tensor
-    test: torch.Tensor
-    test_labels: torch.Tensor
+    repetition: int
+    sets: tuple[Answers, ...]
+    forgotten: torch.Tensor
+    parameters: int
+    judged: Mapping[str, Judgement] = field(default_factory=dict)
 
     @property
+    def there(self) -> set[str]:
+        """What there is to measure, as families name it in NEEDS."""
+        clean = {one.of for one in self.sets if one.attack == "none"}
+        attacked = {"attacked"} if any(one.attack != "none" for one in self.sets) else set()
+        return clean | attacked | ({"judged"} if self.judged else set())
+
+    def clean(self, of: str) -> Answers:
+        """The answers about a set as it is, with no attack and no defense."""
+        return next(one for one in self.sets if (one.of, one.attack, one.defense) == (of, "none", ""))
+
+    def attacked(self) -> Iterator[Answers]:
+        """The answers about attacked images, and about those that the attacks started from."""
+        return (one for one in self.sets if one.attack != "none")
+
+    @cached_property
     def test_retained(self) -> torch.Tensor:
         """Which test images belong to a class that retain still has: bool (N,)."""
-        return torch.isin(self.test_labels, self.retain_labels.unique())
-
-
-UNITS = {
-    "accuracy": "%",
-    "asr": "%",
-    "exact_match": "%",
-    "rate": "fraction",
-    "f1": "fraction",
-    "levels": "grey levels",
-    "loss": "nats",
-    "parameters": "parameters",
-}
-
-
-def unit(metric: str) -> str:
-    """The unit of a metric, by the word in its name."""
-    return next((symbol for word, symbol in UNITS.items() if word in metric), "")
+        return ~self.forgotten[self.clean("test").labels]

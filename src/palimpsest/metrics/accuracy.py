@@ -1,35 +1,48 @@
-"""Accuracies before and after unlearning, in percent.
+"""Accuracies after unlearning, in percent, of the clean sets and of attacked ones.
 
 The papers' TA, UA and RA (methods.md 2.11). UA is accuracy on the forget set, lower is better; SalUn's UA is 100
 minus this. What TA means in the class scenario is not said and differs between the UMA paper's data sets (decision
 U-3): `test_accuracy_full` scores all test images, `test_accuracy_retained` those of classes that were kept. The
-label-leakage paper's accuracy on D_f is `test_accuracy_forgotten`, on test images of the classes forgotten whole (its
-numbers before forgetting are test accuracies); where none was, there is none.
+label-leakage paper's accuracy on D_f is `test_accuracy_forgotten`, on test images of the classes forgotten whole; where
+none was, there is none. Under attack images are scored with their label (decision U-8): `forget_accuracy`, or
+`unseen_accuracy` where the attack was tried on test images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
-from palimpsest.metrics import Outputs
+from palimpsest.metrics import Answers, Number, Outputs
+
+NEEDS = ("forget", "retain", "test")
+METRICS = {
+    "forget_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "forget"},
+    "unseen_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "unseen"},
+    "retain_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "retain"},
+    "test_accuracy_full": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
+    "test_accuracy_retained": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
+    "test_accuracy_forgotten": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
+}
 
 
-def accuracy(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
-    """Percent of rows of (N, K) whose largest entry is at the label (N,); nan for none."""
-    return (probabilities.argmax(1) == labels).double().mean().item() * 100 if len(labels) else float("nan")
+def measure(outputs: Outputs) -> Iterator[Number]:
+    """The accuracy of each set that was asked about."""
+    for answers in outputs.sets:
+        if answers.of == "test":
+            yield from of_test(answers, outputs.test_retained)
+        elif answers.of != "before":
+            yield answers.number(f"{answers.of}_accuracy", percent(answers.predicted, answers.labels))
 
 
-def measure(outputs: Outputs) -> dict[str, float]:
-    """The accuracies of a model."""
-    kept = outputs.test_retained
-    gone = (
-        {}
-        if bool(kept.all())
-        else {"test_accuracy_forgotten": accuracy(outputs.test[~kept], outputs.test_labels[~kept])}
-    )
-    return gone | {
-        "test_accuracy_full": accuracy(outputs.test, outputs.test_labels),
-        "test_accuracy_retained": accuracy(outputs.test[kept], outputs.test_labels[kept]),
-        "forget_accuracy": accuracy(outputs.forget, outputs.forget_labels),
-        "retain_accuracy": accuracy(outputs.retain, outputs.retain_labels),
-    }
+def of_test(answers: Answers, retained: torch.Tensor) -> Iterator[Number]:
+    """The accuracies of test images, of which bool `retained` (N,) are of classes that were kept."""
+    for name, chosen in (("full", torch.ones_like(retained)), ("retained", retained), ("forgotten", ~retained)):
+        part = answers.only(chosen)
+        yield part.number(f"test_accuracy_{name}", percent(part.predicted, part.labels))
+
+
+def percent(predicted: torch.Tensor, labels: torch.Tensor) -> float:
+    """Percent of entries (N,) that are equal; nan for none."""
+    return (predicted == labels).double().mean().item() * 100 if len(labels) else float("nan")

@@ -10,33 +10,49 @@ every class of a trial right.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
+from palimpsest.metrics import Number, Outputs
 
-def per_trial(decisions: torch.Tensor, truth: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Each metric of each trial, float64 (T,), for bool (T, K), True = forgotten.
+NEEDS = ("judged",)
+METRICS = {
+    "asr_class_decisions": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "classes"},
+    "trivial_asr": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "classes"},
+    "balanced_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "classes"},
+    "forgotten_f1": {"unit": "fraction", "kind": "samples", "bounds": (0, 1), "of": "classes"},
+    "exact_match": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "classes"},
+}
 
-    `forgotten_f1` lies in 0 to 1, the others are percentages. nan where a metric is undefined: `balanced_accuracy`
-    where a trial forgot no class, or all; `forgotten_f1` where none is forgotten and none is judged so.
-    Raises `ValueError` where the shapes or types are others.
+
+def measure(outputs: Outputs) -> Iterator[Number]:
+    """Each metric of each attack's decisions, by screening; nan where it is undefined."""
+    for attack, judgement in outputs.judged.items():
+        for screening, decisions in judgement.decisions.items():
+            for metric, value in scores(decisions, outputs.forgotten).items():
+                yield Number(metric, value, len(decisions), attack, screening=screening)
+
+
+def scores(decisions: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
+    """Each metric of one trial, for bool (K,), True = forgotten.
+
+    nan where a metric is undefined: `balanced_accuracy` where the trial forgot no class, or all; `forgotten_f1` where
+    none is forgotten and none is judged so. Raises `ValueError` where the shapes or types are others.
     """
-    if {decisions.dtype, truth.dtype} != {torch.bool} or decisions.ndim != 2:
-        raise ValueError("class_decisions: decisions and truth are bool (trials, classes)")
+    if {decisions.dtype, truth.dtype} != {torch.bool} or decisions.ndim != 1:
+        raise ValueError("class_decisions: decisions and truth are bool (classes,)")
     if decisions.shape != truth.shape:
         raise ValueError(f"class_decisions: {tuple(decisions.shape)} decisions on {tuple(truth.shape)} classes")
-    hits = (decisions & truth).sum(1).double()
-    false_alarms = (decisions & ~truth).sum(1).double()
-    gone, kept = truth.sum(1).double(), (~truth).sum(1).double()
+    hits = (decisions & truth).sum().double()
+    false_alarms = (decisions & ~truth).sum().double()
+    gone, kept = truth.sum().double(), (~truth).sum().double()
     right = (decisions == truth).double()
-    return {
-        "asr_class_decisions": right.mean(1) * 100,
-        "trivial_asr": (~truth).double().mean(1) * 100,
+    found = {
+        "asr_class_decisions": right.mean() * 100,
+        "trivial_asr": (~truth).double().mean() * 100,
         "balanced_accuracy": (hits / gone + 1 - false_alarms / kept) * 50,
         "forgotten_f1": 2 * hits / (hits + false_alarms + gone),
-        "exact_match": right.prod(1) * 100,
+        "exact_match": right.prod() * 100,
     }
-
-
-def measure(decisions: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
-    """The means over the trials for which a metric is defined; nan where it is for none. As `per_trial`."""
-    return {name: float(values.nanmean()) for name, values in per_trial(decisions, truth).items()}
+    return {metric: float(value) for metric, value in found.items()}

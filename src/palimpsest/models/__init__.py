@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -171,10 +171,21 @@ def _opened(path: Path | str, number: int) -> tuple[Any, dict[str, Any]]:
     return file, networks[str(number)]
 
 
-def predict(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> torch.Tensor:
-    """Softmax probabilities (N, classes), float32, of images (N, C, H, W), `uint8` or in [0, 1], in evaluation mode."""
+def predict(model: nn.Module, images: torch.Tensor, batch_size: int = 500, *, of: str = "the images") -> torch.Tensor:
+    """Softmax probabilities (N, classes), float32, of images (N, C, H, W), `uint8` or in [0, 1], in evaluation mode.
+
+    Raises `Diverged` where the network's outputs are not finite, though its weights may be; `of` names the images then.
+    """
     model.eval()
-    parts: Sequence[torch.Tensor]
+    parts, lost = [], torch.zeros((), dtype=torch.int64, device=images.device)
     with torch.inference_mode():
-        parts = [torch.softmax(model(pixels(batch)).float(), 1) for batch in images.split(batch_size)]
+        for batch in images.split(batch_size):
+            outputs = model(pixels(batch)).float()
+            lost = lost + (~torch.isfinite(outputs)).flatten(1).any(1).sum()
+            parts.append(torch.softmax(outputs, 1))
+        if lost:  # one look, so that a card is not waited for at every batch
+            raise Diverged(
+                f"the network's outputs are not finite for {int(lost)} of {len(images)} of {of}; "
+                "a smaller step or rate may mend it"
+            )
         return torch.cat(parts) if parts else torch.empty(0, 0)

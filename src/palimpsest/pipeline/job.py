@@ -178,16 +178,16 @@ class Job:
 
     def write_tensors(self, path: str, made: Mapping[int, Mapping[str, Any]], about: Mapping[int, Any] | None = None) -> None:
         """Write the tensors of each repetition, and what else there is to say of it."""
-        from palimpsest.data import save_tensors
+        from palimpsest import numbered
 
         with self.writing(path) as temporary:
-            save_tensors(made, temporary, about or {})
+            numbered.save(made, temporary, about or {})
 
     def read_tensors(self, path: str, number: int) -> dict[str, Any]:
         """The tensors of one repetition, on the job's device."""
-        from palimpsest.data import read_tensors
+        from palimpsest import numbered
 
-        return read_tensors(path, number, self.device)
+        return numbered.read(path, number, self.device)
 
     def keep_models(self, make: Callable[[int], Made], about: Callable[[int], Mapping[str, str]]) -> None:
         """Write the network that `make` returns for each repetition, and the tensors that it leaves besides, if any.
@@ -329,7 +329,7 @@ def _usage(seconds: float) -> dict[str, Any]:
     if torch is not None:
         from palimpsest import processor
 
-        facts["processor"] = processor.facts("cuda" if torch.cuda.is_available() else "cpu")
+        facts["processor"] = processor.facts()
     if torch is not None and torch.cuda.is_available():
         facts["device"] = torch.cuda.get_device_name()
         facts["gpu_peak_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)

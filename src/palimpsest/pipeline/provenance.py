@@ -136,9 +136,9 @@ def record(
     }
 
 
-def write(path: Path | str, content: Mapping[str, Any]) -> None:
-    """Write a record as readable JSON."""
-    Path(path).write_text(json.dumps(content, indent=1, sort_keys=True, default=str) + "\n")
+def text(content: Mapping[str, Any]) -> str:
+    """A record as readable JSON."""
+    return json.dumps(content, indent=1, sort_keys=True, default=str) + "\n"
 
 
 def read_records(results: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,116 @@
+"""The families of metrics by what their files declare, read without importing them.
+
+Each file of metrics/ is one family (a name that begins with `_` is a helper). It declares, as plain literals,
+
+    METRICS = {"forget_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "forget"}, ...}
+    NEEDS = ("forget", "retain")
+
+and has `measure(outputs) -> Iterator[Number]` (see `metrics`). `kind` says what a number is, and so what interval it
+may have: one of `KINDS`. `bounds` are the lowest and the highest value that it can take, None where there is none;
+between those of a proportion lies the whole set. `of` is the sample set that it is measured on. NEEDS names what must
+be there for the family to measure anything, some of `OUTPUTS`.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "metrics"
+KINDS = {
+    "samples": "a proportion of samples",
+    "attempts": "a proportion of attempts",
+    "mean": "a mean over samples",
+    "set": "one number of a whole set",
+    "seconds": "seconds, which no second run reproduces",
+}
+PROPORTIONS = ("samples", "attempts")
+# What there may be to measure: what the model, and the model before it, said of a set; what it said under attacks on
+# images; which classes attacks on labels judged forgotten.
+OUTPUTS = ("forget", "retain", "test", "before", "attacked", "judged")
+
+
+class MetricError(Exception):
+    """A family does not say what it measures, or measures what it does not say; the message names both."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric's number means; see the module."""
+
+    unit: str
+    kind: str
+    bounds: tuple[float | None, float | None]
+    of: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise MetricError(f"kind cannot be {self.kind!r}; it takes {', '.join(KINDS)}")
+        if len(self.bounds) != 2 or (self.kind in PROPORTIONS and None in self.bounds):
+            raise MetricError("bounds are the lowest and the highest value; a proportion has both")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A file of metrics/: its metrics by name, and what it needs."""
+
+    file: Path
+    metrics: Mapping[str, Metric]
+    needs: tuple[str, ...]
+
+
+def declared(folders: Iterable[Path] = (FOLDER,)) -> dict[str, Family]:
+    """The families in these folders by the names of their files, in alphabetical order.
+
+    Raises `MetricError` where a file does not declare what the module asks for, or declares another family's metric.
+    """
+    files = sorted((file for folder in folders for file in folder.glob("[!_]*.py")), key=lambda file: file.stem)
+    found: dict[str, Family] = {}
+    owners: dict[str, str] = {}
+    for file in files:
+        if file.stem in found:
+            raise MetricError(f"{file} has the name of another family, {found[file.stem].file}")
+        found[file.stem] = _read(file)
+        for metric in found[file.stem].metrics:
+            if metric in owners:
+                raise MetricError(f"{file} declares the metric {metric!r}, and so does {owners[metric]}.py")
+            owners[metric] = file.stem
+    return found
+
+
+def asked(wanted: Collection[str] | None, families: Mapping[str, Family]) -> dict[str, Family]:
+    """The families that have one of the wanted metrics; all where `wanted` is None."""
+    return {name: one for name, one in families.items() if wanted is None or not one.metrics.keys().isdisjoint(wanted)}
+
+
+def metrics(families: Mapping[str, Family]) -> dict[str, Metric]:
+    """Every metric of these families by its name."""
+    return {name: metric for family in families.values() for name, metric in family.metrics.items()}
+
+
+def _read(file: Path) -> Family:
+    literals: dict[str, Any] = {}
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if name in ("METRICS", "NEEDS"):
+                try:
+                    literals[name] = ast.literal_eval(node.value)
+                except ValueError as error:
+                    raise MetricError(f"{file}: {name} must be a plain literal, which is read and not run") from error
+    if literals.keys() != {"METRICS", "NEEDS"}:
+        raise MetricError(f"{file} must declare METRICS and NEEDS, each once")
+    if unknown := set(literals["NEEDS"]) - set(OUTPUTS):
+        raise MetricError(f"{file}: NEEDS has {', '.join(sorted(unknown))}; it takes {', '.join(OUTPUTS)}")
+    found = {}
+    for name, fields in literals["METRICS"].items():
+        try:
+            found[name] = Metric(**fields)
+        except (TypeError, MetricError) as error:
+            raise MetricError(
+                f"{file}: the metric {name!r} is declared with unit, kind, bounds and of: {error}"
+            ) from error
+    return Family(file, found, tuple(literals["NEEDS"]))

@@ -1,0 +1,186 @@
+"""Every number of a model, from what it has answered: no network is asked here, and nothing runs on a card.
+
+`predict` wrote the answers; attacks on labels left what they got out of the servers, and are judged here. Each file of
+metrics/ is a family that turns answers into numbers, and is found by lying there. A row is a dictionary
+{repetition, attack, epsilon, defense, screening, metric, value, unit, kind, bounds, n, status}, what a figure shows one
+by one has `values`, `classes` and `forgotten` too; or {repetition, status, reason} of a repetition that diverged, which
+is never scored.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+import torch
+
+from palimpsest import families
+from palimpsest.attacks.on_labels import Found, Judgement, Judging
+from palimpsest.families import Family, Metric, MetricError
+from palimpsest.metrics import Answers, Number, Outputs
+from palimpsest.models import Diverged
+from palimpsest.predict import CLEAN, Predicted
+
+Row = dict[str, Any]
+Judged = Mapping[int, Judgement | Diverged]  # by repetition
+ROUNDING = 1e-6  # how far a number may lie outside its bounds
+
+
+def measure(
+    predicted: Mapping[int, Predicted],
+    wanted: Collection[str] | None = None,
+    judged: Mapping[str, Judged] = MappingProxyType({}),
+    *,
+    shows: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    folders: Sequence[Path] = (families.FOLDER,),
+) -> Iterator[Row]:
+    """The rows of a model's repetitions, in the order of these, of the families' names and of what was asked.
+
+    wanted: metrics; each family that has one of them measures, as long as what it needs is there. None is all of them.
+    judged: by attack on labels, what `judge` gave. shows: METRICS of the attacks' own files, for values that they show
+    and no family declares. folders: where families are looked for. Raises `MetricError` where a family measures what it
+    does not declare, twice the same, or beyond its bounds.
+    """
+    every = families.declared(folders)
+    known = families.metrics(every) | {name: Metric(**fields) for name, fields in shows.items()}
+    chosen = [(family, _module(family)) for family in families.asked(wanted, every).values()]
+    for repetition, answers in predicted.items():
+        about = {**answers.header.get("about", {}), "repetition": repetition}
+        lost = {name: of[repetition] for name, of in judged.items() if isinstance(of.get(repetition), Diverged)}
+        reason = answers.header.get("diverged") or next((f"{name}: {why}" for name, why in lost.items()), "")
+        if reason:
+            yield {**about, "status": "diverged", "reason": reason}
+            continue
+        outputs = outputs_of(repetition, answers, judged)
+        seen = set()
+        for number in _numbers(outputs, chosen):
+            row = _row(number, known)
+            key = number[3:7], number.metric
+            if key in seen:
+                raise MetricError(f"two numbers are called {number.metric} of {number[3:7]}")
+            seen.add(key)
+            if not math.isnan(number.value):
+                yield {**about, **row, "status": "ok"}
+
+
+def outputs_of(repetition: int, predicted: Predicted, judged: Mapping[str, Judged] = MappingProxyType({})) -> Outputs:
+    """The answers of a repetition as families see them, with what attacks on labels say of it."""
+    tensors, header = predicted
+    labels = {of: tensors[f"{of}/labels"] for of in ("forget", "retain", "test")}
+    retained = Answers("retain", labels["retain"], tensors["retain/predicted"], tensors["retain/true"])
+    sets = [retained]
+    if "before" in tensors:
+        sets.append(Answers.whole("before", tensors["before"], labels["test"]))
+    for defense in ("", *header["defenses"]):
+        prefix = f"{defense}:" if defense else ""
+        for of in ("forget", "test"):
+            sets.append(Answers.whole(of, tensors[f"{prefix}{of}"], labels[of], defense=defense))
+        for attack, made in header["attacks"].items():
+            own = {key: tensors[f"attacked/{attack}/{key}"] for key in ("labels", "targets", "loss", "change")}
+            for index, epsilon in enumerate(made["epsilons"]):
+                sets.append(
+                    Answers.whole(
+                        made["on"],
+                        tensors[f"{prefix}attacked/{attack}/{epsilon}"],
+                        own["labels"],
+                        attack=attack,
+                        epsilon=epsilon,
+                        defense=defense,
+                        targets=own["targets"],
+                        loss=None if epsilon == CLEAN else own["loss"][index - 1],
+                        change=float(own["change"][index]),
+                    )
+                )
+    says = {attack: of[repetition] for attack, of in judged.items() if repetition in of}
+    return Outputs(
+        repetition=repetition,
+        sets=tuple(sets),
+        forgotten=tensors["forgotten"],
+        parameters=int(tensors["parameters"]),
+        judged={attack: one for attack, one in says.items() if isinstance(one, Judgement)},
+    )
+
+
+def judge(
+    method: Callable[..., Judgement],
+    found: Mapping[int, Found],
+    truth: Mapping[int, torch.Tensor],
+    seeds: Mapping[int, int],
+    shadows: Mapping[int, Found] = MappingProxyType({}),
+    **keywords: Any,
+) -> dict[int, Judgement | Diverged]:
+    """What an attack on labels says of each repetition's server.
+
+    method: the `judge` of the attack's file, with its `keywords`. found: what the attack got out of each server, on the
+    CPU. truth: bool (K,), what each forgot. shadows: what it got out of the servers that a shadow attacker retrained,
+    one for each repetition's truth; a server is never its own shadow. What is not finite is not judged, and is nobody's
+    shadow.
+    """
+    judged: dict[int, Judgement | Diverged] = {}
+    for number, tensors in found.items():
+        if _finite(tensors):
+            others = [(one, truth[other]) for other, one in shadows.items() if other != number and _finite(one)]
+            judged[number] = method(tensors, Judging(seeds[number], truth[number], others), **keywords)
+        else:
+            judged[number] = Diverged("what the attack got out of the server is not finite")
+    return judged
+
+
+def _finite(tensors: Found) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+
+
+def _numbers(outputs: Outputs, chosen: Iterable[tuple[Family, ModuleType]]) -> Iterator[Number]:
+    for family, module in chosen:
+        if outputs.there.issuperset(family.needs):
+            for number in module.measure(outputs):
+                if number.metric not in family.metrics:
+                    raise MetricError(f"{family.file} measures {number.metric!r} and does not declare it in METRICS")
+                yield number
+    if outputs.repetition == 0:
+        for attack, judgement in outputs.judged.items():
+            for metric, (values, classes) in judgement.values.items():
+                yield Number.one_by_one(attack, metric, values, classes, outputs.forgotten)
+
+
+def _row(number: Number, known: Mapping[str, Metric]) -> Row:
+    metric = known.get(number.metric)
+    if metric is None:
+        raise MetricError(f"{number.attack} shows {number.metric!r}; declare it in METRICS of the attack's file")
+    low, high = metric.bounds
+    if (low is not None and number.value < low - ROUNDING) or (high is not None and number.value > high + ROUNDING):
+        raise MetricError(f"{number.metric} is {number.value}, beyond its bounds {low} and {high}")
+    if math.isinf(number.value):
+        raise MetricError(f"{number.metric} is {number.value}")
+    return {
+        "attack": number.attack,
+        "epsilon": number.epsilon,
+        "defense": number.defense,
+        "screening": number.screening,
+        "metric": number.metric,
+        "value": round(number.value, 6),
+        "unit": metric.unit,
+        "kind": metric.kind,
+        "bounds": [low, high],
+        "n": number.n,
+        **number.shown,
+    }
+
+
+def _module(family: Family) -> ModuleType:
+    """The family's file, imported; one outside of metrics/ by its path."""
+    name = f"palimpsest.metrics.{family.file.stem}"
+    if family.file.parent == families.FOLDER:
+        return importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(name, family.file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

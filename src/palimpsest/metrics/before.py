@@ -1,0 +1,23 @@
+"""Test accuracies of the model before unlearning, in percent: the label-leakage paper's numbers before forgetting.
+
+Which test images count as retained or forgotten is what the unlearned model's request says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from palimpsest.metrics import Number, Outputs, accuracy
+
+NEEDS = ("before",)
+METRICS = {
+    "test_accuracy_full_before": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
+    "test_accuracy_retained_before": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
+    "test_accuracy_forgotten_before": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
+}
+
+
+def measure(outputs: Outputs) -> Iterator[Number]:
+    """As `accuracy` measures the test images, with what the model before said of them."""
+    for number in accuracy.of_test(outputs.clean("before"), outputs.test_retained):
+        yield number._replace(metric=f"{number.metric}_before")

@@ -1,0 +1,47 @@
+"""The share of forget images that a support vector machine calls members of the training set.
+
+The machine (`palimpsest.membership`, SalUn's SVC_MIA) is fitted once, on clean images; then it is asked about the
+forget images, clean, attacked and purified. In the class scenario the test images that it learns from are those of
+classes that were kept (`member_rate`), or all (`member_rate_full_test`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from palimpsest import membership
+from palimpsest.metrics import Answers, Number, Outputs
+
+NEEDS = ("forget", "retain", "test")
+METRICS = {
+    "member_rate": {"unit": "fraction", "kind": "samples", "bounds": (0, 1), "of": "forget"},
+    "member_rate_full_test": {"unit": "fraction", "kind": "samples", "bounds": (0, 1), "of": "forget"},
+}
+
+
+class Known(NamedTuple):
+    """What `membership.Known` asks for, the labels' probabilities the only column: the machine sees no other."""
+
+    retain: torch.Tensor
+    retain_labels: torch.Tensor
+    test: torch.Tensor
+    test_labels: torch.Tensor
+    test_retained: torch.Tensor
+
+
+def measure(outputs: Outputs) -> Iterator[Number]:
+    """Both rates of the forget images, wherever the model was asked about them."""
+    retain, test = outputs.clean("retain"), outputs.clean("test")
+    machines = membership.attackers(Known(*_column(retain), *_column(test), outputs.test_retained))
+    for answers in outputs.sets:
+        if answers.of == "forget":
+            for metric, rate in machines.items():
+                yield answers.number(metric, rate(*_column(answers)) if len(answers.labels) else float("nan"))
+
+
+def _column(answers: Answers) -> tuple[torch.Tensor, torch.Tensor]:
+    """The probabilities of the labels (N, 1), and the number of that column for each sample (N,)."""
+    return answers.true[:, None], torch.zeros_like(answers.labels)
