@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -285,10 +286,24 @@ def test_it_resists_an_attack_that_opens_random_labels_and_twice_as_many_clean_f
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("backbone", sorted({*METHODS, "nonesuch", "../train"} - BACKBONES))
+    @pytest.mark.parametrize("backbone", sorted({*METHODS} - BACKBONES))
     def test_all_backbones_that_do_not_train_on_the_forget_set_itself_among_them(self, backbone: str) -> None:
-        with pytest.raises(ValueError, match="it takes random_label, salun, negative_gradient"):
+        with pytest.raises(ValueError, match=f"'{backbone}': it does not train on the forget set .S000:362."):
             served(adversarial, tiny_model(), FORGET, RETAIN, backbone=backbone)
+
+    @pytest.mark.parametrize("backbone", ["nonesuch", "../train"])
+    def test_backbones_that_do_not_exist(self, backbone: str) -> None:
+        with pytest.raises(ValueError, match="there is no file"):
+            served(adversarial, tiny_model(), FORGET, RETAIN, backbone=backbone)
+
+    @pytest.mark.parametrize("backbone", sorted(BACKBONES))
+    def test_but_none_that_does_and_each_adds_the_penalty(self, backbone: str) -> None:
+        with_none, with_much = (
+            flat(served(adversarial, tiny_model(), FORGET, RETAIN, backbone=backbone, weight=weight, steps=1))
+            for weight in (0.0, 1.0)
+        )
+        plain = served(import_module(f"palimpsest.unlearners.{backbone}"), tiny_model(), FORGET, RETAIN)
+        assert torch.equal(with_none, flat(plain)) and not torch.equal(with_much, with_none)
 
     @pytest.mark.parametrize("name", ["learning_rate", "penalty", "seed"])
     def test_settings_that_the_backbone_lacks_or_that_are_not_its_to_set(self, name: str) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from palimpsest import models
-from palimpsest.attacks import uma
+from palimpsest.attacks.on_images import OnImages, uma
 from palimpsest.curvature import per_sample_gradients, weights
 from palimpsest.data import Samples
 from palimpsest.frozen import frozen
@@ -164,8 +164,10 @@ class TestEnsemble:
         model, original = voting(width=4, hidden=8), voting(width=4, hidden=8)
         for parameter in original.parameters():
             parameter.data *= 1.2
-        settings: dict[str, Any] = {"seed": 0, "epsilons": ("16/255",)}
-        still, moved = (uma.attack(model, original, *FORGET, steps=steps, **settings) for steps in (0, 10))
+        still, moved = (
+            uma.attack(OnImages(model, original, FORGET, seed=0), steps=steps, epsilons=("16/255",))
+            for steps in (0, 10)
+        )
         assert (moved.loss < still.loss).double().mean() > 0.8
         assert (moved.images[0].int() - FORGET.images.int()).abs().max() <= 16
 

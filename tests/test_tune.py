@@ -72,7 +72,7 @@ def probe() -> tuple[Network, data.Images, Samples, Samples]:
     gone = everything.labels == 0
     forget, retain = (Samples(*(tensor[part] for tensor in everything)) for part in (gone, ~gone))
     model = train.fit(tiny_model(), retain, train.Recipe(4, 8, 0.01), seed=0)
-    return model, data.Images(*everything, *unseen, classes=tuple("abcd")), forget, retain
+    return model, data.Images({"train": everything, "test": unseen}, tuple("abcd")), forget, retain
 
 
 def test_clean_metrics_are_counted_by_hand_in_points_of_a_hundred() -> None:

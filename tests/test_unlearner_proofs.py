@@ -220,6 +220,20 @@ class TestNegativeGradient:
         assert torch.equal(flat(first), flat(second))
 
 
+    def test_it_stops_once_the_forget_set_is_forgotten(self) -> None:
+        data = samples(80)
+        gone, kept = (Samples(*(tensor[data.labels.eq(0) == of] for tensor in data)) for of in (True, False))
+        base = tiny_model(3)
+        with torch.no_grad():  # sure of the class to be forgotten
+            base.get_parameter(list(dict(base.named_parameters()))[-1])[0] = 3.0
+        settings: dict[str, Any] = {"seed": 1, "epochs": 200, "batch_size": 8}
+        made = served(negative_gradient, base, gone, kept, lr=0.01, stop_at=0.0, **settings)
+        answers = models.predict(made, gone.images).argmax(1)
+        assert not (answers == 0).any() and not made.training
+        with pytest.raises(models.Diverged):
+            served(negative_gradient, base, gone, kept, lr=1.0, **settings)
+
+
 def literal_released(v: torch.Tensor, gradients: torch.Tensor, count: int) -> torch.Tensor:
     """The public code's recursion, step by step on whole vectors."""
     k, o = v.clone(), gradients[0].clone()

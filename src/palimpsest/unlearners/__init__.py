@@ -5,6 +5,7 @@
 
 What stands before `*` the workflow gives; what stands after it is a hyper-parameter, the paper's value as its default
 and its range in its annotation (`palimpsest.ranges`). A method that trains on has `training`, a `Recipe`.
+`NEEDS` of a file says what it reads of what not everyone does: `penalty`, or, in its base training, `requests`.
 `kept` are tensors that a further step of the same method needs, about the training set as it stands after this one.
 
 A method whose base model must be trained in a way of its own has a second function,
@@ -51,7 +52,7 @@ class Step:
     is as it stands before this step. None where they are gone already. replacement: what the forget set shall become
     instead of being removed, a sample for each of its samples, `uint8` or float in [0, 1]. kept: what the base training
     or the step before left. initial: makes the network that training began with. checkpoint: where a long training may
-    resume. penalty: (model, batch) to a scalar that `adversarial` adds to the loss of a method that it wraps.
+    resume. penalty: (model, batch) to a scalar that `adversarial` adds to the loss of the method that it wraps.
     """
 
     seed: int

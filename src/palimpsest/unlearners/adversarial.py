@@ -21,6 +21,7 @@ from copy import deepcopy
 from dataclasses import replace
 from fractions import Fraction
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -47,7 +48,7 @@ def unlearn(
     retain: Samples,
     at: Step,
     *,
-    backbone: Literal["random_label", "salun", "negative_gradient"] = "random_label",
+    backbone: str = "random_label",
     settings: Mapping[str, Any] = MappingProxyType({}),
     weight: Annotated[float, "[0, inf)"] = 1.0,
     epsilon: Annotated[str, "[0, 1]"] = "8/255",
@@ -57,13 +58,19 @@ def unlearn(
 ) -> Unlearned:
     """`model` after `backbone`, with `weight` times L_u at the attacked forget images added to every batch's loss.
 
-    backbone: another unlearner, one that trains on the forget set. settings: its hyper-parameters. weight: 1 counts an
-    attacked image as much as a clean one.
+    backbone: another unlearner, one that trains on the forget set: it has `NEEDS = ("penalty",)`. settings: its
+    hyper-parameters. weight: 1 counts an attacked image as much as a clean one.
     epsilon: radius of the L-infinity ball, a fraction of the pixel range, as text. relative_step: a step is this times
     epsilon / steps; with 0 steps the random start is what is trained on. inner: see above.
-    Raises `ValueError` for another setting, and what the backbone raises.
+    Raises `ValueError` for another backbone or setting, and what the backbone raises.
     """
-    train = import_module(f"palimpsest.unlearners.{backbone}").unlearn
+    refused = f"adversarial: backbone cannot be {backbone!r}"
+    if not backbone.isidentifier() or not Path(__file__).with_name(f"{backbone}.py").is_file():
+        raise ValueError(f"{refused}: there is no file unlearners/{backbone}.py")
+    method = import_module(f"palimpsest.unlearners.{backbone}")
+    if "penalty" not in getattr(method, "NEEDS", ()):
+        raise ValueError(f"{refused}: it does not train on the forget set (S000:362), as random_label and salun do")
+    train = method.unlearn
     original = deepcopy(model).eval().requires_grad_(False)
     radius, count = float(Fraction(epsilon)), len(forget.labels)
 

@@ -38,6 +38,8 @@ from palimpsest.ranges import checked
 from palimpsest.train import Batch, Recipe, fit
 from palimpsest.unlearners import Base, Step, unlearner
 
+NEEDS = ("requests",)  # its base training logs updates for the requests that may come
+
 
 @checked
 def train_base(model: Network, data: Samples, at: Base) -> tuple[Network, dict[str, torch.Tensor]]:

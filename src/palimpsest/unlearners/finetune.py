@@ -24,4 +24,4 @@ def unlearn(
 ) -> Network:
     """`model` trained on for some passes over what remains; augmentation and precision as in the base recipe."""
     recipe = at.recipe.continued(training)
-    return fit(model, at.remaining(retain), recipe, seed=at.seed, loss=at.loss, checkpoint=at.checkpoint)
+    return fit(model, at.remaining(retain), recipe, seed=at.seed, task=at.task, checkpoint=at.checkpoint)

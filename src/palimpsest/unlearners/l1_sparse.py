@@ -19,6 +19,7 @@ from torch import nn
 
 from palimpsest.data import Samples
 from palimpsest.models import Network
+from palimpsest.tasks import loss_of
 from palimpsest.train import Batch, Recipe, fit
 from palimpsest.unlearners import Step, unlearner
 
@@ -38,10 +39,11 @@ def unlearn(
 
     alpha: weight of the l1 norm in the first epoch. Augmentation and precision are the base recipe's.
     """
+    plain = loss_of(at.task)
 
     def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
         norm = torch.stack([parameter.abs().sum() for parameter in model.parameters()]).sum()
-        return at.loss(model, batch) + alpha * share(batch.epoch, training.epochs - epochs_without_penalty) * norm
+        return plain(model, batch) + alpha * share(batch.epoch, training.epochs - epochs_without_penalty) * norm
 
     recipe = at.recipe.continued(training)
     return fit(model, at.remaining(retain), recipe, seed=at.seed, loss=loss, checkpoint=at.checkpoint)

@@ -24,6 +24,7 @@ from palimpsest.models import Network, evaluated
 from palimpsest.train import Batch, Recipe, fit
 from palimpsest.unlearners import Step, unlearner
 
+NEEDS = ("penalty",)  # it trains on the forget set: `adversarial` can add to its loss
 WATCHED = 500  # images that `stop_at` looks at after each step
 
 

@@ -20,6 +20,8 @@ from palimpsest.models import Network
 from palimpsest.train import Hook, Recipe, fit
 from palimpsest.unlearners import Step, unlearner
 
+NEEDS = ("penalty",)  # it trains on the forget set: `adversarial` can add to its loss
+
 Order = Literal["as_released", "forget_first", "mixed"]
 
 

@@ -19,6 +19,6 @@ def unlearn(model: Network, forget: Samples, retain: Samples, at: Step) -> Netwo
         at.remaining(retain),
         at.recipe,
         seed=at.seed,
-        loss=at.loss,
+        task=at.task,
         checkpoint=at.checkpoint,
     )

@@ -30,6 +30,8 @@ from palimpsest.models import Network
 from palimpsest.train import Batch, Recipe
 from palimpsest.unlearners import Step, random_label, unlearner
 
+NEEDS = ("penalty",)  # it trains on the forget set: `adversarial` can add to its loss
+
 
 @unlearner
 def unlearn(
