@@ -133,7 +133,8 @@ def judge(
 
 
 def _finite(tensors: Found) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+    """No number is missing; an infinite loss may stand for a start that led nowhere, beside others that did not."""
+    return not any(bool(tensor.isnan().any()) for tensor in tensors.values() if tensor.is_floating_point())
 
 
 def _numbers(outputs: Outputs, chosen: Iterable[tuple[Family, ModuleType]]) -> Iterator[Number]:

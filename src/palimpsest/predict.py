@@ -22,7 +22,6 @@ the most that it can keep. A model or answers that are not finite are no answers
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +29,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
+from palimpsest import numbered
 from palimpsest.data import Images, Samples
 from palimpsest.models import Diverged, predict
 
@@ -124,33 +122,21 @@ def diverged(reason: Diverged, images: Images, retain: Samples) -> Predicted:
 
 
 def save(found: Mapping[int, Predicted], path: Path | str) -> None:
-    """Write the answers of several repetitions into one file, by number; see `read`."""
-    # Copies, since repetitions share the labels, and safetensors wants no two names for one memory.
-    tensors = {f"{number}/{name}": one.clone() for number, made in found.items() for name, one in made.tensors.items()}
-    # One key: safetensors writes several in an order that changes from call to call, and so the file's hash.
-    save_file(tensors, str(path), {"about": json.dumps({n: one.header for n, one in found.items()}, sort_keys=True)})
+    """Write the answers of several repetitions into one file."""
+    numbered.save({n: one.tensors for n, one in found.items()}, path, {n: one.header for n, one in found.items()})
 
 
 def read(path: Path | str, device: str = "cpu") -> dict[int, Predicted]:
-    """By repetition, what a file has: tensors `{number}/{name}`, and of each number a header, as JSON, in `about`."""
-    with safe_open(str(path), framework="pt", device=device) as file:
-        headers = json.loads(file.metadata()["about"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    return {
-        int(number): Predicted(
-            {name.removeprefix(f"{number}/"): own for name, own in tensors.items() if name.startswith(f"{number}/")},
-            header,
-        )
-        for number, header in headers.items()
-    }
+    """By repetition, the answers in a file."""
+    return {n: Predicted(numbered.read(path, n, device), header) for n, header in numbered.about(path).items()}
 
 
 def read_attacked(path: Path | str, number: int, device: str) -> Attacked:
     """What rule `attack` left of a repetition; raises `Diverged` where the attacked model had nothing to attack.
 
-    The file is as `read` describes it, the tensors are the fields of `Attacked`, the header has `on` and `epsilons`.
+    The tensors are the fields of `Attacked`, the header has `on` and `epsilons`.
     """
-    tensors, header = read(path, device)[number]
+    tensors, header = numbered.read(path, number, device), numbered.about(path)[number]
     if "diverged" in header:
         raise Diverged(header["diverged"])
     return Attacked(on=header["on"], epsilons=tuple(header["epsilons"]), **tensors)

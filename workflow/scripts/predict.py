@@ -13,15 +13,15 @@ with job(globals().get("snakemake")) as run:
     def defenses(number):
         found = {}
         for name, told in run.asks.defenses.items():
-            kept = run.read_tensors(trained[name], number) if name in trained else {}
-            found[name] = partial(imported("defenses", told["method"]).purify, kept=kept, **told["keywords"])
+            purify = partial(imported("defenses", told["method"]).purify, **told["keywords"])
+            kept = {"kept": run.read_tensors(trained[name], number)} if name in trained else {}
+            found[name] = partial(purify, **kept)
         return found
 
-    made, about = {}, {}
+    made = {}
     for number in run.numbers:
         asked = [requests.read(file, images, number) for file in run.input.requests]
         forget, retain = requests.all_of(images.splits["train"], asked)
-        about[number] = {"seed": models.metadata(run.input.model, number).get("seed", "")}
         try:
             model = models.load(run.input.model, number).to(run.device)
             before = models.load(run.input.original, number).to(run.device) if "original" in run.input else None
@@ -32,8 +32,6 @@ with job(globals().get("snakemake")) as run:
             made[number] = predict.outputs(model, images, forget, retain, attacked, defenses(number), before)
         except models.Diverged as reason:
             made[number] = predict.diverged(reason, images, retain)
-    run.write_tensors(
-        run.output.outputs,
-        {number: one.tensors for number, one in made.items()},
-        {number: {**one.header, "about": about[number]} for number, one in made.items()},
-    )
+        made[number].header["about"] = {"seed": models.metadata(run.input.model, number).get("seed", "")}
+    with run.writing(run.output.outputs) as path:
+        predict.save(made, path)

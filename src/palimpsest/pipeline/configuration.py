@@ -218,8 +218,8 @@ def _check_keywords(
     for key, value in entry.items():
         if key not in {*valid, *reserved}:
             raise ConfigError(_unknown(where, "keyword", key, valid))
-        if key in valid and (wrong := ranges.fault(valid[key], value)):
-            raise ConfigError(f"{where}.{key} {wrong}.")
+        if key in valid and (refusal := ranges.parse(valid[key]).refusal(where, key, value)):
+            raise ConfigError(f"{refusal}.")
 
 
 def _check_backbone(config: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> None:
