@@ -43,7 +43,7 @@ import torch
 from bench import cores, machine, positive, progress, say, timed
 from resnet_peak import Load, channels_last, contiguous, convolutions_use, flop_per_image, peak_of
 
-from palimpsest import data, measure, predict, requests
+from palimpsest import data, measure, predict, requests, unlearners
 from palimpsest.attacks.on_images import OnImages, uma
 from palimpsest.attacks.on_labels import OnLabels
 from palimpsest.frozen import frozen
@@ -300,7 +300,7 @@ def compare(spec: Spec, images: data.Images, device: str, precision: str = "floa
 
     def way(device: str, dtype: torch.dtype, precision: str = "float32") -> torch.Tensor:
         model, how = deepcopy(start).to(device, dtype), replace(recipe, precision=precision)
-        fit(model, few.to(device), labels.to(device), how, seed=SEED)
+        fit(model, data.Samples(few.to(device), labels.to(device)), how, seed=SEED)
         pairs = zip(model.parameters(), start.parameters(), strict=True)
         return torch.cat([(end.detach().cpu().double() - begin.detach().double()).flatten() for end, begin in pairs])
 
@@ -481,22 +481,21 @@ class Cell:
     def train(self) -> None:
         """The base model, by the recipe; where the unlearner has a base training of its own, by that."""
         count = len(self.everything.labels)
-        some = [part[: 4 * self.recipe.batch_size] for part in self.everything]
+        some = data.Samples(*(part[: 4 * self.recipe.batch_size] for part in self.everything))
         once = replace(self.recipe, epochs=1)
         fresh = create(self.spec, *self.statistics, SEED).to(self.check.device)
         for _ in range(2):  # the first one pays for what is loaded once
-            seconds = timed(lambda: fit(deepcopy(fresh), *some, once, seed=SEED), self.check.device)
-        self.speed = len(some[1]) / seconds
+            seconds = timed(lambda: fit(deepcopy(fresh), some, once, seed=SEED), self.check.device)
+        self.speed = len(some.labels) / seconds
         epochs, cut = self.passes(self.recipe.epochs, count, 0.3)
         recipe = replace(self.recipe, epochs=epochs)
         self.recipe, self.kept = recipe, {}
 
         def work() -> Network:
             if not hasattr(self.unlearner, "train_base"):
-                return fit(fresh, *self.everything, recipe, seed=SEED)
-            fill = {"seed": SEED, "recipe": recipe, "requests": [self.indices]}
-            asked = inspect.signature(self.unlearner.train_base).parameters.keys() & fill.keys()
-            model, self.kept = self.unlearner.train_base(fresh, self.everything, **{name: fill[name] for name in asked})
+                return fit(fresh, self.everything, recipe, seed=SEED)
+            at = unlearners.Base(SEED, recipe, requests=[self.indices])
+            model, self.kept = self.unlearner.train_base(fresh, self.everything, at)
             return model
 
         self.original, seconds = self.timed("train", work, epochs=epochs, cut=cut)
@@ -511,19 +510,28 @@ class Cell:
 
     def unlearn(self) -> None:
         """The unlearned model, with the method's own defaults."""
-        parameters = inspect.signature(self.unlearner.unlearn).parameters
+        unlearn = self.unlearner.unlearn
+        parameters = inspect.signature(unlearn).parameters
         given, cut = dict(self.chosen.unlearner_keywords), None
-        if "epochs" in parameters and "epochs" not in given:
-            given["epochs"], cut = self.passes(parameters["epochs"].default, len(self.everything.labels), 0.3)
-        initial = create(self.spec, *self.statistics, SEED).to(self.check.device)
-        fill = {"seed": SEED, "recipe": self.recipe, "indices": self.indices, "kept": self.kept, "initial": initial}
-        asked = {name: fill[name] for name in parameters.keys() & fill.keys()}
-        self.unlearned, _ = self.timed(
+        own = parameters["training"].default.epochs if "training" in parameters else None
+        wanted = parameters["epochs"].default if "epochs" in parameters else own
+        if wanted is not None and "epochs" not in given:
+            given["epochs"], cut = self.passes(wanted, len(self.everything.labels), 0.3)
+        at = unlearners.Step(
+            SEED,
+            self.recipe,
+            indices=self.indices,
+            kept=self.kept,
+            initial=lambda: create(self.spec, *self.statistics, SEED).to(self.check.device),
+        )
+        keywords = unlearners.gathered(unlearn, given)
+        made, _ = self.timed(
             f"unlearn: {self.chosen.unlearner}",
-            lambda: self.unlearner.unlearn(self.original, self.forget, self.retain, **asked, **given),
+            lambda: unlearn(self.original, self.forget, self.retain, at, **keywords),
             epochs=given.get("epochs"),
             cut=cut,
         )
+        self.unlearned = made.network
 
     def attack(self) -> None:
         """The attack on the unlearned model, with the method's own defaults."""

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from palimpsest.attacks.on_labels import OnLabels
 from palimpsest.attacks.on_labels import inversion_black_box as black_box
 from palimpsest.attacks.on_labels import inversion_white_box as white_box
+from palimpsest.data import Samples
 from palimpsest.models import Network, Spec, channel_statistics, create
 from palimpsest.train import Recipe, fit
 
@@ -89,7 +90,7 @@ def prepare(case: Case, scale: float, device: str) -> Duel:
     images = pixels.round().to(torch.uint8).to(device)
     recipe = Recipe(epochs=3, batch_size=64, lr=1e-3, optimizer="adam", weight_decay=0.0)
     model = create(case.spec, *channel_statistics(images), seed=SEED).to(device)
-    fit(model, images, labels.to(device), recipe, seed=SEED)
+    fit(model, Samples(images, labels.to(device)), recipe, seed=SEED)
     return Duel(case, model, max(1, round(case.steps * scale)), max(1, round(case.generations * scale)), device)
 
 

@@ -24,6 +24,7 @@ from bench import Contestant, Finding, alternate, cores, machine, parser, positi
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from palimpsest.data import Samples
 from palimpsest.models import Network, Spec, channel_statistics, create
 from palimpsest.train import Recipe, fit
 
@@ -123,7 +124,7 @@ def flop_per_image(model: Network, load: Load) -> float:
 def channels_last(model: Network, load: Load, threads: int) -> None:
     """One epoch as every job of ours runs it."""
     torch.set_num_threads(threads)
-    fit(model, load.images, load.labels, load.recipe, seed=0)
+    fit(model, Samples(load.images, load.labels), load.recipe, seed=0)
 
 
 def contiguous(model: Network, load: Load, threads: int) -> None:

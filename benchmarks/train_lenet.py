@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-from palimpsest.data import DataError, mnist
+from palimpsest.data import DataError, Samples, mnist
 from palimpsest.models import Spec, channel_statistics, create, lenet
 from palimpsest.train import Recipe, fit
 
@@ -92,7 +92,7 @@ def our_epoch(folder: Path, number: int) -> Epoch:
     recipe = Recipe(epochs=1, batch_size=BATCH_SIZE, lr=1e-3, optimizer="adam", weight_decay=0.0)
 
     def epoch(count: int, workers: int) -> None:
-        fit(model, images[:count], labels[:count], recipe, seed=number)
+        fit(model, Samples(images[:count], labels[:count]), recipe, seed=number)
 
     return epoch
 

@@ -99,8 +99,9 @@ def prepare(case: Case, scale: float, device: str) -> Duel:
     recipe = Recipe(epochs=case.epochs, batch_size=64, lr=1e-3, optimizer="adam", weight_decay=0.0)
     statistics = channel_statistics(pixels)
     keep = truth != 0
-    original = fit(create(case.spec, *statistics, seed=1).to(device), pixels, truth, recipe, seed=1)
-    unlearned = fit(create(case.spec, *statistics, seed=2).to(device), pixels[keep], truth[keep], recipe, seed=2)
+    original = fit(create(case.spec, *statistics, seed=1).to(device), Samples(pixels, truth), recipe, seed=1)
+    rest = Samples(pixels[keep], truth[keep])
+    unlearned = fit(create(case.spec, *statistics, seed=2).to(device), rest, recipe, seed=2)
     return Duel(case, unlearned, original, pixels[~keep], truth[~keep], max(1, round(case.steps * scale)))
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from palimpsest.curvature import flat, pixels
-from palimpsest.data import Samples
+from palimpsest.curvature import flat
+from palimpsest.data import Samples, pixels
 
 CLASSES, SHAPE = 3, (1, 2, 3)
 
@@ -36,7 +36,7 @@ def clouds(count: int, seed: int = 0) -> Samples:
 
 def objective(vector: torch.Tensor, samples: Samples, decay: float) -> torch.Tensor:
     """Mean cross entropy plus decay / 2 |theta|^2 at the flat parameters (21,), written without the package."""
-    inputs = 4 * (pixels(samples.images, vector).flatten(1) - 0.5)
+    inputs = 4 * (pixels(samples.images, vector.dtype).flatten(1) - 0.5)
     logits = inputs @ vector[:18].view(CLASSES, 6).T + vector[18:]
     return F.cross_entropy(logits, samples.labels) + decay / 2 * vector.square().sum()
 

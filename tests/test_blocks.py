@@ -11,16 +11,13 @@ from typing import Any
 import pytest
 import torch
 from test_report import cell
-from test_unlearners import flat, samples, tiny_model
+from test_unlearners import flat, tiny_model
 
 from palimpsest import models, seeds
-from palimpsest.data import Samples
 from palimpsest.pipeline import cells, configuration
 from palimpsest.pipeline.configuration import ConfigError
 from palimpsest.pipeline.job import Run
 from palimpsest.report import compare
-from palimpsest.train import Recipe
-from palimpsest.unlearners import negative_gradient
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (3, 1), (10, 5), (12, 5), (7, 10), (11, 5)])
@@ -146,18 +143,3 @@ def test_a_base_training_is_told_the_requests_of_its_block_alone() -> None:
         "single_class_3", "three_classes_3"
     ]  # fmt: skip
     assert plan.requests_of("mnist", "lenet", "amnesiac_long", "0-3") == []
-
-
-def test_the_ascent_stops_once_the_forget_set_is_forgotten() -> None:
-    recipe, data = Recipe(epochs=1, batch_size=8, lr=0.05), samples(80)
-    gone, kept = (Samples(*(tensor[data.labels.eq(0) == of] for tensor in data)) for of in (True, False))
-    base = tiny_model(3)
-    with torch.no_grad():  # sure of the class to be forgotten
-        base.get_parameter(list(dict(base.named_parameters()))[-1])[0] = 3.0
-    made = negative_gradient.unlearn(
-        base, gone, kept, seed=1, recipe=recipe, epochs=200, lr=0.01, batch_size=8, stop_at=0.0
-    )
-    answers = models.predict(made, gone.images).argmax(1)
-    assert not (answers == 0).any() and not made.training
-    with pytest.raises(models.Diverged):
-        negative_gradient.unlearn(base, gone, kept, seed=1, recipe=recipe, epochs=200, lr=1.0, batch_size=8)

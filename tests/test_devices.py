@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from card import REAL, DeviceError, card
-from test_unlearners import CLASSES, FORGET, RECIPE, RETAIN, flat, samples, tiny_model
+from test_unlearners import CLASSES, FORGET, METHODS, RECIPE, RETAIN, flat, replaces, samples, tiny_model
 
-from palimpsest import data, measure, models, predict, train
+from palimpsest import data, measure, models, predict, train, unlearners
 from palimpsest.attacks.on_images import OnImages, aimed_at, uma
 from palimpsest.attacks.on_labels import OnLabels
 from palimpsest.data import Samples
@@ -63,23 +62,27 @@ class TestThePretence:
             assert layer.weight.grad is not None and layer.weight.grad.device == there.device
 
 
-@pytest.mark.parametrize("name", method.names("unlearners"))
-def test_unlearner_runs_on_a_card(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [(name, changed) for name in METHODS for changed in (False, True) if not changed or replaces(name)],
+)
+def test_unlearner_runs_on_a_card(name: str, changed: bool) -> None:
     def run(device: torch.device | str) -> torch.Tensor:
         module = import_module(f"palimpsest.unlearners.{name}")
         forget, retain, everything = (moved(part, device) for part in (FORGET, RETAIN, EVERYTHING))
         indices = torch.arange(len(forget.labels), device=device)
-        fill: dict[str, Any] = {"seed": 7, "recipe": RECIPE, "requests": [indices], "indices": indices}
-        fill |= {"initial": tiny_model(2).to(device), "checkpoint": None}
-        base = tiny_model().to(device)
+        base, kept = tiny_model().to(device), None
         if hasattr(module, "train_base"):
-            wanted = inspect.signature(module.train_base).parameters.keys() & fill.keys()
-            base, fill["kept"] = module.train_base(base, everything, **{key: fill[key] for key in wanted})
-            assert all(tensor.device == base.mean.device for tensor in fill["kept"].values())
-        wanted = method.keywords("unlearners", name) & fill.keys()
-        made = module.unlearn(base, forget, retain, **{key: fill[key] for key in wanted})
-        assert all(tensor.device == base.mean.device for tensor in made.state_dict().values())
-        return flat(made)
+            others = [indices, torch.tensor([3, 20, 30], device=device)]
+            base, kept = module.train_base(base, everything, unlearners.Base(7, RECIPE, requests=others))
+            assert all(tensor.device == base.mean.device for tensor in kept.values())
+        put = Samples(255 - forget.images, forget.labels) if changed else None
+        initial = tiny_model(2).to(device)
+        at = unlearners.Step(7, RECIPE, indices=indices, kept=kept, initial=lambda: initial, replacement=put)
+        made = module.unlearn(base, forget, retain, at)
+        assert all(tensor.device == base.mean.device for tensor in made.network.state_dict().values())
+        assert all(tensor.device == base.mean.device for tensor in made.kept.values())
+        return flat(made.network)
 
     here = run("cpu")
     with card() as device:
@@ -153,7 +156,7 @@ def test_training_with_everything_on_runs_and_resumes_on_a_card(tmp_path: Path) 
 
     def run(device: torch.device | str, epochs: int) -> torch.Tensor:
         part = train.Recipe(**{**vars(recipe), "epochs": epochs})
-        return flat(train.fit(tiny_model().to(device), *moved(RETAIN, device), part, seed=3, checkpoint=checkpoint))
+        return flat(train.fit(tiny_model().to(device), moved(RETAIN, device), part, seed=3, checkpoint=checkpoint))
 
     here = run("cpu", 2)
     checkpoint.path.unlink()
@@ -168,7 +171,7 @@ def test_training_with_everything_on_runs_and_resumes_on_a_card(tmp_path: Path) 
     with card() as device:
         with pytest.raises(Killed):
             train.fit(
-                tiny_model().to(device), *moved(RETAIN, device), recipe, seed=3, checkpoint=checkpoint, after_step=die
+                tiny_model().to(device), moved(RETAIN, device), recipe, seed=3, checkpoint=checkpoint, after_step=die
             )
         assert checkpoint.path.is_file()
         assert agree(run(device, 2), here)

@@ -58,7 +58,7 @@ def symmetric(scale: float) -> LinearSoftmax:
 def trained() -> models.Network:
     """A network that knows four classes and forgot none."""
     recipe = Recipe(15, 16, 0.01, optimizer="adam", weight_decay=0.0)
-    return fit(tiny_model(1), *samples(64), recipe, seed=1)
+    return fit(tiny_model(1), samples(64), recipe, seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def server() -> models.Network:
     """A network that knows its four classes, and is not yet so sure that a head has nothing to learn."""
     spec = models.Spec("small_cnn", CLASSES, 1, {"width": 4, "hidden": FEATURES})
     model = models.create(spec, torch.tensor([0.3]), torch.tensor([0.3]), 3)
-    return fit(model, *DATA, Recipe(4, 16, 0.01, optimizer="adam", weight_decay=0.0), seed=1)
+    return fit(model, DATA, Recipe(4, 16, 0.01, optimizer="adam", weight_decay=0.0), seed=1)
 
 
 def erased(model: models.Network, *classes: int) -> models.Network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from palimpsest import models
-from palimpsest.attacks import uma
+from palimpsest.attacks.on_images import OnImages, uma
 from palimpsest.curvature import per_sample_gradients, weights
 from palimpsest.data import Samples
 from palimpsest.frozen import frozen
 from palimpsest.models.ensemble import Ensemble
 from palimpsest.seeds import stable_seed
 from palimpsest.train import Batch, Checkpoint, Recipe, fit
-from palimpsest.unlearners import amnesiac, sisa
+from palimpsest.unlearners import Base, Step, Unlearned, amnesiac, finetune, sisa
 
 DATA = samples(40)
 SEED = 3
@@ -37,6 +38,38 @@ def batch_norm_model() -> models.Network:
 def voting(method: str = "small_cnn", members: int = 3, **keywords: Any) -> models.Network:
     spec = models.Spec("ensemble", CLASSES, 1, {"method": method, "members": members, "keywords": keywords})
     return models.create(spec, torch.tensor([0.3]), torch.tensor([0.3]), 1)
+
+
+def parted(data: Samples, indices: torch.Tensor) -> tuple[Samples, Samples]:
+    """The samples at `indices`, and the others."""
+    chosen = torch.zeros(len(data.labels), dtype=torch.bool)
+    chosen[indices] = True
+    return Samples(*(tensor[chosen] for tensor in data)), Samples(*(tensor[~chosen] for tensor in data))
+
+
+def replaced(data: Samples, indices: torch.Tensor, put: Samples) -> Samples:
+    """The data with other samples at `indices`."""
+    changed = Samples(data.images.clone(), data.labels.clone())
+    for place, image, label in zip(indices.tolist(), *put, strict=True):
+        changed.images[place], changed.labels[place] = image, label
+    return changed
+
+
+def serve(
+    method: Any,
+    base: tuple[models.Network, Any],
+    data: Samples,
+    indices: torch.Tensor,
+    recipe: Recipe,
+    *,
+    seed: int = SEED,
+    replacement: Samples | None = None,
+    checkpoint: Checkpoint | None = None,
+    **settings: Any,
+) -> Unlearned:
+    """One request on what a base training, or the step before, left of `data` as it stands."""
+    at = Step(seed, recipe, indices=indices, replacement=replacement, kept=base[1], checkpoint=checkpoint)
+    return method.unlearn(base[0], *parted(data, indices), at, **settings)
 
 
 class Killed(Exception):
@@ -131,8 +164,10 @@ class TestEnsemble:
         model, original = voting(width=4, hidden=8), voting(width=4, hidden=8)
         for parameter in original.parameters():
             parameter.data *= 1.2
-        settings: dict[str, Any] = {"seed": 0, "epsilons": ("16/255",)}
-        still, moved = (uma.attack(model, original, *FORGET, steps=steps, **settings) for steps in (0, 10))
+        still, moved = (
+            uma.attack(OnImages(model, original, FORGET, seed=0), steps=steps, epsilons=("16/255",))
+            for steps in (0, 10)
+        )
         assert (moved.loss < still.loss).double().mean() > 0.8
         assert (moved.images[0].int() - FORGET.images.int()).abs().max() <= 16
 
@@ -176,15 +211,14 @@ def test_slice_epochs_are_the_formulas(epochs: int, slices: int, expected: list[
 class TestSisa:
     RECIPE = Recipe(epochs=4, batch_size=4, lr=0.02, schedule="cosine", warmup_epochs=1, augment=("crop",))
     SHAPE: dict[str, Any] = {"shards": 3, "slices": 3}  # noqa: RUF012
-    SETTINGS: dict[str, Any] = {"seed": SEED, "recipe": RECIPE, **SHAPE}  # noqa: RUF012
+
+    def base(self, checkpoint: Checkpoint | None = None) -> tuple[models.Network, dict[str, torch.Tensor]]:
+        return sisa.train_base(tiny_model(), DATA, Base(SEED, self.RECIPE, checkpoint=checkpoint), **self.SHAPE)
 
     def unlearned(
-        self, base: tuple[models.Network, dict[str, torch.Tensor]], indices: torch.Tensor, **settings: Any
+        self, base: tuple[models.Network, dict[str, torch.Tensor]], indices: torch.Tensor, **given: Any
     ) -> models.Network:
-        chosen = torch.zeros(40, dtype=torch.bool)
-        chosen[indices] = True
-        forget, retain = (Samples(*(tensor[part] for tensor in DATA)) for part in (chosen, ~chosen))
-        return sisa.unlearn(base[0], forget, retain, indices=indices, kept=base[1], **{**self.SETTINGS, **settings})
+        return serve(sisa, base, DATA, indices, self.RECIPE, **given).network
 
     def from_scratch(
         self,
@@ -192,7 +226,7 @@ class TestSisa:
         data: Samples,
         kept: dict[str, torch.Tensor],
         gone: set[int],
-        recipe: Recipe = Recipe(2, 4, 0.02, schedule="cosine", warmup_epochs=0.5, augment=("crop",)),  # noqa: B008
+        recipe: Recipe = Recipe(2, 4, 0.02, schedule="cosine", warmup_epochs=0.5, augment=("crop",)),
         shards: int = 3,
         slices: int = 3,
     ) -> dict[str, torch.Tensor]:
@@ -206,7 +240,8 @@ class TestSisa:
             member = models.fresh(model, stable_seed(SEED, k, "initial"))
             for s in range(slices):
                 chosen = [i for i, (of, part) in enumerate(place) if of == k and part <= s and i not in gone]
-                fit(member, data.images[chosen], data.labels[chosen], recipe, seed=stable_seed(SEED, k, s))
+                part = Samples(data.images[chosen], data.labels[chosen])
+                fit(member, part, recipe, seed=stable_seed(SEED, k, s))
             found |= {f"net.members.{k}.{name}": tensor for name, tensor in member.net.state_dict().items()}
         return found
 
@@ -219,7 +254,7 @@ class TestSisa:
         place = []
         for seed in (SEED, SEED, SEED + 1):
             recipe = Recipe(epochs=2, batch_size=40, lr=0.0)
-            _, kept = sisa.train_base(tiny_model(), DATA, seed=seed, recipe=recipe, **self.SHAPE)
+            _, kept = sisa.train_base(tiny_model(), DATA, Base(seed, recipe), **self.SHAPE)
             place.append(list(zip(*(kept[f"assignment/{name}"].tolist() for name in ("shard", "slice")), strict=True)))
         assert place[0] == place[1] != place[2]
         shards, cells = Counter(k for k, _ in place[0]), Counter(place[0])
@@ -229,7 +264,7 @@ class TestSisa:
     def test_a_request_gives_the_network_that_never_saw_the_samples(self) -> None:
         model = tiny_model()
         before = flat(model).clone()
-        base = sisa.train_base(model, DATA, **self.SETTINGS)
+        base = sisa.train_base(model, DATA, Base(SEED, self.RECIPE), **self.SHAPE)
         assert torch.equal(flat(model), before)
         self.assert_same(base[0], self.from_scratch(model, DATA, base[1], set()))
         shard, part = base[1]["assignment/shard"], base[1]["assignment/slice"]
@@ -250,30 +285,20 @@ class TestSisa:
     def test_batch_norms_statistics_go_back_with_the_weights(self) -> None:
         recipe = Recipe(epochs=2, batch_size=4, lr=0.02)
         few = Samples(*(tensor[:16] for tensor in DATA))
-        network, kept = sisa.train_base(batch_norm_model(), few, seed=SEED, recipe=recipe, shards=2, slices=2)
+        base = sisa.train_base(batch_norm_model(), few, Base(SEED, recipe), shards=2, slices=2)
+        kept = base[1]
         gone = ((kept["assignment/shard"] == 1) & (kept["assignment/slice"] == 1)).nonzero().flatten()[:1]
-        rest = Samples(*(torch.cat([tensor[: gone[0]], tensor[gone[0] + 1 :]]) for tensor in few))
-        after = sisa.unlearn(
-            network,
-            Samples(*(tensor[gone] for tensor in few)),
-            rest,
-            seed=SEED,
-            recipe=recipe,
-            indices=gone,
-            kept=kept,
-            shards=2,
-            slices=2,
-        )
+        after = serve(sisa, base, few, gone, recipe).network
         once = Recipe(epochs=1, batch_size=4, lr=0.02)
         self.assert_same(after, self.from_scratch(batch_norm_model(), few, kept, {int(gone)}, once, 2, 2))
 
     def test_only_slices_from_the_first_touched_one_on_are_retrained(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        base = sisa.train_base(tiny_model(), DATA, **self.SETTINGS)
+        base = self.base()
         trained: list[int] = []
 
-        def counted(model: models.Network, images: torch.Tensor, *given: Any, **named: Any) -> models.Network:
-            trained.append(len(images))
-            return fit(model, images, *given, **named)
+        def counted(model: models.Network, data: Samples, *given: Any, **named: Any) -> models.Network:
+            trained.append(len(data.labels))
+            return fit(model, data, *given, **named)
 
         monkeypatch.setattr(sisa, "fit", counted)
         for k in range(3):
@@ -284,7 +309,7 @@ class TestSisa:
                 assert trained == [int((place[0] & (place[1] <= later)).sum()) - 1 for later in range(s, 3)]
 
     def test_it_goes_on_from_the_kept_state_before_the_slice(self) -> None:
-        network, kept = sisa.train_base(tiny_model(), DATA, **self.SETTINGS)
+        network, kept = self.base()
         indices = ((kept["assignment/shard"] == 1) & (kept["assignment/slice"] == 1)).nonzero().flatten()[:1]
         plain = self.unlearned((network, kept), indices)
         for s, matters in ((0, True), (1, False), (2, False)):
@@ -292,7 +317,7 @@ class TestSisa:
             assert torch.equal(flat(self.unlearned((network, other), indices)), flat(plain)) != matters
 
     def test_kept_states_are_finite_and_the_last_ones_are_the_members(self, tmp_path: Path) -> None:
-        network, kept = sisa.train_base(tiny_model(), DATA, **self.SETTINGS)
+        network, kept = self.base()
         for k in range(3):
             for name, tensor in network.net.members[k].state_dict().items():
                 states = [kept[f"shard{k}/slice{s}/net.{name}"] for s in range(3)]
@@ -306,13 +331,11 @@ class TestSisa:
         assert torch.equal(flat(self.unlearned((again, left), indices)), flat(self.unlearned((network, kept), indices)))
 
     def test_a_modified_sample_is_trained_on_in_its_place(self) -> None:
-        base = sisa.train_base(tiny_model(), DATA, **self.SETTINGS)
+        base = self.base()
         indices = torch.tensor([2, 17, 30])
         put = Samples(255 - DATA.images[indices], (DATA.labels[indices] + 1) % CLASSES)
         after = self.unlearned(base, indices, replacement=put)
-        changed = Samples(DATA.images.clone(), DATA.labels.clone())
-        for place, image, label in zip(indices.tolist(), *put, strict=True):
-            changed.images[place], changed.labels[place] = image, label
+        changed = replaced(DATA, indices, put)
         self.assert_same(after, self.from_scratch(tiny_model(), changed, base[1], set()))
 
     @pytest.mark.parametrize("at", [1, 12, 40])
@@ -320,12 +343,12 @@ class TestSisa:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
     ) -> None:
         checkpoint = Checkpoint(tmp_path / "base.resume", "key", seconds=0)
-        whole = sisa.train_base(tiny_model(), DATA, **self.SETTINGS)
+        whole = self.base()
         with monkeypatch.context() as patch, pytest.raises(Killed):
             killing(patch, sisa, at)
-            sisa.train_base(tiny_model(), DATA, checkpoint=checkpoint, **self.SETTINGS)
+            self.base(checkpoint)
         assert any(tmp_path.iterdir()) == (at > 4), "written after every epoch and every slice"
-        again = sisa.train_base(tiny_model(), DATA, checkpoint=checkpoint, **self.SETTINGS)
+        again = self.base(checkpoint)
         assert torch.equal(flat(again[0]), flat(whole[0]))
         assert all(torch.equal(tensor, whole[1][name]) for name, tensor in again[1].items())
         assert not list(tmp_path.glob("*.slice"))
@@ -344,24 +367,31 @@ class TestSisa:
         checkpoint = Checkpoint(tmp_path / "base.resume", "key", seconds=0)
         with monkeypatch.context() as patch, pytest.raises(Killed):
             killing(patch, sisa, 12)  # shard 0: 2 epochs of 2 steps, of 3, of 4: in the third slice
-            sisa.train_base(tiny_model(), DATA, checkpoint=checkpoint, **self.SETTINGS)
+            self.base(checkpoint)
         seen: list[int] = []
         monkeypatch.setattr(sisa, "fit", lambda model, *given, seed, **named: seen.append(seed))
-        sisa.train_base(tiny_model(), DATA, checkpoint=checkpoint, **self.SETTINGS)
+        self.base(checkpoint)
         assert seen == [stable_seed(SEED, k, s) for k in range(3) for s in range(3)][2:]
 
     def test_refuses_in_one_sentence(self) -> None:
-        network, kept = sisa.train_base(tiny_model(), DATA, **self.SETTINGS)
+        network, kept = self.base()
         indices = torch.arange(8)
         whole_slice = ((kept["assignment/shard"] == 0) & (kept["assignment/slice"] == 0)).nonzero().flatten()
         for fault, call in (
             ("slice 0 none; take at least 3 epochs", lambda: sisa.slice_epochs(2, 5)),
             (
                 "40 samples do not fill",
-                lambda: sisa.train_base(tiny_model(), DATA, seed=0, recipe=self.RECIPE, shards=41),
+                lambda: sisa.train_base(tiny_model(), DATA, Base(0, self.RECIPE), shards=41),
+            ),
+            (
+                r"sisa: shards cannot be 0; it takes a whole number in \[1, inf\)",
+                lambda: sisa.train_base(tiny_model(), DATA, Base(0, self.RECIPE), shards=0),
             ),
             ("no ensemble", lambda: self.unlearned((tiny_model(), None), indices)),  # type: ignore[arg-type]
-            ("in 3 shards of 3 slices", lambda: self.unlearned((network, kept), indices, shards=5)),
+            (
+                "trained on 40 samples, and the request is on 39",
+                lambda: serve(sisa, (network, kept), parted(DATA, indices[:1])[1], indices, self.RECIPE),
+            ),
             ("nothing is left of shard 0", lambda: self.unlearned((network, kept), whole_slice)),
             ("one for each", lambda: self.unlearned((network, kept), indices, replacement=NOTHING)),
         ):
@@ -381,28 +411,22 @@ class TestAmnesiac:
         return amnesiac.train_base(
             model or tiny_model(),
             DATA,
-            seed=SEED,
-            recipe=recipe,
-            requests=[self.ONE, self.SOME, self.ALL],
-            checkpoint=checkpoint,
+            Base(SEED, recipe, requests=[self.ONE, self.SOME, self.ALL], checkpoint=checkpoint),
         )
 
     def undone(
         self, base: tuple[models.Network, dict[str, torch.Tensor]], indices: torch.Tensor, **settings: Any
     ) -> models.Network:
         """The network after the request; nothing is fine-tuned unless told."""
-        chosen = torch.zeros(40, dtype=torch.bool)
-        chosen[indices] = True
-        forget, retain = (Samples(*(tensor[part] for tensor in DATA)) for part in (chosen, ~chosen))
-        given = {"seed": SEED, "recipe": self.recipe(), "kept": base[1], "epochs": 0, **settings}
-        return amnesiac.unlearn(base[0], forget, retain, indices=indices, **given)
+        given = {"recipe": self.recipe(), "epochs": 0, **settings}
+        return serve(amnesiac, base, DATA, indices, **given).network
 
     @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
     def test_logging_changes_no_bit_and_forgetting_everything_gives_the_initial_weights(self, optimizer: str) -> None:
         model = tiny_model()
         network, kept = self.base(self.recipe(optimizer), model)
         assert torch.equal(flat(model), flat(tiny_model()))
-        assert torch.equal(flat(network), flat(fit(tiny_model(), *DATA, self.recipe(optimizer), seed=SEED)))
+        assert torch.equal(flat(network), flat(fit(tiny_model(), DATA, self.recipe(optimizer), seed=SEED)))
         assert not torch.allclose(flat(network), flat(model), atol=1e-3)
         assert torch.equal(flat(self.undone((network, kept), self.ALL)), flat(model))
 
@@ -416,7 +440,7 @@ class TestAmnesiac:
             steps.append((set(batch.index.tolist()), now - last[0]))
             last[0] = now
 
-        fit(tiny_model(), *DATA, self.recipe(), seed=SEED, after_step=record)
+        fit(tiny_model(), DATA, self.recipe(), seed=SEED, after_step=record)
         for indices, expected_steps in ((self.ONE, 4), (self.SOME, None), (self.ALL, 40)):
             deltas = [delta for batch, delta in steps if batch & set(indices.tolist())]
             assert expected_steps in (None, len(deltas)) and len(steps) == 40
@@ -424,13 +448,16 @@ class TestAmnesiac:
             expected = (weights(network).double() - sum(deltas)).float()
             assert torch.allclose(weights(self.undone((network, kept), indices)), expected, rtol=0, atol=1e-8)
 
-    def test_log_is_one_float64_sum_a_request(self) -> None:
+    def test_log_is_a_float64_sum_for_each_set_of_requests_that_a_batch_touches(self) -> None:
         network, kept = self.base(self.recipe())
         names = [name for name, _ in network.named_parameters()]
-        assert kept.keys() == {f"request{r}/{name}" for r in range(3) for name in [*names, "indices"]}
+        steps = [f"request{number}/indices" for number in range(3)]
+        sets = {key.split("/")[1] for key in kept if key not in steps}
+        assert sets == {"001", "011", "111"}, "the requests lie within one another, and every batch is in the last"
+        assert kept.keys() == {*steps, *(f"touched/{one}/{name}" for one in sets for name in names)}
         assert all(tensor.dtype == torch.float64 for name, tensor in kept.items() if "indices" not in name)
-        none = amnesiac.train_base(tiny_model(), DATA, seed=SEED, recipe=self.recipe(), requests=[torch.arange(0)])[1]
-        assert not any(tensor.any() for tensor in none.values())
+        none = amnesiac.train_base(tiny_model(), DATA, Base(SEED, self.recipe(), requests=[torch.arange(0)]))[1]
+        assert none.keys() == {"request0/indices"}
 
     @pytest.mark.parametrize("at", [15, 38])
     def test_log_of_a_killed_and_resumed_training_is_that_of_an_uninterrupted_one(
@@ -459,23 +486,127 @@ class TestAmnesiac:
     def test_then_it_trains_on_what_is_left_and_on_the_replacements(self, replacement: Samples | None) -> None:
         base = self.base(self.recipe())
         expected = self.undone(base, self.SOME)
-        images, labels = RETAIN
-        if replacement:
-            images, labels = torch.cat([images, replacement.images]), torch.cat([labels, replacement.labels])
+        left = RETAIN if replacement is None else replaced(DATA, self.SOME, replacement)
         constant = Recipe(epochs=2, batch_size=4, lr=0.05, augment=("crop",), schedule="constant")
-        fit(expected, images, labels, constant, seed=9)
+        fit(expected, left, constant, seed=9)
         found = self.undone(base, self.SOME, seed=9, epochs=2, lr=0.05, replacement=replacement)
         assert torch.equal(flat(found), flat(expected))
 
     def test_refuses_in_one_sentence(self) -> None:
         base = self.base(self.recipe())
-        floats = Samples(CHANGED.images.float() / 255, CHANGED.labels)
         for fault, call in (
             ("no log", lambda: self.undone((base[0], None), self.SOME)),  # type: ignore[arg-type]
             ("request for these 7 samples", lambda: self.undone(base, torch.arange(7))),
             ("request for these 8 samples", lambda: self.undone(base, torch.arange(1, 9))),
             ("nothing is retained", lambda: self.undone(base, self.ALL, epochs=1)),
-            ("uint8", lambda: self.undone(base, self.SOME, replacement=floats)),
         ):
             with pytest.raises(ValueError, match=fault):
                 call()
+
+
+class TestChains:
+    """Requests one after the other, each on what the one before left."""
+
+    FIRST, SECOND = torch.tensor([2, 17, 30]), torch.tensor([4, 11, 36])  # each into the data as it then stands
+    PUT = Samples(255 - DATA.images[FIRST], (DATA.labels[FIRST] + 1) % CLASSES)
+
+    @pytest.mark.parametrize("slices", [1, 3])
+    @pytest.mark.parametrize("put", [None, PUT], ids=["removed", "replaced"])
+    def test_a_second_request_to_sisa_is_as_exact_as_the_first(self, slices: int, put: Samples | None) -> None:
+        recipe = Recipe(epochs=2, batch_size=4, lr=0.02)
+        base = sisa.train_base(tiny_model(), DATA, Base(SEED, recipe), shards=3, slices=slices)
+        after_one = serve(sisa, base, DATA, self.FIRST, recipe, replacement=put)
+        left = parted(DATA, self.FIRST)[1] if put is None else replaced(DATA, self.FIRST, put)
+        after_two = serve(sisa, after_one, left, self.SECOND, recipe)
+
+        # Retrained from the very first weights, one sample after the other taken from where the base put it.
+        gone = torch.arange(40)[torch.isin(torch.arange(40), self.FIRST) & torch.tensor(put is None)]
+        whole = DATA if put is None else left
+        stays = parted(Samples(torch.arange(40), torch.arange(40)), gone)[1].labels
+        removed = {*gone.tolist(), *stays[self.SECOND].tolist()}
+        for k in range(3):
+            member = models.fresh(tiny_model(), stable_seed(SEED, k, "initial"))
+            for s in range(slices):
+                chosen = [
+                    i
+                    for i in range(40)
+                    if i not in removed and base[1]["assignment/shard"][i] == k and base[1]["assignment/slice"][i] <= s
+                ]
+                part = Samples(whole.images[chosen], whole.labels[chosen])
+                once = Recipe(sisa.slice_epochs(2, slices)[s], 4, 0.02)
+                fit(member, part, once, seed=stable_seed(SEED, k, s))
+            found = after_two.network.net.members[k]
+            assert torch.equal(flat(found), flat(member.net)), k
+            assert not torch.equal(flat(found), flat(base[0].net.members[k])), "each shard was asked"
+        assert len(after_two.kept["assignment/shard"]) == 40 - len(removed)
+
+    @pytest.mark.parametrize("at", [3, 9, 14])
+    def test_a_third_step_fine_tunes_the_result_and_ends_the_same_after_a_kill(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    ) -> None:
+        recipe = Recipe(epochs=2, batch_size=4, lr=0.02)
+        base = sisa.train_base(tiny_model(), DATA, Base(SEED, recipe), shards=2, slices=2)
+        one = serve(sisa, base, DATA, self.FIRST, recipe)
+        left = parted(DATA, self.FIRST)[1]
+        two = serve(sisa, one, left, self.SECOND, recipe)
+        left, third = parted(left, self.SECOND)[1], torch.tensor([0, 5])
+        training = Recipe(epochs=3, batch_size=6, lr=0.01)
+        whole = serve(finetune, two, left, third, recipe, training=training).network
+        expected = fit(deepcopy(two.network), parted(left, third)[1], training, seed=SEED)
+        assert torch.equal(flat(whole), flat(expected)) and not torch.equal(flat(whole), flat(two.network))
+
+        checkpoint = Checkpoint(tmp_path / "three.resume", "key", seconds=0)
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killing(patch, finetune, at)
+            serve(finetune, two, left, third, recipe, training=training, checkpoint=checkpoint)
+        assert checkpoint.path.exists() == (at > 6), "written after every epoch of six steps"
+        again = serve(finetune, two, left, third, recipe, training=training, checkpoint=checkpoint).network
+        assert torch.equal(flat(again), flat(whole))
+
+    @pytest.mark.parametrize("put", [None, PUT], ids=["removed", "replaced"])
+    @pytest.mark.parametrize("epochs", [0, 2])
+    def test_a_second_amnesiac_request_takes_no_batch_back_twice(self, put: Samples | None, epochs: int) -> None:
+        recipe = Recipe(epochs=3, batch_size=4, lr=0.01)
+        second = self.SECOND if put is not None else torch.tensor([5, 12, 39])  # the same samples, before any is gone
+        base = amnesiac.train_base(tiny_model(), DATA, Base(SEED, recipe, requests=[self.FIRST, second]))
+        settings: dict[str, Any] = {"epochs": epochs, "lr": 0.02}
+        one = serve(amnesiac, base, DATA, self.FIRST, recipe, replacement=put, **settings)
+        left = parted(DATA, self.FIRST)[1] if put is None else replaced(DATA, self.FIRST, put)
+        two = serve(amnesiac, one, left, self.SECOND, recipe, **settings)
+        assert two.kept.keys() == set(), "no request is left"
+
+        # Every update of every step stored, with the samples by the numbers that they had at first.
+        steps: list[tuple[set[int], torch.Tensor]] = []
+        taken = 0
+
+        def train(model: nn.Module, data: Samples, names: torch.Tensor, how: Recipe) -> None:
+            last = [weights(model).double()]
+
+            def record(model: nn.Module, batch: Batch) -> None:
+                now = weights(model).double()
+                steps.append((set(names[batch.index].tolist()), now - last[0]))
+                last[0] = now
+
+            fit(model, data, how, seed=SEED, after_step=record)
+
+        def forget(model: nn.Module, names: set[int]) -> None:
+            nonlocal taken
+            touching = [delta for batch, delta in steps if batch & names]
+            steps[:] = [(batch, delta) for batch, delta in steps if not batch & names]
+            taken += len(touching)
+            nn.utils.vector_to_parameters((weights(model).double() - sum(touching)).float(), model.parameters())
+
+        naive, constant = tiny_model(), Recipe(epochs=max(epochs, 1), batch_size=4, lr=0.02)
+        train(naive, DATA, torch.arange(40), recipe)
+        shared = sum(bool(batch & set(self.FIRST.tolist()) and batch & set(second.tolist())) for batch, _ in steps)
+        assert shared, "some batches hold samples of both"
+        names = torch.arange(40)
+        for indices, data in ((self.FIRST, left), (self.SECOND, parted(left, self.SECOND)[1])):
+            forget(naive, set(names[indices].tolist()))
+            if put is None or indices is self.SECOND:
+                names = parted(Samples(names, names), indices)[1].labels
+            if epochs:
+                train(naive, data, names, constant)
+        assert taken < (30 + 9 * epochs) * 2
+        assert torch.allclose(weights(two.network), weights(naive), rtol=0, atol=1e-7)
+        assert not torch.allclose(weights(two.network), weights(base[0]), rtol=0, atol=1e-3)

@@ -60,9 +60,7 @@ def test_a_hostile_checkpoint_is_refused_and_never_run(hostile: tuple[Path, Path
         models.load(file, 0)
     with pytest.raises(data.DataError, match="not a readable data file"):
         data.read(file)
-    network = models.create(models.Spec("small_cnn", 10, 1), torch.zeros(1), torch.ones(1), 0)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    assert train.Checkpoint(file, key="any").restore(network, optimizer, {}) == 0
+    assert train.Checkpoint(file, key="any").restore() == (0, {})
     assert not mark.exists()
 
 

@@ -10,12 +10,14 @@ import torch
 from test_unlearners import RECIPE, flat, samples, tiny_model
 
 from palimpsest import models, train
+from palimpsest.data import Samples
+from palimpsest.tasks import reconstruction
 from palimpsest.train import Checkpoint, Recipe
 
 
 def fit(recipe: Recipe, checkpoint: Checkpoint | None = None, seed: int = 3) -> torch.Tensor:
     data = samples(64)
-    return flat(train.fit(tiny_model(), data.images, data.labels, recipe, seed=seed, checkpoint=checkpoint))
+    return flat(train.fit(tiny_model(), data, recipe, seed=seed, checkpoint=checkpoint))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -42,7 +44,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(t
 
     data = samples(64)
     with pytest.raises(Killed):
-        train.fit(tiny_model(), data.images, data.labels, recipe, seed=3, checkpoint=checkpoint, after_step=kill)
+        train.fit(tiny_model(), data, recipe, seed=3, checkpoint=checkpoint, after_step=kill)
     assert checkpoint.path.exists()
     assert torch.equal(fit(recipe, checkpoint), whole)
 
@@ -61,6 +63,124 @@ def test_seed_decides_the_result() -> None:
     assert not torch.equal(fit(RECIPE), fit(RECIPE, seed=4))
 
 
+def test_a_loss_of_its_own_is_what_falls_and_stop_ends_after_the_step_that_it_says_yes_to() -> None:
+    data, steps = samples(64), list[int]()
+
+    def loss(model: torch.nn.Module, batch: train.Batch) -> torch.Tensor:
+        return (flat_parameters(model) - 1).square().mean()
+
+    def stop(model: torch.nn.Module, batch: train.Batch) -> bool:
+        steps.append(batch.epoch)
+        return len(steps) == 6  # the second step of the second epoch of four
+
+    model = train.fit(tiny_model(), data, Recipe(5, 16, 1.0, weight_decay=0.0), seed=0, loss=loss, stop=stop)
+    assert steps == [0, 0, 0, 0, 1, 1] and not model.training
+    assert loss(model, None) < 0.99 * loss(tiny_model(), None)  # type: ignore[arg-type]
+
+
+def flat_parameters(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_bytes_and_floats_in_zero_to_one_are_the_same_samples(dtype: torch.dtype) -> None:
+    data, recipe = samples(64), replace(RECIPE, augment=("crop", "flip"))
+    found = []
+    for images in (data.images, data.images.to(dtype) / 255):
+        model = train.fit(tiny_model().to(dtype), Samples(images, data.labels), recipe, seed=3)
+        assert {tensor.dtype for tensor in model.state_dict().values()} == {dtype}
+        found.append(flat(model))
+    assert torch.equal(*found)
+
+
+def test_features_without_height_and_width_are_trained_on_too() -> None:
+    features = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    data = Samples(features, (features[:, 0] > 0).long())
+    model = train.fit(torch.nn.Linear(5, 2), data, Recipe(20, 10, 0.1), seed=0)
+    assert (model(features).argmax(1) == data.labels).float().mean() > 0.95
+
+
+def test_a_batch_of_one_takes_batch_normalisations_running_statistics_and_leaves_them() -> None:
+    one = Samples(*(tensor[:1] for tensor in samples(4)))
+    spec = models.Spec("resnet", 4, 1, {"width": 2})  # eight pixels shrink to one in its last blocks
+    model = models.create(spec, torch.tensor([0.4]), torch.tensor([0.2]), 0)
+    before, buffers = flat_parameters(model).clone(), {name: b.clone() for name, b in model.named_buffers()}
+    train.fit(model, one, Recipe(1, 8, 0.1), seed=0)
+    assert not torch.equal(flat_parameters(model), before)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
+    # Of nine samples in batches of eight the last one is dropped, of two batches each moves the statistics.
+    train.fit(model, samples(9), Recipe(1, 8, 0.1), seed=0)
+    assert int(dict(model.named_buffers())["net.bn1.num_batches_tracked"]) == 1
+
+
+class Blurred(torch.nn.Module):
+    """An image (N, 1, 8, 8) through a narrow layer and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.narrow, self.wide = torch.nn.Linear(64, 8), torch.nn.Linear(8, 64)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.wide(self.narrow(images.flatten(1))).view(images.shape)
+
+
+@pytest.mark.parametrize("augment", [(), ("flip",)])
+def test_a_network_learns_to_give_images_back(augment: tuple[str, ...]) -> None:
+    data = Samples(samples(64).images, torch.full((64,), -1))  # labels that no class has: nobody may look at them
+    targets = reconstruction.targets(data)
+    assert targets.dtype == torch.float32 and targets.max() <= 1
+
+    def error(model: torch.nn.Module) -> torch.Tensor:
+        return reconstruction.distance(model(targets), targets, "mse")
+
+    shown: list[train.Batch] = []
+    recipe = Recipe(40, 16, 0.01, optimizer="adam", weight_decay=0.0, augment=augment)
+    model = train.fit(
+        Blurred(),
+        data,
+        recipe,
+        seed=0,
+        task=reconstruction,
+        after_step=lambda model, batch: shown.append(batch),
+    )
+    assert error(model).shape == (64,) and error(model).mean() < 0.2 * error(Blurred()).mean()
+    assert all(torch.equal(reconstruction.targets(batch), batch.images) for batch in shown), "augmented as it is shown"
+    answers = reconstruction.answer(model(targets))
+    assert answers.shape == data.images.shape and answers.min() >= 0 and answers.max() <= 1
+
+
+def test_weights_that_are_not_finite_after_the_last_step_are_a_divergence_too() -> None:
+    def explode(model: torch.nn.Module, batch: train.Batch) -> None:
+        with torch.no_grad():
+            next(model.parameters()).fill_(float("nan"))
+
+    with pytest.raises(models.Diverged, match="is not finite after training"):
+        train.fit(tiny_model(), samples(8), Recipe(1, 8, 0.01), seed=0, after_step=explode)
+
+
+def test_what_is_kept_grows_during_training_and_is_resumed(tmp_path: Path) -> None:
+    def run(checkpoint: Checkpoint | None, until: int = 99) -> dict[str, torch.Tensor]:
+        kept: dict[str, torch.Tensor] = {}
+
+        def note(model: torch.nn.Module, batch: train.Batch) -> None:
+            if batch.epoch == until:
+                raise KeyboardInterrupt
+            name = f"epoch{batch.epoch}"
+            kept[name] = kept.get(name, torch.zeros(1)) + flat_parameters(model).sum()
+
+        recipe = replace(RECIPE, epochs=4)
+        train.fit(tiny_model(), samples(64), recipe, seed=3, after_step=note, kept=kept, checkpoint=checkpoint)
+        return kept
+
+    checkpoint = Checkpoint(tmp_path / "model.resume", "key", seconds=0)
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, until=2)
+    whole, resumed = run(None), run(checkpoint)
+    assert whole.keys() == resumed.keys() == {f"epoch{number}" for number in range(4)}
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
+
+
 def test_a_loss_that_is_not_finite_is_a_divergence_that_names_the_epoch() -> None:
     with pytest.raises(models.Diverged, match="epoch 1 of 2"):
         fit(replace(RECIPE, lr=1e30))
@@ -68,13 +188,13 @@ def test_a_loss_that_is_not_finite_is_a_divergence_that_names_the_epoch() -> Non
 
 def test_training_on_separable_images_learns_them() -> None:
     data = samples(64)
-    model = train.fit(tiny_model(), data.images, data.labels, Recipe(20, 16, 0.01, optimizer="adam"), seed=0)
+    model = train.fit(tiny_model(), data, Recipe(20, 16, 0.01, optimizer="adam"), seed=0)
     assert (models.predict(model, data.images).argmax(1) == data.labels).float().mean() > 0.95
 
 
 def test_a_plain_loop_over_batches_gives_the_same_weights() -> None:
     data, recipe = samples(32), Recipe(epochs=3, batch_size=8, lr=0.05)
-    ours = train.fit(tiny_model(), data.images, data.labels, recipe, seed=5)
+    ours = train.fit(tiny_model(), data, recipe, seed=5)
     naive = tiny_model().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(naive.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     for epoch in range(3):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.svm import SVC
+from test_unlearners import samples, tiny_model
 
-from palimpsest import models, tune
+from palimpsest import data, models, train, tune
+from palimpsest.data import Samples
 from palimpsest.models import Diverged, Network
 from palimpsest.pipeline import cells, configuration
 from palimpsest.pipeline.configuration import ConfigError
@@ -60,17 +66,54 @@ def test_a_diverged_value_cannot_win_and_where_all_do_the_first_stands() -> None
     assert searched({"alpha": [1.0, 2.0]}, lost=(1.0, 2.0))[0] == {"alpha": 1.0}
 
 
-def test_measurements_become_points_of_a_hundred() -> None:
-    rows = [
-        {"metric": "forget_accuracy", "value": 1.5, "unit": "%"},
-        {"metric": "retain_accuracy", "value": 99.0, "unit": "%"},
-        {"metric": "test_accuracy_retained", "value": 90.0, "unit": "%"},
-        {"metric": "member_rate", "value": 0.25, "unit": "fraction"},
-        {"metric": "parameters", "value": 7.0, "unit": "parameters"},
-    ]
-    assert tune.in_points(rows) == {
-        "forget_accuracy": 1.5, "retain_accuracy": 99.0, "test_accuracy_retained": 90.0, "member_rate": 25.0
-    }  # fmt: skip
+def probe() -> tuple[Network, data.Images, Samples, Samples]:
+    """A network that knows classes 1 to 3 a little, and class 0, which it is to forget, among the test images."""
+    everything, unseen = samples(80), samples(40, seed=1)
+    gone = everything.labels == 0
+    forget, retain = (Samples(*(tensor[part] for tensor in everything)) for part in (gone, ~gone))
+    model = train.fit(tiny_model(), retain, train.Recipe(4, 8, 0.01), seed=0)
+    return model, data.Images({"train": everything, "test": unseen}, tuple("abcd")), forget, retain
+
+
+def test_clean_metrics_are_counted_by_hand_in_points_of_a_hundred() -> None:
+    model, images, forget, retain = probe()
+    found = tune.clean(model, images, forget, retain)
+    assert tuple(found) == tune.METRICS
+
+    def correct(part: Samples) -> float:
+        answers = [int(model(image[None] / 255).argmax()) for image in part.images]
+        return 100 * sum(a == b for a, b in zip(answers, part.labels.tolist(), strict=True)) / len(answers)
+
+    known = images.test_labels != 0
+    assert found["forget_accuracy"] == pytest.approx(correct(forget), abs=1e-5)
+    assert found["retain_accuracy"] == pytest.approx(correct(retain), abs=1e-5)
+    unseen = Samples(images.test_images[known], images.test_labels[known])
+    assert found["test_accuracy_retained"] == pytest.approx(correct(unseen), abs=1e-5)
+
+    def confidence(part: Samples) -> np.ndarray:
+        shares = models.predict(model, part.images)
+        return np.array([[float(row[label])] for row, label in zip(shares, part.labels.tolist(), strict=True)])
+
+    members = confidence(Samples(*(tensor[:30] for tensor in retain)))
+    machine = SVC(C=3, gamma="auto").fit(np.concatenate([members, confidence(unseen)]), [1] * 30 + [0] * 30)
+    assert found["member_rate"] == pytest.approx(100 * machine.predict(confidence(forget)).mean(), abs=1e-5)
+
+
+def test_a_model_whose_answers_are_not_finite_has_diverged_and_no_accuracy() -> None:
+    model, images, forget, retain = probe()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e30)
+    with pytest.raises(Diverged, match="outputs are not finite"):
+        tune.clean(model, images, forget, retain)
+
+
+def test_tuning_and_its_attacker_do_not_depend_on_metrics_nor_on_attacks() -> None:
+    code = (
+        "import sys, palimpsest.tune; "
+        "assert not [m for m in sys.modules if m.startswith(('palimpsest.metrics', 'palimpsest.attacks'))]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_grid_in_the_configuration_is_told_from_fixed_values_and_inherited() -> None:

@@ -38,8 +38,8 @@ def trained() -> tuple[models.Network, models.Network, Samples]:
     """An original that knows its images, one that was trained on wrong labels, and the images."""
     data = samples(64)
     recipe = Recipe(15, 16, 0.01, optimizer="adam", weight_decay=0.0)
-    original = fit(tiny_model(1), data.images, data.labels, recipe, seed=1)
-    other = fit(tiny_model(2), data.images, (data.labels + 1) % 4, recipe, seed=2)
+    original = fit(tiny_model(1), data, recipe, seed=1)
+    other = fit(tiny_model(2), Samples(data.images, (data.labels + 1) % 4), recipe, seed=2)
     return original, other, data
 
 

@@ -11,15 +11,15 @@ import torch
 from convex import CLASSES as REGRESSION_CLASSES
 from convex import clouds, hessian, minimum, objective, trained
 from scipy import stats
-from test_unlearners import CLASSES, FORGET, NOTHING, RECIPE, RETAIN, flat, samples, tiny_model
+from test_unlearners import CLASSES, FORGET, NOTHING, RECIPE, RETAIN, flat, samples, served, tiny_model
 from torch import nn
 from torch.nn import functional as F
 
 from palimpsest import models
 from palimpsest.curvature import fisher_product, per_sample_gradients, weights
-from palimpsest.train import Batch, Penalty, Recipe, fit
+from palimpsest.data import Samples
+from palimpsest.train import Batch, Loss, Recipe, fit
 from palimpsest.unlearners import (
-    Samples,
     finetune,
     first_order,
     fisher_noise,
@@ -76,21 +76,20 @@ class TestRandomLabel:
 
         expected = fit(
             tiny_model(),
-            torch.cat([FORGET.images, RETAIN.images]),
-            torch.cat([FORGET.labels, RETAIN.labels]),
+            Samples(torch.cat([FORGET.images, RETAIN.images]), torch.cat([FORGET.labels, RETAIN.labels])),
             Recipe(epochs=3, batch_size=8, lr=0.02, momentum=0.9, weight_decay=5e-4),
             seed=11,
             batches=batches,
             relabel=relabel,
         )
-        found = random_label.unlearn(model, FORGET, RETAIN, seed=11, recipe=RECIPE, epochs=3, lr=0.02, batch_size=8)
+        found = served(random_label, model, FORGET, RETAIN, seed=11, recipe=RECIPE, epochs=3, lr=0.02, batch_size=8)
         assert torch.equal(flat(found), flat(expected))
 
     def test_salun_with_every_weight_in_the_mask_is_random_label(self) -> None:
         settings: dict[str, Any] = {"seed": 7, "recipe": RECIPE, "epochs": 2, "batch_size": 8}
-        plain = random_label.unlearn(tiny_model(), FORGET, RETAIN, **settings)
+        plain = served(random_label, tiny_model(), FORGET, RETAIN, **settings)
         for variant in ("corrected", "as_released"):
-            masked = salun.unlearn(tiny_model(), FORGET, RETAIN, ratio=1.0, variant=variant, **settings)
+            masked = served(salun, tiny_model(), FORGET, RETAIN, ratio=1.0, variant=variant, **settings)
             assert torch.equal(flat(masked), flat(plain))
 
 
@@ -106,7 +105,7 @@ class TestSalun:
     }
 
     def unlearned(self, model: models.Network, **settings: Any) -> torch.Tensor:
-        return weights(salun.unlearn(model, FORGET, RETAIN, **{**self.SETTINGS, **settings}))
+        return weights(served(salun, model, FORGET, RETAIN, **{**self.SETTINGS, **settings}))
 
     @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.5, 0.777, 1.0])
     def test_mask_holds_the_exact_share_and_the_largest_gradients(self, ratio: float) -> None:
@@ -171,48 +170,68 @@ class TestSalun:
 class TestL1Sparse:
     @pytest.mark.parametrize("plain_epochs", [0, 3, 10])
     def test_penalty_is_the_formula_in_every_epoch(self, monkeypatch: pytest.MonkeyPatch, plain_epochs: int) -> None:
-        seen: dict[str, Penalty] = {}
-        monkeypatch.setattr(l1_sparse, "fit", lambda model, images, labels, recipe, **hooks: seen.update(hooks))
-        l1_sparse.unlearn(
-            tiny_model(), FORGET, RETAIN, seed=0, recipe=RECIPE, alpha=0.02, epochs_without_penalty=plain_epochs
-        )
+        seen: dict[str, Loss] = {}
+
+        def noted(model: models.Network, data: Samples, recipe: Recipe, *, loss: Loss, **rest: Any) -> models.Network:
+            seen["loss"] = loss
+            return model
+
+        monkeypatch.setattr(l1_sparse, "fit", noted)
+        served(l1_sparse, tiny_model(), FORGET, RETAIN, alpha=0.02, epochs_without_penalty=plain_epochs)
         model = models.create(models.Spec("resnet", 4, 1, {"width": 2}), torch.tensor([0.4]), torch.tensor([0.3]), 1)
         norm = sum(float(parameter.detach().abs().sum()) for parameter in model.parameters())
         assert any("bn" in name for name, _ in model.named_parameters()), "BatchNorm's parameters count as well"
-        found = [float(seen["penalty"](model, Batch(epoch, *[NOTHING.labels] * 3)).detach()) for epoch in range(10)]
+        shown = RETAIN.images / 255
+        plain = F.cross_entropy(model(shown), RETAIN.labels)
+        batches = [Batch(epoch, NOTHING.labels, shown, RETAIN.labels) for epoch in range(10)]
+        found = [float((seen["loss"](model, batch) - plain).detach()) for batch in batches]
         last = 10 - plain_epochs
-        assert found == pytest.approx([0.02 * (1 - e / last) * norm if e < last else 0.0 for e in range(10)], rel=1e-5)
+        assert found == pytest.approx([0.02 * (1 - e / last) * norm if e < last else 0.0 for e in range(10)], rel=1e-4)
 
     def test_without_alpha_it_is_finetune_and_with_it_the_norm_falls(self) -> None:
         settings: dict[str, Any] = {"seed": 7, "recipe": RECIPE, "batch_size": 8}
-        plain = finetune.unlearn(tiny_model(), FORGET, RETAIN, **settings)
-        none = l1_sparse.unlearn(tiny_model(), FORGET, RETAIN, alpha=0.0, **settings)
-        sparse = l1_sparse.unlearn(tiny_model(), FORGET, RETAIN, alpha=5e-3, **settings)
+        plain = served(finetune, tiny_model(), FORGET, RETAIN, **settings)
+        none = served(l1_sparse, tiny_model(), FORGET, RETAIN, alpha=0.0, **settings)
+        sparse = served(l1_sparse, tiny_model(), FORGET, RETAIN, alpha=5e-3, **settings)
         assert torch.equal(flat(none), flat(plain))
         assert weights(sparse).abs().sum() < 0.9 * weights(plain).abs().sum()
 
 
 class TestNegativeGradient:
     def test_raises_the_forget_loss(self) -> None:
-        model = fit(tiny_model(), *samples(40), Recipe(epochs=3, batch_size=8, lr=0.05), seed=0)
+        model = fit(tiny_model(), samples(40), Recipe(epochs=3, batch_size=8, lr=0.05), seed=0)
         assert loss(model, FORGET) < 1, "it must know them before it can forget"
-        after = negative_gradient.unlearn(model, FORGET, RETAIN, seed=0, recipe=RECIPE, lr=0.01)
+        after = served(negative_gradient, model, FORGET, RETAIN, seed=0, recipe=RECIPE, lr=0.01)
         assert loss(after, FORGET) > 1.1 * loss(model, FORGET)
 
     def test_one_step_is_up_the_gradient_and_down_the_weight_decay(self) -> None:
         before = weights(tiny_model())
         slope = summed_gradient(tiny_model(), FORGET) / len(FORGET.labels)
-        after = negative_gradient.unlearn(
-            tiny_model(), FORGET, RETAIN, seed=0, recipe=RECIPE, epochs=1, lr=0.1, weight_decay=0.05
+        after = served(
+            negative_gradient, tiny_model(), FORGET, RETAIN, seed=0, recipe=RECIPE, epochs=1, lr=0.1, weight_decay=0.05
         )
         assert relative(weights(after) - before, 0.1 * slope - 0.1 * 0.05 * before) < 1e-4
 
     def test_never_sees_the_retained_data(self) -> None:
         first, second = (
-            negative_gradient.unlearn(tiny_model(), FORGET, retain, seed=0, recipe=RECIPE)
+            served(negative_gradient, tiny_model(), FORGET, retain, seed=0, recipe=RECIPE)
             for retain in (RETAIN, NOTHING)
         )
         assert torch.equal(flat(first), flat(second))
+
+
+    def test_it_stops_once_the_forget_set_is_forgotten(self) -> None:
+        data = samples(80)
+        gone, kept = (Samples(*(tensor[data.labels.eq(0) == of] for tensor in data)) for of in (True, False))
+        base = tiny_model(3)
+        with torch.no_grad():  # sure of the class to be forgotten
+            base.get_parameter(list(dict(base.named_parameters()))[-1])[0] = 3.0
+        settings: dict[str, Any] = {"seed": 1, "epochs": 200, "batch_size": 8}
+        made = served(negative_gradient, base, gone, kept, lr=0.01, stop_at=0.0, **settings)
+        answers = models.predict(made, gone.images).argmax(1)
+        assert not (answers == 0).any() and not made.training
+        with pytest.raises(models.Diverged):
+            served(negative_gradient, base, gone, kept, lr=1.0, **settings)
 
 
 def literal_released(v: torch.Tensor, gradients: torch.Tensor, count: int) -> torch.Tensor:
@@ -279,8 +298,17 @@ class TestInfluenceWoodfisher:
         data = clouds(300)
         forget, retain = Samples(*(t[:20] for t in data)), Samples(*(t[20:] for t in data))
         model = trained(data, 0.05)
-        after = influence_woodfisher.unlearn(
-            model, forget, retain, seed=0, alpha=0.5, variant="woodfisher", samples=10**6, damping=0.01, memory=memory
+        after = served(
+            influence_woodfisher,
+            model,
+            forget,
+            retain,
+            seed=0,
+            alpha=0.5,
+            variant="woodfisher",
+            samples=10**6,
+            damping=0.01,
+            memory=memory,
         )
         of_forget, of_retain = summed_gradient(model, forget), summed_gradient(model, retain)
         v = of_forget / 300 - 20 / 300 * of_retain / 280
@@ -290,8 +318,16 @@ class TestInfluenceWoodfisher:
 
     def test_corrected_on_a_network_solves_the_system_of_the_fisher_product(self) -> None:
         model = tiny_model().double()
-        after = influence_woodfisher.unlearn(
-            model, FORGET, RETAIN, seed=0, alpha=1.0, variant="woodfisher", damping=1e-3, memory=200_000
+        after = served(
+            influence_woodfisher,
+            model,
+            FORGET,
+            RETAIN,
+            seed=0,
+            alpha=1.0,
+            variant="woodfisher",
+            damping=1e-3,
+            memory=200_000,
         )
         step = weights(after) - weights(model)
         v = influence_woodfisher.difference(model, FORGET, RETAIN)
@@ -299,7 +335,7 @@ class TestInfluenceWoodfisher:
 
     def test_released_on_a_network_takes_the_first_samples_in_order(self) -> None:
         model = tiny_model()
-        after = influence_woodfisher.unlearn(model, FORGET, RETAIN, seed=0, alpha=0.2, samples=10)
+        after = served(influence_woodfisher, model, FORGET, RETAIN, seed=0, alpha=0.2, samples=10)
         each = torch.stack([summed_gradient(model, Samples(*(t[i : i + 1] for t in RETAIN))) for i in range(12)])
         v = (summed_gradient(model, FORGET) - 8 / 32 * summed_gradient(model, RETAIN)) / 40
         # Its own N is 10 here: large enough a share of the step to be seen.
@@ -331,21 +367,21 @@ class TestConvexRequests:
             return float((weights(after) - goal).norm() / (start - goal).norm())
 
         request: dict[str, Any] = {"replacement": changed}
-        newton = second_order.unlearn(
-            model, self.FORGET, self.RETAIN, seed=0, recipe=self.RECIPE, **request, **self.EXACT
+        newton = served(
+            second_order, model, self.FORGET, self.RETAIN, seed=0, recipe=self.RECIPE, **request, **self.EXACT
         )
         assert remaining(newton) < 0.01
         # Even with the best rate, chosen knowing the answer.
         rates = torch.logspace(-5, 0, 51).tolist()
         first = min(
-            remaining(first_order.unlearn(model, self.FORGET, self.RETAIN, tau=tau, **request)) for tau in rates
+            remaining(served(first_order, model, self.FORGET, self.RETAIN, tau=tau, **request)) for tau in rates
         )
         assert 0.2 < first < 1
 
     def test_second_order_step_is_the_exact_newton_step_of_the_retained_objective(self) -> None:
         model = trained(self.DATA, self.DECAY)
         start = weights(model)
-        after = second_order.unlearn(model, self.FORGET, self.RETAIN, seed=0, recipe=self.RECIPE, **self.EXACT)
+        after = served(second_order, model, self.FORGET, self.RETAIN, seed=0, recipe=self.RECIPE, **self.EXACT)
         # The slope of what remains, by central differences of the objective written in convex.py.
         eye = torch.eye(21, dtype=torch.float64)
         ends = [
@@ -359,8 +395,16 @@ class TestConvexRequests:
     def test_second_order_of_the_last_tensor_uses_its_own_block(self) -> None:
         model = trained(self.DATA, self.DECAY)
         start = weights(model)
-        after = second_order.unlearn(
-            model, self.FORGET, self.RETAIN, seed=0, recipe=self.RECIPE, last_tensors=1, weight_decay=0.0, **self.EXACT
+        after = served(
+            second_order,
+            model,
+            self.FORGET,
+            self.RETAIN,
+            seed=0,
+            recipe=self.RECIPE,
+            last_tensors=1,
+            weight_decay=0.0,
+            **self.EXACT,
         )
         block = hessian(start, self.RETAIN, 0.0)[18:, 18:] + 1e-9 * torch.eye(REGRESSION_CLASSES)
         exact = torch.linalg.solve(block, summed_gradient(model, self.FORGET)[18:]) / 980
@@ -374,17 +418,17 @@ class TestConvexRequests:
         floats = Samples(self.FORGET.images.double() / 255, self.FORGET.labels)
         for same in (self.FORGET, floats):
             for after in (
-                first_order.unlearn(model, self.FORGET, self.RETAIN, replacement=same),
-                second_order.unlearn(model, self.FORGET, self.RETAIN, replacement=same, seed=0, recipe=self.RECIPE),
-                unrolling_sgd.unlearn(model, self.FORGET, self.RETAIN, replacement=same),
-                influence_lissa.unlearn(model, self.FORGET, self.RETAIN, replacement=same, seed=0),
+                served(first_order, model, self.FORGET, self.RETAIN, replacement=same),
+                served(second_order, model, self.FORGET, self.RETAIN, replacement=same, seed=0, recipe=self.RECIPE),
+                served(unrolling_sgd, model, self.FORGET, self.RETAIN, replacement=same),
+                served(influence_lissa, model, self.FORGET, self.RETAIN, replacement=same, seed=0),
             ):
                 assert torch.equal(weights(after), weights(model))
 
     def test_influence_is_one_nth_of_the_inverse_hessian_times_the_gradient(self) -> None:
         model = trained(self.DATA, self.DECAY)
-        after = influence_lissa.unlearn(
-            model, self.FORGET, self.RETAIN, seed=0, damping=0.02, scale=3.0, depth=700, max_norm=None
+        after = served(
+            influence_lissa, model, self.FORGET, self.RETAIN, seed=0, damping=0.02, scale=3.0, depth=700, max_norm=None
         )
         matrix = hessian(weights(model), self.RETAIN, 0.02 * 3.0)
         exact = torch.linalg.solve(matrix, summed_gradient(model, self.FORGET)) / 1000
@@ -393,14 +437,14 @@ class TestConvexRequests:
     def test_influence_steps_in_sequence_and_none_is_longer_than_max_norm(self) -> None:
         model = trained(self.DATA, self.DECAY)
         settings: dict[str, Any] = {"seed": 0, "damping": 0.02, "scale": 3.0, "depth": 50}
-        free = influence_lissa.unlearn(model, self.FORGET, self.RETAIN, max_norm=None, **settings)
+        free = served(influence_lissa, model, self.FORGET, self.RETAIN, max_norm=None, **settings)
         length = float((weights(free) - weights(model)).norm())
-        short = influence_lissa.unlearn(model, self.FORGET, self.RETAIN, max_norm=length / 10, **settings)
+        short = served(influence_lissa, model, self.FORGET, self.RETAIN, max_norm=length / 10, **settings)
         assert float((weights(short) - weights(model)).norm()) == pytest.approx(length / 10)
         assert cosine(weights(short) - weights(model), weights(free) - weights(model)) == pytest.approx(1)
         # In sequence: 20 images in batches of 8 are three steps, each from where the last one ended.
         stepped: nn.Module = model
-        whole = influence_lissa.unlearn(model, self.FORGET, self.RETAIN, batch_forget=8, max_norm=None, **settings)
+        whole = served(influence_lissa, model, self.FORGET, self.RETAIN, batch_forget=8, max_norm=None, **settings)
         for begin in (0, 8, 16):
             batch = Samples(*(tensor[begin : begin + 8] for tensor in self.FORGET))
             others = Samples(*(torch.cat([a, b]) for a, b in zip(self.RETAIN, self.rest(begin), strict=True)))
@@ -429,16 +473,16 @@ class TestConvexRequests:
     def test_a_replacement_needs_one_image_for_each(self, method: Any) -> None:
         settings = {"seed": 0, "recipe": self.RECIPE} if method is second_order else {}
         settings |= {"seed": 0} if method is influence_lissa else {}
-        with pytest.raises(ValueError, match="one for each"):
-            method.unlearn(
-                trained(self.DATA, self.DECAY), self.FORGET, self.RETAIN, replacement=self.RETAIN, **settings
+        with pytest.raises(ValueError, match="a request has one for each"):
+            served(
+                method, trained(self.DATA, self.DECAY), self.FORGET, self.RETAIN, replacement=self.RETAIN, **settings
             )
 
     def test_nothing_retained_is_refused_where_a_hessian_is_needed(self) -> None:
         nothing = Samples(*(tensor[:0] for tensor in self.DATA))
         for method, settings in ((second_order, {"recipe": self.RECIPE, "depth": 3}), (influence_lissa, {})):
             with pytest.raises(ValueError, match="nothing is retained"):
-                method.unlearn(trained(self.DATA, self.DECAY), self.FORGET, nothing, seed=0, **settings)
+                served(method, trained(self.DATA, self.DECAY), self.FORGET, nothing, seed=0, **settings)
 
 
 class TestGradientSteps:
@@ -450,35 +494,39 @@ class TestGradientSteps:
         model = tiny_model().double()
         removed, put = summed_gradient(model, FORGET), summed_gradient(model, self.CHANGED)
         for replacement, expected in ((None, removed), (self.CHANGED, removed - put)):
-            after = first_order.unlearn(model, FORGET, RETAIN, replacement=replacement, tau=0.02)
+            after = served(first_order, model, FORGET, RETAIN, replacement=replacement, tau=0.02)
             assert relative(weights(after) - weights(model), 0.02 * expected) < 1e-9
 
     def test_first_order_of_the_last_tensors_leaves_the_others_bit_identical(self) -> None:
         model = tiny_model().double()
-        after = first_order.unlearn(model, FORGET, RETAIN, tau=0.02, last_tensors=2)
+        after = served(first_order, model, FORGET, RETAIN, tau=0.02, last_tensors=2)
         head = CLASSES * 8 + CLASSES
         step = weights(after) - weights(model)
         assert torch.equal(weights(after)[:-head], weights(model)[:-head])
         assert relative(step[-head:], 0.02 * summed_gradient(model, FORGET)[-head:]) < 1e-9
         with pytest.raises(ValueError, match="99 tensors"):
-            first_order.unlearn(model, FORGET, RETAIN, last_tensors=99)
+            served(first_order, model, FORGET, RETAIN, last_tensors=99)
 
     def test_unrolling_adds_lr_times_the_gradient_at_the_initial_weights(self) -> None:
         model, initial = tiny_model(1).double(), tiny_model(2).double()
         at_start = summed_gradient(initial, FORGET)
-        after = unrolling_sgd.unlearn(model, FORGET, RETAIN, initial=initial, lr=0.01)
+        after = served(unrolling_sgd, model, FORGET, RETAIN, initial=lambda: initial, lr=0.01)
         assert relative(weights(after) - weights(model), 0.01 * at_start) < 1e-9
         assert relative(summed_gradient(model, FORGET), at_start) > 0.1, "at the trained weights it is another"
-        mean = unrolling_sgd.unlearn(model, FORGET, RETAIN, initial=initial, lr=0.01, copies=3, reduction="mean")
+        mean = served(
+            unrolling_sgd, model, FORGET, RETAIN, initial=lambda: initial, lr=0.01, copies=3, reduction="mean"
+        )
         assert relative(weights(mean) - weights(model), 3 * 0.01 * at_start / 8) < 1e-9
-        changed = unrolling_sgd.unlearn(model, FORGET, RETAIN, initial=initial, lr=0.01, replacement=self.CHANGED)
+        changed = served(
+            unrolling_sgd, model, FORGET, RETAIN, initial=lambda: initial, lr=0.01, replacement=self.CHANGED
+        )
         expected = 0.01 * (at_start - summed_gradient(initial, self.CHANGED))
         assert relative(weights(changed) - weights(model), expected) < 1e-9
 
     def test_unrolling_without_initial_weights_is_first_order(self) -> None:
         model = tiny_model()
-        unrolled = unrolling_sgd.unlearn(model, FORGET, RETAIN, lr=0.01, copies=2)
-        assert torch.equal(flat(unrolled), flat(first_order.unlearn(model, FORGET, RETAIN, tau=0.02)))
+        unrolled = served(unrolling_sgd, model, FORGET, RETAIN, lr=0.01, copies=2)
+        assert torch.equal(flat(unrolled), flat(served(first_order, model, FORGET, RETAIN, tau=0.02)))
 
     def test_unrolling_undoes_one_small_step_of_sgd(self) -> None:
         """What the method is for: one epoch in one batch from theta_0, then taken back. Exact but for the mean's lr."""
@@ -487,7 +535,7 @@ class TestGradientSteps:
         trained_once = tiny_model().double()
         vector = weights(initial) - 0.05 * step
         nn.utils.vector_to_parameters(vector, trained_once.parameters())
-        back = unrolling_sgd.unlearn(trained_once, FORGET, RETAIN, initial=initial, lr=0.05, reduction="mean")
+        back = served(unrolling_sgd, trained_once, FORGET, RETAIN, initial=lambda: initial, lr=0.05, reduction="mean")
         assert float((weights(back) - weights(initial)).abs().max()) < 1e-12
 
 
@@ -498,7 +546,7 @@ class TestFisherNoise:
         """(theta_u - mean) / deviation over all weights and seeds: standard normal, if the docstring is right."""
         model = tiny_model().double()
         drawn = [
-            weights(fisher_noise.unlearn(model, FORGET, RETAIN, seed=seed, **settings)) - expected_mean
+            weights(served(fisher_noise, model, FORGET, RETAIN, seed=seed, **settings)) - expected_mean
             for seed in range(self.SEEDS)
         ]
         return torch.cat([(draw / deviation) for draw in drawn])
@@ -552,7 +600,7 @@ class TestFisherNoise:
         center[-4 + 2] = 0
         settings: dict[str, Any] = {"form": "class_conditional", "alpha": 1e-4}
         drawn = [
-            weights(fisher_noise.unlearn(model, whole_class, others, seed=seed, **settings)) - center
+            weights(served(fisher_noise, model, whole_class, others, seed=seed, **settings)) - center
             for seed in range(self.SEEDS)
         ]
         self.assert_normal(torch.cat([draw / deviation for draw in drawn]))
@@ -589,7 +637,7 @@ class TestFisherNoise:
 
     def test_only_a_class_forgotten_whole_loses_its_row(self) -> None:
         model = tiny_model().double()
-        after = fisher_noise.unlearn(model, FORGET, RETAIN, seed=0, form="class_conditional", alpha=1e-12)
+        after = served(fisher_noise, model, FORGET, RETAIN, seed=0, form="class_conditional", alpha=1e-12)
         assert relative(weights(after), weights(model)) < 1e-3
 
 
@@ -602,7 +650,7 @@ def test_batch_norms_running_statistics_stay_where_the_docstring_says_so() -> No
     for method, settings, stays in (
         (first_order, {}, True),
         (second_order, {**training, "depth": 2}, True),
-        (unrolling_sgd, {"initial": other}, True),
+        (unrolling_sgd, {"initial": lambda: other}, True),
         (influence_lissa, {"seed": 0, "depth": 2}, True),
         (influence_woodfisher, {"seed": 0}, True),
         (influence_woodfisher, {"seed": 0, "variant": "woodfisher"}, True),
@@ -612,7 +660,7 @@ def test_batch_norms_running_statistics_stay_where_the_docstring_says_so() -> No
         (l1_sparse, training, False),
         (salun, training, False),
     ):
-        after = method.unlearn(model, FORGET, RETAIN, **settings)  # type: ignore[attr-defined]
+        after = served(method, model, FORGET, RETAIN, **settings)  # type: ignore[attr-defined]
         same = all(torch.equal(buffers[name], value) for name, value in after.named_buffers())
         assert same == stays, method.__name__
         scales = [p for n, p in after.named_parameters() if "bn" in n]

@@ -20,8 +20,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -29,8 +28,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn import functional as F
 
-from palimpsest.data import Samples
-from palimpsest.models import Diverged
+from palimpsest.data import Samples, pixels
+from palimpsest.models import Diverged, evaluated
 
 log = logging.getLogger(__name__)
 
@@ -66,18 +65,13 @@ def tail(model: nn.Module, tensors: int | None) -> int:
     return sum(sizes[:-tensors])
 
 
-def pixels(images: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Images as a network of `like`'s dtype takes them: `uint8` levels become [0, 1], floats are there already."""
-    return images.to(like.dtype) / 255 if images.dtype == torch.uint8 else images.to(like.dtype)
-
-
 def gradient(model: nn.Module, samples: Samples, *, batch_size: int = 512) -> torch.Tensor:
     """The sum of the samples' gradients (P,), not their mean. samples: images `uint8` or float in [0, 1]."""
     total = torch.zeros_like(weights(model))
-    with _evaluated(model):
+    with evaluated(model):
         parameters = list(model.parameters())
         for images, labels in _batches(samples, batch_size):
-            loss = F.cross_entropy(model(pixels(images, total)), labels, reduction="sum")
+            loss = F.cross_entropy(model(pixels(images, total.dtype)), labels, reduction="sum")
             # A frozen or unused parameter has no gradient, and takes no step.
             found = torch.autograd.grad(loss, parameters, materialize_grads=True)
             total += flat(found)
@@ -85,26 +79,9 @@ def gradient(model: nn.Module, samples: Samples, *, batch_size: int = 512) -> to
 
 
 def request_gradient(model: nn.Module, forget: Samples, replacement: Samples | None) -> torch.Tensor:
-    """What a request takes out of the sum of gradients (P,): the forget set's, less its replacement's if it has one.
-
-    Raises `ValueError` where `replacement` does not have one sample for each of `forget`.
-    """
+    """What a request takes out of the sum of gradients (P,): the forget set's, less its replacement's if it has one."""
     taken = gradient(model, forget)
-    if replacement is None:
-        return taken
-    if len(replacement.labels) != len(forget.labels):
-        raise ValueError(f"{len(replacement.labels)} samples cannot replace {len(forget.labels)}, one for each")
-    return taken - gradient(model, replacement)
-
-
-def remaining(retain: Samples, replacement: Samples | None) -> Samples:
-    """The training set after the request: the retained samples and the replacements."""
-    if replacement is None:
-        return retain
-    images = [retain.images, replacement.images]
-    if replacement.images.is_floating_point() and not retain.images.is_floating_point():
-        images[0] = pixels(retain.images, replacement.images)
-    return Samples(torch.cat(images), torch.cat([retain.labels, replacement.labels]))
+    return taken if replacement is None else taken - gradient(model, replacement)
 
 
 def per_sample_gradients(model: nn.Module, samples: Samples, *, memory: int = 2**29) -> Iterator[torch.Tensor]:
@@ -113,13 +90,13 @@ def per_sample_gradients(model: nn.Module, samples: Samples, *, memory: int = 2*
     memory: bytes that a block takes while it is made, on top of the model and of what the caller keeps of it: the
     gradients, a copy of them as one matrix and the activations. B follows from it (`micro_batch`).
     """
-    with _evaluated(model):
+    with evaluated(model):
         held = _detached(model)
         loss = _loss_of_one(model)
         some = next(iter(held.values()))
         of_each = vmap(grad(loss), in_dims=(None, 0, 0))
         for images, labels in _batches(samples, micro_batch(model, samples, memory)):
-            found = of_each(held, pixels(images, some), labels)
+            found = of_each(held, pixels(images, some.dtype), labels)
             yield torch.cat([part.reshape(len(labels), -1) for part in found.values()], 1)
 
 
@@ -149,8 +126,10 @@ def micro_batch(model: nn.Module, samples: Samples, memory: int) -> int:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with _evaluated(model), saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = model(pixels(samples.images[:1], like))  # kept alive, so that no storage is counted under two names
+    with evaluated(model), saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(
+            pixels(samples.images[:1], like.dtype)
+        )  # kept alive, so that no storage is counted under two names
         F.cross_entropy(output, samples.labels[:1])
     each = 3 * like.numel() * like.element_size() + 4 * sum(kept.values())
     return max(1, memory // each)
@@ -247,12 +226,12 @@ def _mean_product(
     if not len(samples.labels):
         raise ValueError("curvature is a mean over samples, and there are none: nothing is retained")
     total = torch.zeros_like(vector)
-    with _evaluated(model):
+    with evaluated(model):
         held = _detached(model)
         parts = vector.split(_sizes(model))
         direction = {name: part.view(held[name].shape) for name, part in zip(held, parts, strict=True)}
         for images, labels in _batches(samples, batch_size):
-            total += flat(list(product(held, direction, pixels(images, vector), labels).values()))
+            total += flat(list(product(held, direction, pixels(images, vector.dtype), labels).values()))
     return total / len(samples.labels)
 
 
@@ -273,15 +252,3 @@ def _detached(model: nn.Module) -> Named:
 
 def _sizes(model: nn.Module) -> list[int]:
     return [parameter.numel() for parameter in model.parameters()]
-
-
-@contextmanager
-def _evaluated(model: nn.Module) -> Iterator[Any]:
-    """Evaluation mode inside; every module's own mode again afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

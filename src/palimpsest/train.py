@@ -14,18 +14,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from palimpsest import data, processor
-from palimpsest.models import Diverged
+from palimpsest import data, processor, ranges
+from palimpsest.data import Samples
+from palimpsest.models import Diverged, finite
 from palimpsest.seeds import stable_seed
+from palimpsest.tasks import Task, classification, loss_of
 
 log = logging.getLogger(__name__)
 
@@ -38,18 +40,19 @@ Relabel = Callable[[int, torch.Generator, torch.Tensor], torch.Tensor]
 class Batch:
     """What one step sees.
 
-    epoch: from 0. index: `int64` (B,), which of the training images. pixels: float (B, C, H, W) in [0, 1], augmented.
-    targets: `int64` (B,), the epoch's labels.
+    epoch: from 0. index: `int64` (B,), which of the training samples. images: float (B, ...) in [0, 1], augmented, in
+    the network's own type. labels: (B,), the epoch's.
     """
 
     epoch: int
     index: torch.Tensor
-    pixels: torch.Tensor
-    targets: torch.Tensor
+    images: torch.Tensor
+    labels: torch.Tensor
 
 
 Hook = Callable[[nn.Module, Batch], None]
-Penalty = Callable[[nn.Module, Batch], torch.Tensor]
+Loss = Callable[[nn.Module, Batch], torch.Tensor]
+Stop = Callable[[nn.Module, Batch], bool]
 
 
 @dataclass(frozen=True)
@@ -62,45 +65,32 @@ class Recipe:
     warmup_epochs: linear from zero to `lr`, before the schedule. augment: any of `crop` (4 pixels of zero padding,
     random crop back) and `flip` (horizontal, with probability 1/2).
     precision: `float32`, or `bfloat16` for autocast where the hardware has it; weights and optimiser stay float32.
+    None is no augmentation and float32; where a method trains on, both as the base model was trained.
     """
 
-    epochs: int
-    batch_size: int
-    lr: float
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: str = "constant"
-    milestones: Sequence[int] = ()
-    warmup_epochs: float = 0.0
-    augment: Sequence[str] = ()
-    precision: str = "float32"
+    epochs: Annotated[int, "[1, inf)"]
+    batch_size: Annotated[int, "[1, inf)"]
+    lr: Annotated[float, "[0, inf)"]
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: Annotated[float, "[0, 1)"] = 0.9
+    weight_decay: Annotated[float, "[0, inf)"] = 5e-4
+    schedule: Literal["constant", "multistep", "cosine"] = "constant"
+    milestones: Sequence[Annotated[int, "[0, inf)"]] = ()
+    warmup_epochs: Annotated[float, "[0, inf)"] = 0.0
+    augment: Sequence[Literal["crop", "flip"]] | None = None
+    precision: Literal["float32", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
-        for name, value, valid in (
-            ("optimizer", self.optimizer, ("sgd", "adam")),
-            ("schedule", self.schedule, ("constant", "multistep", "cosine")),
-            ("precision", self.precision, ("float32", "bfloat16")),
-            *(("augment", name, ("crop", "flip")) for name in self.augment),
-        ):
-            if value not in valid:
-                raise ValueError(f"recipe: {name} cannot be {value!r}; it takes {', '.join(valid)}")
+        for name, annotation in Recipe.__annotations__.items():
+            if refusal := ranges.parse(annotation).refusal("recipe", name, getattr(self, name)):
+                raise ValueError(refusal)
 
-    def continued(
-        self, *, epochs: int, lr: float, batch_size: int, momentum: float, weight_decay: float,
-        optimizer: str = "sgd",
-    ) -> Recipe:  # fmt: skip
-        """Training on at a constant rate, with this recipe's augmentation and precision: how unlearners train on."""
+    def continued(self, training: Recipe) -> Recipe:
+        """`training` as a network of this recipe trains on by it: with the same augmentation and precision."""
         return replace(
-            self,
-            epochs=epochs,
-            lr=lr,
-            batch_size=batch_size,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            optimizer=optimizer,
-            schedule="constant",
-            warmup_epochs=0.0,
+            training,
+            augment=self.augment if training.augment is None else training.augment,
+            precision=training.precision or self.precision,
         )
 
     def rate(self, epoch: float) -> float:
@@ -129,52 +119,40 @@ class Checkpoint:
     seconds: float = 30.0
     _written: list[float] = field(default_factory=lambda: [time.monotonic()])
 
-    def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, kept: Mapping[str, torch.Tensor]
-    ) -> None:
-        """Write the state after `epoch` whole epochs, if enough time has passed; atomic."""
+    def part(self, name: str, key: str) -> Checkpoint:
+        """A file and a clock of its own beside this one, for a training within a training."""
+        return Checkpoint(self.path.with_name(f"{self.path.name}.{name}"), f"{self.key}/{key}", self.seconds)
+
+    def save(self, done: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write the state after so many whole epochs (or parts), if enough time has passed; atomic."""
         if time.monotonic() - self._written[0] < self.seconds:
             return
-        tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-        for index, values in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in values.items()}
-        tensors |= {f"kept/{name}": tensor for name, tensor in kept.items()}
         temporary = self.path.with_name(self.path.name + f".{os.getpid()}.tmp")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        state = {n: tensor.detach().cpu().clone().contiguous() for n, tensor in tensors.items() if tensor is not None}
+        state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         try:
-            save_file(state, str(temporary), metadata={"key": self.key, "epoch": str(epoch)})
+            save_file(state, str(temporary), metadata={"key": self.key, "done": str(done)})
             os.replace(temporary, self.path)
         finally:
             temporary.unlink(missing_ok=True)
         self._written[0] = time.monotonic()
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, kept: Mapping[str, torch.Tensor]) -> int:
-        """Load the state of an interrupted run into `model`, `optimizer` and `kept`; the epochs it had done, else 0."""
+    def restore(self) -> tuple[int, dict[str, torch.Tensor]]:
+        """How much an interrupted run had done and its tensors, on the CPU; 0 and none where there is no such run."""
         if not self.path.exists():
-            return 0
+            return 0, {}
         try:
             with safe_open(str(self.path), framework="pt") as file:
                 header = file.metadata() or {}
                 if header.get("key") != self.key:
                     log.info("ignoring %s: it belongs to other code or parameters", self.path)
-                    return 0
+                    return 0, {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except Exception as error:  # safetensors raises its own untyped error
             log.warning("ignoring %s: not readable (%s)", self.path, error)
-            return 0
-        model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer/"):
-                _, index, entry = name.split("/")
-                state.setdefault(int(index), {})[entry] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        for name, tensor in kept.items():
-            tensor.copy_(tensors[f"kept/{name}"])
-        epoch = int(header["epoch"])
-        log.info("resuming %s after epoch %d", self.path, epoch)
-        return epoch
+            return 0, {}
+        log.info("resuming %s after %s", self.path, header["done"])
+        return int(header["done"]), tensors
 
 
 def shuffled(count: int, batch_size: int) -> Batches:
@@ -189,11 +167,10 @@ def shuffled(count: int, batch_size: int) -> Batches:
 
 
 def augmented(images: torch.Tensor, augment: Sequence[str], generator: torch.Generator) -> torch.Tensor:
-    """Randomly cropped and flipped `uint8` images (N, C, H, W), each image with its own draw."""
-    count, _, height, width = images.shape
-    device = images.device
+    """Randomly cropped and flipped images (N, C, H, W), `uint8` or float, each image with its own draw."""
+    count, device = len(images), images.device
     if "crop" in augment:
-        pad = 4
+        pad, (height, width) = 4, images.shape[2:]
         rows = torch.randint(2 * pad + 1, (count, 1), generator=generator).to(device) + torch.arange(
             height, device=device
         )
@@ -211,78 +188,120 @@ def augmented(images: torch.Tensor, augment: Sequence[str], generator: torch.Gen
 
 def fit(
     model: M,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    samples: Samples,
     recipe: Recipe,
     *,
     seed: int,
+    task: Task = classification,
+    loss: Loss | None = None,
+    stop: Stop | None = None,
     batches: Batches | None = None,
     relabel: Relabel | None = None,
-    penalty: Penalty | None = None,
     before_step: Hook | None = None,
     after_step: Hook | None = None,
-    kept: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    kept: dict[str, torch.Tensor] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> M:
-    """Train `model` in place on `uint8` images (N, C, H, W) and `int64` labels (N,), all on the model's device.
+    """Train `model` in place on `samples`, `uint8` or float, all on the model's device; in evaluation mode afterwards.
 
-    seed: decides shuffling, augmentation and dropout. batches: (epoch, generator) to index batches; default a fresh
-    permutation. relabel: (epoch, generator, labels) to the epoch's labels. penalty: (model, batch) to a scalar added
-    to the cross entropy. before_step, after_step: called with (model, batch) around every optimiser step.
-    kept: tensors that these change in place, for the checkpoint to carry.
-    Raises `Diverged` when the loss of an epoch is not finite.
+    seed: decides shuffling, augmentation and dropout. loss: (model, batch) to a scalar that falls; default the
+    task's. stop: (model, batch), asked after every step; where it says yes, training ends. batches: (epoch, generator)
+    to index batches; default a fresh permutation. relabel: (epoch, generator, labels) to the epoch's labels.
+    before_step, after_step: called with (model, batch) around every step of the optimiser, gradients at hand.
+    kept: tensors that these write, for the checkpoint to carry.
+    A batch of one sample has no variance: BatchNorm then takes its running statistics and leaves them as they are.
+    Raises `Diverged` when the loss of an epoch is not finite, or a weight at the end.
     """
-    device = images.device
+    images, labels = samples
+    device, dtype = images.device, next(model.parameters()).dtype
     layout = processor.layout(model, device)
     model.to(memory_format=layout)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decay = recipe.weight_decay
     optimizer: torch.optim.Optimizer
     if recipe.optimizer == "sgd":
-        optimizer = torch.optim.SGD(
-            parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
+        optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=decay)
     else:
-        optimizer = torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        optimizer = torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=decay)
+    loss, kept = loss or loss_of(task), {} if kept is None else kept
     batches = batches or shuffled(len(images), recipe.batch_size)
-    first = checkpoint.restore(model, optimizer, kept) if checkpoint else 0
-    autocast = processor.autocast(device, recipe.precision)
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    first, state = checkpoint.restore() if checkpoint else (0, {})
+    if first:
+        kept |= {name: tensor.to(device) for name, tensor in _resumed(model, optimizer, state).items()}
+    autocast = processor.autocast(device, recipe.precision or "float32")
+    ended = False
     for epoch in range(first, recipe.epochs):
         generator = torch.Generator().manual_seed(stable_seed(seed, epoch))
         torch.manual_seed(stable_seed(seed, epoch, "layers"))
-        targets = relabel(epoch, generator, labels) if relabel else labels
+        named = relabel(epoch, generator, labels) if relabel else labels
         plan = batches(epoch, generator)
         model.train()
-        total = torch.zeros((), device=device)
+        total, seen = torch.zeros((), device=device), 0
         started = time.perf_counter()
         for step, index in enumerate(plan):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(epoch + step / len(plan))
+            for norm in norms:
+                norm.train(len(index) > 1)
             index = index.to(device)
-            shown = data.pixels(augmented(images[index], recipe.augment, generator))
-            batch = Batch(epoch, index, shown.contiguous(memory_format=layout), targets[index])
+            shown = data.pixels(augmented(images[index], recipe.augment or (), generator), dtype)
+            shown = shown.contiguous(memory_format=layout) if shown.ndim == 4 else shown
+            batch = Batch(epoch, index, shown, named[index])
             with autocast:
-                loss = F.cross_entropy(model(batch.pixels).float(), batch.targets)
-                if penalty:
-                    loss = loss + penalty(model, batch)
+                value = loss(model, batch)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            value.backward()
             if before_step:
                 before_step(model, batch)
             optimizer.step()
             if after_step:
                 after_step(model, batch)
-            total += loss.detach()
-        mean = total.item() / max(len(plan), 1)
-        speed = sum(map(len, plan)) / (time.perf_counter() - started)
+            total += value.detach()
+            seen += len(index)
+            if stop and (ended := stop(model, batch)):
+                break
+        mean = total.item() / max(step + 1 if plan else 0, 1)
+        speed = seen / (time.perf_counter() - started)
         log.info("epoch %d of %d: loss %.4f, %.0f images/s", epoch + 1, recipe.epochs, mean, speed)
         if not math.isfinite(mean):
             raise Diverged(
                 f"the loss was {mean} in epoch {epoch + 1} of {recipe.epochs}; a lower learning rate mends it"
             )
+        if ended:
+            break
         if checkpoint and epoch + 1 < recipe.epochs:
-            checkpoint.save(model, optimizer, epoch + 1, kept)
-    model.eval()
-    return model
+            checkpoint.save(epoch + 1, _state(model, optimizer, kept))
+    optimizer.zero_grad(set_to_none=True)
+    return finite(model, "training").eval()
+
+
+def _state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, kept: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """What a training needs to go on, as tensors."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        found = {f"optimizer/{index}/{name}": value for name, value in values.items() if value is not None}
+        tensors |= {name: torch.as_tensor(value) for name, value in found.items()}
+    return tensors | {f"kept/{name}": tensor for name, tensor in kept.items()}
+
+
+def _resumed(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Load what `_state` gave into `model` and `optimizer`; what was kept."""
+    parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "optimizer": {}, "kept": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = tensor
+    model.load_state_dict(parts["model"])
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in parts["optimizer"].items():
+        index, _, entry = name.partition("/")
+        state.setdefault(int(index), {})[entry] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return parts["kept"]
 
 
 def recipe_from(settings: Mapping[str, Any]) -> Recipe:

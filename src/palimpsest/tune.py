@@ -14,11 +14,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from palimpsest.models import Diverged, Network
+import torch
+
+from palimpsest import membership
+from palimpsest.data import Images, Samples
+from palimpsest.models import Diverged, Network, predict
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +31,41 @@ METRICS = ("forget_accuracy", "retain_accuracy", "test_accuracy_retained", "memb
 Measured = Mapping[str, float]
 
 
-def in_points(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """The rule's metrics among clean measurements (`measure.measure`), each in points of 100."""
-    found = {row["metric"]: row["value"] * (100 if row["unit"] == "fraction" else 1) for row in rows}
-    return {metric: found[metric] for metric in METRICS}
+@dataclass(frozen=True)
+class Clean:
+    """Softmax probabilities (N, K) and labels (N,) on clean images, on the CPU; see `membership.Known`."""
+
+    forget: torch.Tensor
+    forget_labels: torch.Tensor
+    retain: torch.Tensor
+    retain_labels: torch.Tensor
+    test: torch.Tensor
+    test_labels: torch.Tensor
+
+    @property
+    def test_retained(self) -> torch.Tensor:
+        return torch.isin(self.test_labels, self.retain_labels.unique())
+
+
+def clean(model: Network, images: Images, forget: Samples, retain: Samples) -> dict[str, float]:
+    """METRICS of `model`, each in points of 100; images and model on one device.
+
+    Raises `Diverged` where its outputs are not finite.
+    """
+    sets = (forget, retain, Samples(images.test_images, images.test_labels))
+    found = Clean(*(t.cpu() for part in sets for t in (predict(model, part.images), part.labels)))
+    known = found.test_retained
+
+    def accuracy(answers: torch.Tensor, labels: torch.Tensor) -> float:
+        return (answers.argmax(1) == labels).double().mean().item() * 100
+
+    points = {
+        "forget_accuracy": accuracy(found.forget, found.forget_labels),
+        "retain_accuracy": accuracy(found.retain, found.retain_labels),
+        "test_accuracy_retained": accuracy(found.test[known], found.test_labels[known]),
+    }
+    rate = round(membership.train(found)(found.forget, found.forget_labels), 6)
+    return {name: round(value, 6) for name, value in points.items()} | {"member_rate": 100 * rate}
 
 
 def search(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -19,6 +20,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from palimpsest.data import pixels
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class ModelError(Exception):
@@ -95,8 +98,28 @@ def size(spec: Spec) -> int:
 
 
 def fresh(model: Network, seed: int) -> Network:
-    """A network like `model`, on its device, with fresh weights that depend on `seed` alone."""
-    return create(model.spec, model.mean, model.std, seed).to(model.mean.device)
+    """A network like `model`, on its device and of its type, with fresh weights that depend on `seed` alone."""
+    return create(model.spec, model.mean, model.std, seed).to(model.mean)
+
+
+def finite(model: M, after: str) -> M:
+    """`model`; raises `Diverged` where a number of it is not finite, and says after what."""
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise Diverged(f"{name} is not finite after {after}; a lower learning rate mends it")
+    return model
+
+
+@contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; every module's own mode again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def save(made: Mapping[int, Network | Diverged], path: Path | str, about: Mapping[int, Mapping[str, str]]) -> None:

@@ -31,7 +31,7 @@ def distance(outputs: torch.Tensor, wanted: torch.Tensor, kind: str) -> torch.Te
     kind: `kl` (softmax f || softmax f_u), `mse` of logits, `bce` of probabilities, `cross_entropy` to the argmax.
     Raises `ValueError` for another word.
     """
-    outputs = at_least_float32(outputs)
+    outputs, wanted = at_least_float32(outputs), at_least_float32(wanted)
     if kind == "kl":
         return F.kl_div(outputs.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True).sum(1)
     if kind == "mse":

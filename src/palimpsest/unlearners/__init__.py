@@ -1,20 +1,155 @@
-"""Unlearners: each file is one method and has one function, `unlearn(model, forget, retain, *, ...) -> Network`.
+"""Unlearners: each file is one method and has one function,
 
-Keyword-only arguments are the method's hyper-parameters, the paper's values as defaults. Some of them are not for the
-configuration, the workflow fills them in for methods that name them:
+    @unlearner
+    def unlearn(model, forget, retain, at: Step, *, …) -> network, or (network, kept)
 
-    seed, recipe    a number, and how the base model was trained
-    checkpoint      where a long training may resume
-    initial         the network that training began with
-    indices         where the forget set's images stand in the training set, `int64`, ascending
-    replacement     what the forget set shall become instead of being removed, one image for each of its images
-    penalty         what `adversarial` adds to the loss of methods that train on the forget set
-    kept            tensors that the method's own base training left
+What stands before `*` the workflow gives; what stands after it is a hyper-parameter, the paper's value as its default
+and its range in its annotation (`palimpsest.ranges`). A method that trains on has `training`, a `Recipe`.
+`NEEDS` of a file says what it reads of what not everyone does: `penalty`, or, in its base training, `requests`.
+`kept` are tensors that a further step of the same method needs, about the training set as it stands after this one.
 
-The model handed in is never changed. An empty forget set gives the original weights back: nothing was asked to be
-forgotten. A method whose base model must be trained in a way of its own has a second function,
+A method whose base model must be trained in a way of its own has a second function,
 
-    train_base(model, data, *, seed, recipe, ...) -> (network, kept)
+    @checked
+    def train_base(model, data, at: Base, *, …) -> (network, kept)
 
-which takes a network with fresh weights and all training samples.
+which takes a network with fresh weights and all training samples, and leaves both as they are.
 """
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, fields, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from palimpsest.data import Samples, replaced
+from palimpsest.models import Network, finite
+from palimpsest.ranges import checked, file_of
+from palimpsest.tasks import Task, classification, loss_of
+
+if TYPE_CHECKING:
+    from palimpsest.train import Batch, Checkpoint, Loss, Recipe
+
+
+class Unlearned(NamedTuple):
+    """What every unlearner gives: a network in evaluation mode, and what a further step needs; often nothing."""
+
+    network: Network
+    kept: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the workflow gives an unlearner besides the model and the data.
+
+    seed: of all that the method draws. recipe: how the base model was trained. task: what it was trained to answer.
+    indices: where the forget set's samples, in their order, stand in the training set, `int64` (n,); the training set
+    is as it stands before this step. None where they are gone already. replacement: what the forget set shall become
+    instead of being removed, a sample for each of its samples, `uint8` or float in [0, 1]. kept: what the base training
+    or the step before left. initial: makes the network that training began with. checkpoint: where a long training may
+    resume. penalty: (model, batch) to a scalar that `adversarial` adds to the loss of the method that it wraps.
+    """
+
+    seed: int
+    recipe: Recipe
+    task: Task = classification
+    indices: torch.Tensor | None = None
+    replacement: Samples | None = None
+    kept: Mapping[str, torch.Tensor] | None = None
+    initial: Callable[[], Network] | None = None
+    checkpoint: Checkpoint | None = None
+    penalty: Loss | None = None
+
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """The task's loss of `model` at a batch, with the penalty where there is one."""
+        loss = loss_of(self.task)(model, batch)
+        return loss if self.penalty is None else loss + self.penalty(model, batch)
+
+    def remaining(self, retain: Samples) -> Samples:
+        """The training set after this step, in order: `retain`, and the replacements where they belong.
+
+        Float replacements turn all images into floats in [0, 1].
+        """
+        if self.replacement is None:
+            return retain
+        assert self.indices is not None
+        stays = torch.ones(len(retain.labels) + len(self.indices), dtype=torch.bool, device=retain.labels.device)
+        stays[self.indices] = False
+        images = retain.images.new_zeros(len(stays), *retain.images.shape[1:])
+        labels = retain.labels.new_zeros(len(stays))
+        images[stays], labels[stays] = retain
+        return replaced(Samples(images, labels), self.indices, self.replacement)
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the workflow gives a base training besides the network and the data.
+
+    seed, recipe, task, checkpoint: as of `Step`. requests: for each request that may come, the `int64` indices into the
+    training data that it may ask to forget; of a chain of requests too, all of them into the data as it is now.
+    """
+
+    seed: int
+    recipe: Recipe
+    task: Task = classification
+    requests: Sequence[torch.Tensor] = ()
+    checkpoint: Checkpoint | None = None
+
+
+def unlearner(function: Callable[..., Any] | None = None, *, replaces: bool = False) -> Any:
+    """A method's function as the workflow calls it: (model, forget, retain, at, *, …) to `Unlearned`.
+
+    Hyper-parameters are checked against their annotations. The method gets a copy of `model`, which it may change in
+    place; an empty forget set gives the copy back, with what was kept: nothing was asked to be forgotten.
+    replaces: whether the method can put replacements in the place of samples; one that cannot refuses to.
+    Raises `ValueError` for a hyper-parameter outside its range and a request that does not fit its data, `Diverged`
+    where a weight is not finite.
+    """
+    if function is None:
+        return lambda function: unlearner(function, replaces=replaces)
+    name = file_of(function)
+
+    @wraps(function)
+    def unlearn(model: Network, forget: Samples, retain: Samples, at: Step, **keywords: Any) -> Unlearned:
+        count = len(forget.labels)
+        if at.replacement is not None:
+            if not replaces:
+                raise ValueError(f"{name}: it removes samples and cannot put others in their place")
+            if at.indices is None or len(at.replacement.labels) != count:
+                raise ValueError(
+                    f"{name}: {len(at.replacement.labels)} samples cannot replace {count}; "
+                    "a request has one for each, and says by `indices` where they stand"
+                )
+        if at.indices is not None and len(at.indices) != count:
+            raise ValueError(f"{name}: {len(at.indices)} indices do not say where {count} samples stand")
+        if not count:
+            return Unlearned(deepcopy(model).eval(), at.kept or {})
+        made = function(deepcopy(model), forget, retain, at, **keywords)
+        network, kept = made if isinstance(made, tuple) else (made, {})
+        return Unlearned(finite(network.eval(), name), kept)
+
+    return checked(unlearn)
+
+
+def gathered(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain `settings` as keywords of an unlearner or a base training: keys of a `Recipe` go into its `training`.
+
+    Those that are not given stay as in the default of `training`. Raises `ValueError` for a key that neither has.
+    """
+    keywords = {
+        one.name: one.default for one in inspect.signature(function).parameters.values() if one.kind is one.KEYWORD_ONLY
+    }
+    training = keywords.pop("training", None)
+    of_training = [] if training is None else [field.name for field in fields(training)]
+    for name in settings:
+        if name not in (*keywords, *of_training):
+            valid = ", ".join([*keywords, *of_training]) or "none"
+            raise ValueError(f"{file_of(function)} has no setting {name!r}; it takes {valid}")
+    found = {name: value for name, value in settings.items() if name in keywords}
+    changed = {name: value for name, value in settings.items() if name not in keywords}
+    return found | ({"training": replace(training, **changed)} if changed else {})

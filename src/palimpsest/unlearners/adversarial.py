@@ -16,71 +16,74 @@ the mixture that it sees for the clean ones, and a lone forget image is no batch
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from palimpsest.data import Samples
-from palimpsest.models import Network
+from palimpsest.models import Network, evaluated
 from palimpsest.seeds import stable_seed
+from palimpsest.tasks import at_least_float32
 from palimpsest.tasks.classification import distance
-from palimpsest.train import Batch, Checkpoint, Recipe
+from palimpsest.train import Batch
+from palimpsest.unlearners import Step, Unlearned, gathered, unlearner
 
 # Methods that climb: their L_u is -CE.
 ASCENDING = frozenset({"negative_gradient"})
-# What a backbone gets from here, and `settings` may not set.
-FILLED_IN = frozenset({"seed", "recipe", "checkpoint", "penalty"})
 
 
+@unlearner
 def unlearn(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    seed: int,
-    recipe: Recipe,
-    checkpoint: Checkpoint | None = None,
     backbone: str = "random_label",
     settings: Mapping[str, Any] = MappingProxyType({}),
-    weight: float = 1.0,
-    epsilon: str = "8/255",
-    steps: int = 10,
-    relative_step: float = 2.5,
+    weight: Annotated[float, "[0, inf)"] = 1.0,
+    epsilon: Annotated[str, "[0, 1]"] = "8/255",
+    steps: Annotated[int, "[0, inf)"] = 10,
+    relative_step: Annotated[float, "(0, inf)"] = 2.5,
     inner: Literal["uma", "loss"] = "uma",
-) -> Network:
+) -> Unlearned:
     """`model` after `backbone`, with `weight` times L_u at the attacked forget images added to every batch's loss.
 
-    backbone: another unlearner with a keyword `penalty`. settings: its keywords. weight: 1 counts an attacked image as
-    much as a clean one.
+    backbone: another unlearner, one that trains on the forget set: it has `NEEDS = ("penalty",)`. settings: its
+    hyper-parameters. weight: 1 counts an attacked image as much as a clean one.
     epsilon: radius of the L-infinity ball, a fraction of the pixel range, as text. relative_step: a step is this times
     epsilon / steps; with 0 steps the random start is what is trained on. inner: see above.
-    Raises `ValueError` for another backbone, inner or setting, and what the backbone raises.
+    Raises `ValueError` for another backbone or setting, and what the backbone raises.
     """
-    if inner not in ("uma", "loss"):
-        raise ValueError(f"adversarial: inner cannot be {inner!r}; it takes uma, loss")
-    train = _train_of(backbone, settings)
+    refused = f"adversarial: backbone cannot be {backbone!r}"
+    if not backbone.isidentifier() or not Path(__file__).with_name(f"{backbone}.py").is_file():
+        raise ValueError(f"{refused}: there is no file unlearners/{backbone}.py")
+    method = import_module(f"palimpsest.unlearners.{backbone}")
+    if "penalty" not in getattr(method, "NEEDS", ()):
+        raise ValueError(f"{refused}: it does not train on the forget set (S000:362), as random_label and salun do")
+    train = method.unlearn
     original = deepcopy(model).eval().requires_grad_(False)
     radius, count = float(Fraction(epsilon)), len(forget.labels)
 
     def penalty(model: nn.Module, batch: Batch) -> torch.Tensor:
         chosen = (batch.index < count).nonzero().squeeze(1)
         if not len(chosen):
-            return batch.pixels.new_zeros(())
-        clean = batch.pixels[chosen].contiguous(memory_format=torch.channels_last)
-        targets = batch.targets[chosen]
+            return batch.images.new_zeros(())
+        clean = batch.images[chosen].contiguous(memory_format=torch.channels_last)
+        targets = batch.labels[chosen]
         # An image occurs once an epoch, so the first one names the batch.
-        generator = torch.Generator().manual_seed(stable_seed(seed, "adversarial", batch.epoch, int(batch.index[0])))
-        noise = torch.rand(clean.shape, generator=generator).to(clean.device).mul_(2).sub_(1)
-        wanted = original(clean).float()
+        generator = torch.Generator().manual_seed(stable_seed(at.seed, "adversarial", batch.epoch, int(batch.index[0])))
+        noise = torch.rand(clean.shape, generator=generator).to(clean).mul_(2).sub_(1)
+        wanted = at_least_float32(original(clean))
 
         def objective(logits: torch.Tensor) -> torch.Tensor:
             if inner == "uma":
@@ -88,31 +91,14 @@ def unlearn(
             entropy = F.cross_entropy(logits, targets, reduction="none")
             return entropy if backbone in ASCENDING else -entropy
 
-        pixels = batch.pixels.clone()
-        pixels[chosen] = search(model, clean, noise, objective, radius, steps, relative_step)
-        logits = model(pixels).float()[chosen]
+        shown = batch.images.clone()
+        shown[chosen] = search(model, clean, noise, objective, radius, steps, relative_step)
+        logits = at_least_float32(model(shown))[chosen]
         # The clean images' loss is a mean over the whole batch, so each of them weighs one in its length.
         return weight * F.cross_entropy(logits, targets, reduction="sum") / len(batch.index)
 
-    return train(model, forget, retain, seed=seed, recipe=recipe, checkpoint=checkpoint, penalty=penalty, **settings)
-
-
-def _train_of(backbone: str, settings: Mapping[str, Any]) -> Callable[..., Network]:
-    """The backbone's `unlearn`, if it can be wrapped and takes the settings."""
-    refused = f"adversarial: backbone cannot be {backbone!r}"
-    if backbone == "adversarial":
-        raise ValueError(f"{refused}: it cannot wrap itself")
-    if not backbone.isidentifier() or not (Path(__file__).parent / f"{backbone}.py").is_file():
-        raise ValueError(f"{refused}: there is no file unlearners/{backbone}.py")
-    train: Callable[..., Network] = import_module(f"palimpsest.unlearners.{backbone}").unlearn
-    takes = inspect.getfullargspec(train).kwonlyargs
-    if "penalty" not in takes:
-        raise ValueError(f"{refused}: it does not train on the forget set (S000:362), as random_label and salun do")
-    valid = [name for name in takes if name not in FILLED_IN]
-    for name in settings:
-        if name not in valid:
-            raise ValueError(f"adversarial: {backbone} has no setting {name!r}; it takes {', '.join(valid)}")
-    return train
+    made: Unlearned = train(model, forget, retain, replace(at, penalty=penalty), **gathered(train, settings))
+    return made
 
 
 def search(
@@ -129,15 +115,13 @@ def search(
     noise: where in the ball to start, from -1 to 1, shaped like `clean`. objective: logits (B, K) to losses (B,).
     The model is asked in evaluation mode and given back in the mode it came in, its gradients untouched.
     """
-    training = model.training
-    model.eval()
     low, high = (clean - radius).clamp_(min=0), (clean + radius).clamp_(max=1)
     x = torch.clamp(clean + radius * noise, low, high)
-    for _ in range(steps):
-        x.requires_grad_(True)
-        # The weights keep their flags but get no gradient: only the path to x is walked back.
-        (gradient,) = torch.autograd.grad(objective(model(x).float()).sum(), x)
-        with torch.no_grad():
-            x = torch.clamp(x - relative_step / steps * radius * gradient.sign(), low, high)
-    model.train(training)
+    with evaluated(model):
+        for _ in range(steps):
+            x.requires_grad_(True)
+            # The weights keep their flags but get no gradient: only the path to x is walked back.
+            (gradient,) = torch.autograd.grad(objective(at_least_float32(model(x))).sum(), x)
+            with torch.no_grad():
+                x = torch.clamp(x - relative_step / steps * radius * gradient.sign(), low, high)
     return x.detach()

@@ -4,15 +4,17 @@
 
 and then fine-tune on what is left (S004:73; public code: AmnesiacML's notebooks; methods.md 2.2). The base model must
 have been trained with the log, by `train_base`, which has to know the requests; it trains bit for bit as without one.
-The public code stores every such update in a file of its own and subtracts them later; only their sum is needed, so a
-request costs 8 bytes a parameter (float64, in which the sum does not drift), however many batches it touches.
+The public code stores every such update in a file of its own and subtracts them later; only their sums are needed, in
+float64, in which they do not drift. A batch that several requests touch must be taken back once, whichever comes first:
+so there is a sum for every set of requests that some batch touches, as many as such sets occur. A request takes back
+the sums of all sets that it is in; the others, and the updates of its fine-tuning, stay for the requests to come.
 
 As there, weights and biases are taken back, BatchNorm's scale and shift included; running statistics, which saw the
 data too, stay until fine-tuning moves them. With shuffled batches of 64 a whole class of ten touches all but 0.1% of
 them: what is left after the subtraction is nearly the initial network, and fine-tuning does the work.
 
 Requests that modify data (methods.md 2.5): the same subtraction, then fine-tuning with the replacements; our reading,
-the malicious paper being silent.
+the malicious paper being silent. What replaced a sample is then in its place, for the requests to come too.
 
 Values: 1 epoch of fine-tuning at lr 1e-4 (S004:191). The notebooks, which the leakage paper's accuracies fit, train on
 with their Adam at 1e-3 for 10 epochs: `epochs=10, lr=1e-3`. Neither paper names another optimiser for it, so it is the
@@ -22,107 +24,122 @@ moments of the training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import nn
 
 from palimpsest.data import Samples
 from palimpsest.models import Network
-from palimpsest.train import Batch, Checkpoint, Recipe, fit
+from palimpsest.ranges import checked
+from palimpsest.train import Batch, Recipe, fit
+from palimpsest.unlearners import Base, Step, unlearner
+
+NEEDS = ("requests",)  # its base training logs updates for the requests that may come
 
 
-def train_base(
-    model: Network,
-    data: Samples,
-    *,
-    seed: int,
-    recipe: Recipe,
-    requests: Sequence[torch.Tensor],
-    checkpoint: Checkpoint | None = None,
-) -> tuple[Network, dict[str, torch.Tensor]]:
-    """A copy of `model` trained with `recipe` on `data`, and the log of `requests`.
+@checked
+def train_base(model: Network, data: Samples, at: Base) -> tuple[Network, dict[str, torch.Tensor]]:
+    """A copy of `model` trained on `data`, and the log of the requests that may come.
 
-    requests: for each the `int64` indices into `data` that it may ask to forget. The log holds, on the model's device,
-    `request0/indices` and for each parameter the float64 sum of its updates, `request0/net.…`.
+    The log holds, on the model's device, each request's indices into `data`, `request0/indices`, and for each set of
+    requests that a batch touched and each parameter the sum of such batches' updates, `touched/101/net.…`, float64;
+    the signs of the set stand for the requests in order.
     """
-    network = deepcopy(model)
-    held = torch.zeros(len(requests), len(data.labels), dtype=torch.bool, device=data.labels.device)
-    kept: dict[str, torch.Tensor] = {}
-    for number, indices in enumerate(requests):
-        held[number, indices] = True
-        kept[f"request{number}/indices"] = indices.clone()
-        for name, parameter in network.named_parameters():
-            kept[f"request{number}/{name}"] = torch.zeros_like(
-                parameter, dtype=torch.float64, requires_grad=False, memory_format=torch.contiguous_format
-            )
-
-    def add(training: nn.Module, batch: Batch, factor: int) -> None:
-        for number in held[:, batch.index].any(1).nonzero().flatten().tolist():
-            for name, parameter in training.named_parameters():
-                kept[f"request{number}/{name}"].add_(parameter.detach(), alpha=factor)
-
-    # Weights after the step less weights before it: the update, without a copy of the weights in between.
-    fit(
-        network,
-        data.images,
-        data.labels,
-        recipe,
-        seed=seed,
-        before_step=lambda training, batch: add(training, batch, -1),
-        after_step=lambda training, batch: add(training, batch, 1),
-        kept=kept,
-        checkpoint=checkpoint,
-    )
-    return network, kept
+    network, sums = deepcopy(model), dict[str, torch.Tensor]()
+    _logged(network, data, at.recipe, at, at.requests, sums)
+    return network, {f"request{number}/indices": one.clone() for number, one in enumerate(at.requests)} | sums
 
 
+@unlearner(replaces=True)
 def unlearn(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    seed: int,
-    recipe: Recipe,
-    indices: torch.Tensor,
-    kept: Mapping[str, torch.Tensor] | None,
-    replacement: Samples | None = None,
-    checkpoint: Checkpoint | None = None,
-    epochs: int = 1,
-    lr: float = 1e-4,
-) -> Network:
-    """`model` less the logged updates of the request `indices`, fine-tuned for `epochs` passes at rate `lr`.
+    epochs: Annotated[int, "[0, inf)"] = 1,
+    lr: Annotated[float, "[0, inf)"] = 1e-4,
+) -> tuple[Network, dict[str, torch.Tensor]]:
+    """`model` less the logged updates of the request, fine-tuned for `epochs` passes over what remains; and the log.
 
-    kept: the log that `train_base` left. replacement: `uint8` samples that join `retain` in the fine-tuning; None
-    removes `forget`. checkpoint: of the fine-tuning. With 0 epochs nothing is fine-tuned.
+    The log is that of the other requests, in the training set as it stands now. With 0 epochs nothing is fine-tuned.
     Raises `ValueError` where the log is missing or does not know the request, or nothing is left to fine-tune on.
     """
-    network = deepcopy(model)
-    if not len(forget.labels):
-        return network
-    if kept is None:
-        raise ValueError("amnesiac: the base model has no log of its updates; train it with amnesiac's train_base")
-    request = _request(kept, indices)
+    if not at.kept:
+        raise ValueError("amnesiac: the model has no log of its updates; train it with the train_base of amnesiac")
+    requests = [at.kept[f"request{number}/indices"] for number in range(sum("/indices" in name for name in at.kept))]
+    which = [
+        number
+        for number, logged in enumerate(requests)
+        if at.indices is not None and torch.equal(logged.sort().values, at.indices.sort().values)
+    ]
+    if not which:
+        raise ValueError(
+            f"amnesiac: the log does not hold the request for these {len(forget.labels)} samples; "
+            "updates are logged during training, for the requests that train_base was told"
+        )
+    number, parameters = which[0], dict(model.named_parameters())
+    exact = {name: parameter.detach().double() for name, parameter in parameters.items()}
+    sums: dict[str, torch.Tensor] = {}
+    for key, logged in at.kept.items():
+        kind, _, rest = key.partition("/")
+        touched, _, name = rest.partition("/")
+        if kind == "touched" and touched[number] == "1":
+            exact[name] -= logged
+        elif kind == "touched":
+            sums[f"touched/{touched[:number]}{touched[number + 1 :]}/{name}"] = logged.clone()
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            parameter.copy_(parameter.double() - kept[f"{request}/{name}"])
-    left = retain if replacement is None else Samples(*map(torch.cat, zip(retain, replacement, strict=True)))
-    if left.images.dtype != torch.uint8:
-        raise ValueError(f"amnesiac: it is trained on uint8 images, and the replacements are {left.images.dtype}")
+        for name, parameter in parameters.items():
+            parameter.copy_(exact[name])
+    requests.pop(number)
+    if at.replacement is None:
+        stays = torch.ones(len(forget.labels) + len(retain.labels), dtype=torch.bool, device=retain.labels.device)
+        stays[at.indices] = False
+        place = stays.cumsum(0) - 1
+        requests = [place[other[stays[other]]] for other in requests]
+    left = at.remaining(retain)
     if epochs and not len(left.labels):
         raise ValueError("amnesiac: nothing is retained to fine-tune on; epochs=0 leaves the fine-tuning out")
-    recipe = replace(recipe, epochs=epochs, lr=lr, schedule="constant", warmup_epochs=0.0)
-    return fit(network, left.images, left.labels, recipe, seed=seed, checkpoint=checkpoint)
+    if epochs:
+        recipe = replace(at.recipe, epochs=epochs, lr=lr, schedule="constant", warmup_epochs=0.0)
+        _logged(model, left, recipe, at, requests, sums)
+    return model, {f"request{number}/indices": one for number, one in enumerate(requests)} | sums
 
 
-def _request(kept: Mapping[str, torch.Tensor], indices: torch.Tensor) -> str:
-    """The name under which the log holds exactly these indices."""
-    for name, logged in kept.items():
-        if name.endswith("/indices") and torch.equal(logged, indices.to(logged.device)):
-            return name.removesuffix("/indices")
-    raise ValueError(
-        f"amnesiac: the log does not hold the request for these {len(indices)} samples; "
-        "updates are logged during training, for the requests that train_base was told"
+def _logged(
+    network: Network,
+    samples: Samples,
+    recipe: Recipe,
+    at: Base | Step,
+    requests: Sequence[torch.Tensor],
+    sums: dict[str, torch.Tensor],
+) -> None:
+    """Train `network` in place, adding the updates to `sums`."""
+    held = torch.zeros(len(requests), len(samples.labels), dtype=torch.bool, device=samples.labels.device)
+    for number, indices in enumerate(requests):
+        held[number, indices] = True
+
+    def add(training: nn.Module, batch: Batch, factor: int) -> None:
+        touched = "".join("01"[one] for one in held[:, batch.index].any(1).tolist())
+        for name, parameter in training.named_parameters() if "1" in touched else ():
+            key = f"touched/{touched}/{name}"
+            if key not in sums:
+                sums[key] = torch.zeros(parameter.shape, dtype=torch.float64, device=parameter.device)
+            sums[key].add_(parameter.detach(), alpha=factor)
+
+    # Weights after the step less weights before it: the update, without a copy of the weights in between.
+    fit(
+        network,
+        samples,
+        recipe,
+        seed=at.seed,
+        task=at.task,
+        before_step=lambda training, batch: add(training, batch, -1),
+        after_step=lambda training, batch: add(training, batch, 1),
+        kept=sums,
+        checkpoint=at.checkpoint,
     )

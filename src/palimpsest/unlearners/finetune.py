@@ -7,39 +7,21 @@ batch 256; their milestones lie beyond the last epoch, so the rate is constant (
 
 from __future__ import annotations
 
-from copy import deepcopy
-from typing import Literal
-
 from palimpsest.data import Samples
 from palimpsest.models import Network
-from palimpsest.train import Checkpoint, Recipe, fit
+from palimpsest.train import Recipe, fit
+from palimpsest.unlearners import Step, unlearner
 
 
+@unlearner(replaces=True)
 def unlearn(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    seed: int,
-    recipe: Recipe,
-    checkpoint: Checkpoint | None = None,
-    epochs: int = 10,
-    lr: float = 0.01,
-    batch_size: int = 256,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    optimizer: Literal["sgd", "adam"] = "sgd",
+    training: Recipe = Recipe(epochs=10, lr=0.01, batch_size=256, momentum=0.9, weight_decay=5e-4),
 ) -> Network:
-    """`model` trained on for `epochs` passes over `retain`; augmentation and precision as in the base `recipe`."""
-    tuned = deepcopy(model)
-    if not len(forget.labels):
-        return tuned
-    recipe = recipe.continued(
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        optimizer=optimizer,
-    )
-    return fit(tuned, retain.images, retain.labels, recipe, seed=seed, checkpoint=checkpoint)
+    """`model` trained on for some passes over what remains; augmentation and precision as in the base recipe."""
+    recipe = at.recipe.continued(training)
+    return fit(model, at.remaining(retain), recipe, seed=at.seed, task=at.task, checkpoint=at.checkpoint)

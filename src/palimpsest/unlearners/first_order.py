@@ -12,31 +12,29 @@ BatchNorm: evaluation mode; running statistics stay, scale and shift move like a
 
 from __future__ import annotations
 
-from copy import deepcopy
+from typing import Annotated
 
 from palimpsest.curvature import move, request_gradient, tail
 from palimpsest.data import Samples
 from palimpsest.models import Network
+from palimpsest.unlearners import Step, unlearner
 
 
+@unlearner(replaces=True)
 def unlearn(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    replacement: Samples | None = None,
-    tau: float = 2e-5,
-    last_tensors: int | None = None,
+    tau: Annotated[float, "[0, inf)"] = 2e-5,
+    last_tensors: Annotated[int, "[1, inf)"] | None = None,
 ) -> Network:
     """`model` after one step of length `tau`; `retain` is not used.
 
-    replacement: one image and label for each of `forget`, `uint8` or floats in [0, 1]; None removes `forget`.
     last_tensors: how many parameter tensors move, counted from the output; None moves all.
     """
-    tuned = deepcopy(model)
-    if not len(forget.labels):
-        return tuned
-    taken = request_gradient(tuned, forget, replacement)
-    taken[: tail(tuned, last_tensors)] = 0
-    move(tuned, tau * taken)
-    return tuned.eval()
+    taken = request_gradient(model, forget, at.replacement)
+    taken[: tail(model, last_tensors)] = 0
+    move(model, tau * taken)
+    return model

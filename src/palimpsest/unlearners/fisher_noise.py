@@ -26,60 +26,55 @@ BatchNorm: evaluation mode; running statistics stay, scale and shift are blurred
 
 from __future__ import annotations
 
-from copy import deepcopy
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 
 from palimpsest.curvature import fisher_diagonal, flat, move, pixels
 from palimpsest.data import Samples
-from palimpsest.models import Network
+from palimpsest.models import Network, evaluated
+from palimpsest.unlearners import Step, unlearner
 
 RELEASED_BATCH = 32
 
 
+@unlearner
 def unlearn(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    seed: int,
     form: Literal["noise", "class_conditional"] = "noise",
-    alpha: float | None = None,
-    damping: float = 1e-6,
-    exponent: float = 0.25,
-    batch_forget: int = 1024,
-    fisher_samples: int | None = None,
-    memory: int = 2**29,
+    alpha: Annotated[float, "[0, inf)"] | None = None,
+    damping: Annotated[float, "(0, inf)"] = 1e-6,
+    exponent: Annotated[float, "[0, inf)"] = 0.25,
+    batch_forget: Annotated[int, "[1, inf)"] = 1024,
+    fisher_samples: Annotated[int, "[1, inf)"] | None = None,
+    memory: Annotated[int, "[1, inf)"] = 2**29,
 ) -> Network:
     """`model` with noise on its weights.
 
     alpha: None takes the form's, 3.5e-3 or 1e-9. damping, exponent, batch_forget: of `noise`. fisher_samples: how many
     retained images, drawn with the seed, F is taken from; None takes all. memory: bytes of a block of per-sample
-    gradients, of `noise`. Raises `ValueError` for another form and when nothing is retained.
+    gradients, of `noise`. Raises `ValueError` when nothing is retained.
     """
-    if form not in ("noise", "class_conditional"):
-        raise ValueError(f"fisher_noise: form cannot be {form!r}; it takes noise, class_conditional")
-    tuned = deepcopy(model)
-    if not len(forget.labels):
-        return tuned
-    tuned.eval()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(at.seed)
     seen = retain
     if fisher_samples is not None:
         draw = torch.randperm(len(retain.labels), generator=generator)[:fisher_samples].to(retain.labels.device)
         seen = Samples(retain.images[draw], retain.labels[draw])
     if form == "noise":
         for _ in forget.labels.split(batch_forget):
-            deviation = (fisher_diagonal(tuned, seen, memory=memory) + damping) ** -exponent
+            deviation = (fisher_diagonal(model, seen, memory=memory) + damping) ** -exponent
             drawn = torch.randn(deviation.shape, generator=generator).to(deviation)
-            move(tuned, (3.5e-3 if alpha is None else alpha) * deviation * drawn)
+            move(model, (3.5e-3 if alpha is None else alpha) * deviation * drawn)
     else:
         gone = forget.labels.unique()
         gone = gone[~torch.isin(gone, retain.labels)]
-        blur(tuned, seen, 1e-9 if alpha is None else alpha, gone, generator)
-    return tuned
+        blur(model, seen, 1e-9 if alpha is None else alpha, gone, generator)
+    return model
 
 
 def class_information(model: Network, samples: Samples) -> list[torch.Tensor]:
@@ -88,7 +83,8 @@ def class_information(model: Network, samples: Samples) -> list[torch.Tensor]:
     found = [torch.zeros_like(parameter) for parameter in parameters]
     batches = samples.images.split(RELEASED_BATCH)
     for images in batches:
-        logits = model(pixels(images, parameters[0]))
+        with evaluated(model):
+            logits = model(pixels(images, parameters[0].dtype))
         shares = logits.detach().softmax(1).mean(0)
         losses = -logits.log_softmax(1).mean(0)  # the batch's mean cross entropy to each class
         for share, loss in zip(shares, losses, strict=True):

@@ -21,57 +21,53 @@ BatchNorm: evaluation mode; running statistics stay, scale and shift move like a
 
 from __future__ import annotations
 
-from copy import deepcopy
+from typing import Annotated
 
 import torch
 
 from palimpsest.curvature import hessian_product, lissa, move, request_gradient
 from palimpsest.data import Samples
 from palimpsest.models import Network
+from palimpsest.unlearners import Step, unlearner
 
 
+@unlearner(replaces=True)
 def unlearn(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    seed: int,
-    replacement: Samples | None = None,
-    batch_forget: int = 1024,
-    batch_retain: int = 2048,
-    damping: float = 1e-4,
-    scale: float = 10.0,
-    depth: int = 10,
-    patience: int | None = None,
-    max_norm: float | None = 1.0,
-    strength: float = 1.0,
+    batch_forget: Annotated[int, "[1, inf)"] = 1024,
+    batch_retain: Annotated[int, "[1, inf)"] = 2048,
+    damping: Annotated[float, "[0, inf)"] = 1e-4,
+    scale: Annotated[float, "(0, inf)"] = 10.0,
+    depth: Annotated[int, "[0, inf)"] = 10,
+    patience: Annotated[int, "[1, inf)"] | None = None,
+    max_norm: Annotated[float, "(0, inf)"] | None = 1.0,
+    strength: Annotated[float, "[0, inf)"] = 1.0,
 ) -> Network:
-    """`model` after one step for each mini-batch of `forget`, in data-set order.
+    """`model` after one step for each mini-batch of `forget`, in data-set order, less that of their replacements.
 
-    replacement: one image and label for each of `forget`, whose gradient is subtracted; None removes `forget`.
     damping, scale, depth, patience: LiSSA's (`curvature.lissa`). max_norm: greatest Euclidean length of one step, None
     for any. strength: what a step is multiplied with before, 1 in the formula.
     Raises `Diverged` when LiSSA does, `ValueError` when nothing is retained.
     """
-    tuned = deepcopy(model)
-    if replacement is not None and len(replacement.labels) != len(forget.labels):
-        raise ValueError(f"{len(replacement.labels)} samples cannot replace {len(forget.labels)}, one for each")
     count = len(forget.labels) + len(retain.labels)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(at.seed)
 
     def product(u: torch.Tensor, step: int) -> torch.Tensor:
         draw = torch.randperm(len(retain.labels), generator=generator)[:batch_retain].to(retain.labels.device)
-        return hessian_product(tuned, Samples(retain.images[draw], retain.labels[draw]), u)
+        return hessian_product(model, Samples(retain.images[draw], retain.labels[draw]), u)
 
     for index in torch.arange(len(forget.labels), device=forget.labels.device).split(batch_forget):
-        if not len(index):
-            break  # an empty forget set is split into one empty batch
         batch = Samples(forget.images[index], forget.labels[index])
-        instead = None if replacement is None else Samples(replacement.images[index], replacement.labels[index])
-        v = request_gradient(tuned, batch, instead) / len(index)
+        put = at.replacement
+        instead = None if put is None else Samples(put.images[index], put.labels[index])
+        v = request_gradient(model, batch, instead) / len(index)
         u = lissa(product, v, damping=damping, scale=scale, depth=depth, patience=patience)
         step = strength * len(index) / count * u
         if max_norm is not None:
             step *= min(1.0, max_norm / max(float(step.norm()), 1e-30))
-        move(tuned, step)
-    return tuned.eval() if len(forget.labels) else tuned
+        move(model, step)
+    return model

@@ -30,54 +30,50 @@ BatchNorm: evaluation mode throughout; running statistics stay, scale and shift 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from copy import deepcopy
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
 from palimpsest.curvature import gradient, move, per_sample_gradients
 from palimpsest.data import Samples
 from palimpsest.models import Network
+from palimpsest.unlearners import Step, unlearner
 
 
+@unlearner
 def unlearn(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    seed: int,
-    alpha: float = 0.2,
+    alpha: Annotated[float, "[0, inf)"] = 0.2,
     variant: Literal["as_released", "woodfisher"] = "as_released",
-    samples: int = 1000,
-    damping: float = 1.0,
-    memory: int = 2**29,
+    samples: Annotated[int, "[1, inf)"] = 1000,
+    damping: Annotated[float, "(0, inf)"] = 1.0,
+    memory: Annotated[int, "[1, inf)"] = 2**29,
 ) -> Network:
     """`model` after one step.
 
     samples: N above; `woodfisher` takes fewer where `retain` has fewer. damping: of `woodfisher`, above 0; its step is
     in 1 / damping along directions that no sampled gradient has. memory: bytes of one block of gradients; `woodfisher`
-    holds two. Raises `Diverged` when the step is not finite, `ValueError` for another variant.
+    holds two. Raises `Diverged` when the step is not finite.
     """
-    if variant not in ("as_released", "woodfisher"):
-        raise ValueError(f"influence_woodfisher: variant cannot be {variant!r}; it takes as_released, woodfisher")
-    tuned = deepcopy(model)
-    if not len(forget.labels):
-        return tuned
-    v = difference(tuned, forget, retain)
+    v = difference(model, forget, retain)
     if variant == "as_released":
         first = Samples(*(tensor[: samples + 2] for tensor in retain))
-        step = released(v, per_sample_gradients(tuned, first, memory=memory), samples)
+        step = released(v, per_sample_gradients(model, first, memory=memory), samples)
     else:
-        draw = torch.randperm(len(retain.labels), generator=torch.Generator().manual_seed(seed))
+        draw = torch.randperm(len(retain.labels), generator=torch.Generator().manual_seed(at.seed))
         chosen = draw[:samples].to(retain.labels.device)
         drawn = Samples(*(tensor[chosen] for tensor in retain))
 
         def gradients(position: int) -> Iterable[torch.Tensor]:
-            return per_sample_gradients(tuned, Samples(*(tensor[position:] for tensor in drawn)), memory=memory)
+            return per_sample_gradients(model, Samples(*(tensor[position:] for tensor in drawn)), memory=memory)
 
         step = woodbury(v, gradients, len(drawn.labels), damping)
-    move(tuned, alpha * step)
-    return tuned.eval()
+    move(model, alpha * step)
+    return model
 
 
 def difference(model: Network, forget: Samples, retain: Samples) -> torch.Tensor:
@@ -112,8 +108,6 @@ def woodbury(
     blocks: from a position in the sample, the gradients from there on as blocks (B, P); it is asked again and again, so
     that two blocks at most are in memory.
     """
-    if damping <= 0:
-        raise ValueError(f"influence_woodfisher: damping must be above 0, not {damping}")
     gram = torch.zeros(samples, samples, dtype=torch.float64, device=v.device)
     slopes = torch.zeros(samples, dtype=torch.float64, device=v.device)
     row = 0

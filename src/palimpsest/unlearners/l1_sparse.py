@@ -12,46 +12,41 @@ BatchNorm: training mode; the running statistics follow the retained data.
 
 from __future__ import annotations
 
-from copy import deepcopy
+from typing import Annotated
 
 import torch
 from torch import nn
 
 from palimpsest.data import Samples
 from palimpsest.models import Network
-from palimpsest.train import Batch, Checkpoint, Recipe, fit
+from palimpsest.tasks import loss_of
+from palimpsest.train import Batch, Recipe, fit
+from palimpsest.unlearners import Step, unlearner
 
 
+@unlearner(replaces=True)
 def unlearn(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    seed: int,
-    recipe: Recipe,
-    checkpoint: Checkpoint | None = None,
-    alpha: float = 5e-4,
-    epochs: int = 10,
-    epochs_without_penalty: int = 0,
-    lr: float = 0.01,
-    batch_size: int = 256,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
+    alpha: Annotated[float, "[0, inf)"] = 5e-4,
+    epochs_without_penalty: Annotated[int, "[0, inf)"] = 0,
+    training: Recipe = Recipe(epochs=10, lr=0.01, batch_size=256, momentum=0.9, weight_decay=5e-4),
 ) -> Network:
-    """`model` trained on for `epochs` passes over `retain`, the last `epochs_without_penalty` of them plain.
+    """`model` trained on for some passes over what remains, the last `epochs_without_penalty` of them plain.
 
-    alpha: weight of the l1 norm in the first epoch. Augmentation and precision are the base `recipe`'s.
+    alpha: weight of the l1 norm in the first epoch. Augmentation and precision are the base recipe's.
     """
-    tuned = deepcopy(model)
-    if not len(forget.labels):
-        return tuned
-    recipe = recipe.continued(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, weight_decay=weight_decay)
+    plain = loss_of(at.task)
 
-    def penalty(model: nn.Module, batch: Batch) -> torch.Tensor:
+    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
         norm = torch.stack([parameter.abs().sum() for parameter in model.parameters()]).sum()
-        return alpha * share(batch.epoch, epochs - epochs_without_penalty) * norm
+        return plain(model, batch) + alpha * share(batch.epoch, training.epochs - epochs_without_penalty) * norm
 
-    return fit(tuned, retain.images, retain.labels, recipe, seed=seed, penalty=penalty, checkpoint=checkpoint)
+    recipe = at.recipe.continued(training)
+    return fit(model, at.remaining(retain), recipe, seed=at.seed, loss=loss, checkpoint=at.checkpoint)
 
 
 def share(epoch: int, penalised: int) -> float:

@@ -14,84 +14,50 @@ BatchNorm: training mode, as released; the running statistics move to those of t
 
 from __future__ import annotations
 
-from copy import deepcopy
-from typing import Literal
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from palimpsest.data import Samples
-from palimpsest.models import Network, predict
-from palimpsest.train import Batch, Checkpoint, Penalty, Recipe, fit
+from palimpsest.data import Samples, pixels
+from palimpsest.models import Network, evaluated
+from palimpsest.train import Batch, Recipe, fit
+from palimpsest.unlearners import Step, unlearner
 
+NEEDS = ("penalty",)  # it trains on the forget set: `adversarial` can add to its loss
 WATCHED = 500  # images that `stop_at` looks at after each step
 
 
-class Enough(Exception):
-    """The forget set is forgotten."""
-
-
+@unlearner
 def unlearn(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    seed: int,
-    recipe: Recipe,
-    checkpoint: Checkpoint | None = None,
-    penalty: Penalty | None = None,
-    epochs: int = 5,
-    lr: float = 1e-4,
-    batch_size: int = 256,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    optimizer: Literal["sgd", "adam"] = "sgd",
-    stop_at: float | None = None,
+    stop_at: Annotated[float, "[0, 1]"] | None = None,
+    training: Recipe = Recipe(epochs=5, lr=1e-4, batch_size=256, momentum=0.9, weight_decay=5e-4),
 ) -> Network:
-    """`model` after `epochs` passes of ascent over `forget`; augmentation and precision as in the base `recipe`.
+    """`model` after some passes of ascent over `forget`; augmentation and precision as in the base recipe.
 
-    penalty: added to every batch's cross entropy, so that both rise; `adversarial` fills it in. `retain` is not used.
-    stop_at: ends after the step at which this share (0 to 1) or less of the forget set, a sample of up to 500, is
-    still recognised; `epochs` is then the most. Raises `Diverged` when the loss climbs out of the numbers.
+    `retain` is not used. stop_at: ends after the step at which this share or less of the forget set, a sample of up to
+    500, is still recognised; the epochs are then the most. Raises `Diverged` when the loss climbs out of the numbers.
     """
-    tuned = deepcopy(model)
-    if not len(forget.labels):
-        return tuned
-    watched = torch.randperm(len(forget.labels), generator=torch.Generator().manual_seed(seed))[:WATCHED]
-    watched = watched.to(forget.labels.device)
+    watched = torch.randperm(len(forget.labels), generator=torch.Generator().manual_seed(at.seed))[:WATCHED]
+    images, labels = (tensor[watched.to(tensor.device)] for tensor in forget)
+    images = pixels(images, model.mean.dtype)
 
-    def stop(training: nn.Module, batch: Batch) -> None:
-        answers = predict(training, forget.images[watched]).argmax(1)
-        training.train()
-        if (answers == forget.labels[watched]).double().mean().item() <= (stop_at or 0.0):
-            raise Enough
+    def forgotten(model: nn.Module, batch: Batch) -> bool:
+        with evaluated(model), torch.inference_mode():
+            answers = at.task.answer(model(images)).argmax(1)
+        return stop_at is not None and (answers == labels).double().mean().item() <= stop_at
 
-    recipe = recipe.continued(
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        optimizer=optimizer,
+    return fit(
+        model,
+        forget,
+        at.recipe.continued(training),
+        seed=at.seed,
+        loss=lambda model, batch: -at.loss(model, batch),
+        stop=None if stop_at is None else forgotten,
+        checkpoint=at.checkpoint,
     )
-    try:
-        return fit(
-            tuned,
-            forget.images,
-            forget.labels,
-            recipe,
-            seed=seed,
-            penalty=penalty,
-            before_step=turn,
-            after_step=None if stop_at is None else stop,
-            checkpoint=checkpoint,
-        )
-    except Enough:  # `fit` trains in place
-        return tuned.eval()
-
-
-def turn(model: nn.Module, batch: Batch) -> None:
-    """Negate the gradients: the optimiser, which adds weight decay to them afterwards, sees those of -CE."""
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            parameter.grad.neg_()

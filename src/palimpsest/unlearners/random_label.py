@@ -11,85 +11,56 @@ Values: 10 epochs, SGD, momentum 0.9, weight decay 5e-4, batch 256, lr 0.013 (Sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Literal
 
 import torch
 
 from palimpsest.data import Samples
 from palimpsest.models import Network
-from palimpsest.train import Checkpoint, Hook, Penalty, Recipe, fit
+from palimpsest.train import Hook, Recipe, fit
+from palimpsest.unlearners import Step, unlearner
+
+NEEDS = ("penalty",)  # it trains on the forget set: `adversarial` can add to its loss
+
+Order = Literal["as_released", "forget_first", "mixed"]
 
 
+@unlearner
 def unlearn(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    seed: int,
-    recipe: Recipe,
-    checkpoint: Checkpoint | None = None,
-    penalty: Penalty | None = None,
-    epochs: int = 10,
-    lr: float = 0.013,
-    batch_size: int = 256,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    optimizer: Literal["sgd", "adam"] = "sgd",
     true_label: bool = True,
     order: Literal["as_released", "forget_first", "mixed"] = "as_released",
+    training: Recipe = Recipe(epochs=10, lr=0.013, batch_size=256, momentum=0.9, weight_decay=5e-4),
 ) -> Network:
-    """`model` trained on for `epochs` passes over both sets, forget labels drawn uniformly from all classes.
+    """`model` trained on for some passes over both sets, forget labels drawn uniformly from all classes.
 
     true_label: whether the true label may be drawn. order: `forget_first` or `mixed`; `as_released` takes the first
-    for ten classes or fewer, else the second. penalty: added to every batch's loss, in which the forget images have the
-    indices from 0 on; `adversarial` fills it in. optimizer: `adam` is the leakage paper's, whose base models have it.
+    for ten classes or fewer, else the second. The optimiser `adam` is the leakage paper's, whose base models have it.
+    In a batch the forget images have the indices from 0 on, which `adversarial` tells them by.
     """
-    tuned = deepcopy(model)
-    if not len(forget.labels):
-        return tuned
-    return train(
-        tuned,
-        forget,
-        retain,
-        seed=seed,
-        recipe=recipe,
-        checkpoint=checkpoint,
-        penalty=penalty,
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        optimizer=optimizer,
-        true_label=true_label,
-        order=order,
-    )
+    return train(model, forget, retain, at, true_label=true_label, order=order, training=training)
 
 
 def train(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    seed: int,
-    recipe: Recipe,
-    checkpoint: Checkpoint | None,
-    penalty: Penalty | None,
-    epochs: int,
-    lr: float,
-    batch_size: int,
-    momentum: float,
-    weight_decay: float,
-    optimizer: str = "sgd",
     true_label: bool,
-    order: Literal["as_released", "forget_first", "mixed"],
+    order: Order,
+    training: Recipe,
     before_step: Hook | None = None,
     after_step: Hook | None = None,
 ) -> Network:
-    """What `unlearn` does, on `model` in place; SalUn does the same with a mask around every step."""
+    """What `unlearn` does; SalUn does the same with a mask around every step."""
     classes, count = model.spec.classes, len(forget.labels)
     forget_first = order == "forget_first" or (order == "as_released" and classes <= 10)
+    size = training.batch_size
 
     def relabel(epoch: int, generator: torch.Generator, labels: torch.Tensor) -> torch.Tensor:
         # Each forget image occurs once an epoch: one draw an image is one draw a batch.
@@ -99,31 +70,22 @@ def train(
     def batches(epoch: int, generator: torch.Generator) -> Sequence[torch.Tensor]:
         total = count + len(retain.labels)
         if not forget_first:
-            return torch.randperm(total, generator=generator).split(batch_size)
-        first = torch.randperm(count, generator=generator).split(batch_size)
-        second = (count + torch.randperm(total - count, generator=generator)).split(batch_size)
+            return torch.randperm(total, generator=generator).split(size)
+        first = torch.randperm(count, generator=generator).split(size)
+        second = (count + torch.randperm(total - count, generator=generator)).split(size)
         return [*first, *second]
 
-    recipe = recipe.continued(
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        optimizer=optimizer,
-    )
     return fit(
         model,
-        torch.cat([forget.images, retain.images]),
-        torch.cat([forget.labels, retain.labels]),
-        recipe,
-        seed=seed,
+        Samples(*map(torch.cat, zip(forget, retain, strict=True))),
+        at.recipe.continued(training),
+        seed=at.seed,
+        loss=at.loss,
         batches=batches,
         relabel=relabel,
-        penalty=penalty,
         before_step=before_step,
         after_step=after_step,
-        checkpoint=checkpoint,
+        checkpoint=at.checkpoint,
     )
 
 

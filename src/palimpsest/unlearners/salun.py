@@ -19,8 +19,7 @@ and follow both sets.
 
 from __future__ import annotations
 
-from copy import deepcopy
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -28,41 +27,31 @@ from torch import nn
 from palimpsest.curvature import gradient
 from palimpsest.data import Samples
 from palimpsest.models import Network
-from palimpsest.train import Batch, Checkpoint, Penalty, Recipe
-from palimpsest.unlearners import random_label
+from palimpsest.train import Batch, Recipe
+from palimpsest.unlearners import Step, random_label, unlearner
+
+NEEDS = ("penalty",)  # it trains on the forget set: `adversarial` can add to its loss
 
 
+@unlearner
 def unlearn(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    seed: int,
-    recipe: Recipe,
-    checkpoint: Checkpoint | None = None,
-    penalty: Penalty | None = None,
-    ratio: float = 0.5,
+    ratio: Annotated[float, "[0, 1]"] = 0.5,
     variant: Literal["corrected", "as_released"] = "corrected",
-    epochs: int = 10,
-    lr: float = 0.013,
-    batch_size: int = 256,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
     true_label: bool = True,
     order: Literal["as_released", "forget_first", "mixed"] = "as_released",
+    training: Recipe = Recipe(epochs=10, lr=0.013, batch_size=256, momentum=0.9, weight_decay=5e-4),
 ) -> Network:
     """`model` trained on as by `random_label`, the share `ratio` of its parameters only.
 
-    ratio: in [0, 1]; the mask holds round(ratio * parameters). variant: see above. The rest is `random_label`'s.
-    Raises `ValueError` for another ratio or variant.
+    ratio: the mask holds round(ratio * parameters). variant: see above. The rest is `random_label`'s.
     """
-    if variant not in ("corrected", "as_released"):
-        raise ValueError(f"salun: variant cannot be {variant!r}; it takes corrected, as_released")
-    tuned = deepcopy(model)
-    if not len(forget.labels):
-        return tuned
-    masks = mask(tuned, forget, ratio)
-    start = [parameter.detach().clone() for parameter in tuned.parameters()]
+    masks = mask(model, forget, ratio)
+    start = [parameter.detach().clone() for parameter in model.parameters()]
 
     def hide(model: nn.Module, batch: Batch) -> None:
         for parameter, kept in zip(model.parameters(), masks, strict=True):
@@ -75,20 +64,13 @@ def unlearn(
             parameter.copy_(torch.where(kept, parameter, old))
 
     return random_label.train(
-        tuned,
+        model,
         forget,
         retain,
-        seed=seed,
-        recipe=recipe,
-        checkpoint=checkpoint,
-        penalty=penalty,
-        epochs=epochs,
-        lr=lr,
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
+        at,
         true_label=true_label,
         order=order,
+        training=training,
         before_step=hide,
         after_step=restore if variant == "corrected" else None,
     )
@@ -96,8 +78,6 @@ def unlearn(
 
 def mask(model: nn.Module, forget: Samples, ratio: float) -> list[torch.Tensor]:
     """Which parameters may move: a boolean tensor for each, round(ratio * parameters) of all true."""
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"salun: ratio is a share of the parameters, from 0 to 1, not {ratio}")
     saliency = gradient(model, forget).abs()
     chosen = torch.zeros_like(saliency, dtype=torch.bool)
     chosen[saliency.argsort(descending=True, stable=True)[: round(ratio * len(saliency))]] = True

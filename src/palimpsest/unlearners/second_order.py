@@ -21,62 +21,57 @@ BatchNorm: evaluation mode; running statistics stay, scale and shift move like a
 from __future__ import annotations
 
 import math
-from copy import deepcopy
+from typing import Annotated
 
 import torch
 
-from palimpsest.curvature import hessian_product, lissa, move, remaining, request_gradient, tail, weights
+from palimpsest.curvature import hessian_product, lissa, move, request_gradient, tail, weights
 from palimpsest.data import Samples
 from palimpsest.models import Network
-from palimpsest.train import Recipe
+from palimpsest.unlearners import Step, unlearner
 
 
+@unlearner(replaces=True)
 def unlearn(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    seed: int,
-    recipe: Recipe,
-    replacement: Samples | None = None,
-    damping: float = 1e-4,
-    scale: float = 200.0,
-    depth: int | None = None,
-    patience: int | None = 20,
-    batch_size: int = 1024,
-    weight_decay: float | None = None,
-    last_tensors: int | None = None,
+    damping: Annotated[float, "[0, inf)"] = 1e-4,
+    scale: Annotated[float, "(0, inf)"] = 200.0,
+    depth: Annotated[int, "[0, inf)"] | None = None,
+    patience: Annotated[int, "[1, inf)"] | None = 20,
+    batch_size: Annotated[int, "[1, inf)"] = 1024,
+    weight_decay: Annotated[float, "[0, inf)"] | None = None,
+    last_tensors: Annotated[int, "[1, inf)"] | None = None,
 ) -> Network:
     """`model` after one Newton step.
 
-    replacement: one image and label for each of `forget`, `uint8` or floats in [0, 1]; None removes `forget`.
     damping, scale, depth, patience: LiSSA's (`curvature.lissa`); depth None is the public code's 100 passes.
     batch_size: remaining samples a step of LiSSA, in the order of one permutation drawn with the seed.
-    weight_decay: of the objective; None takes the base `recipe`'s. last_tensors: how many parameter tensors move,
+    weight_decay: of the objective; None takes the base recipe's. last_tensors: how many parameter tensors move,
     counted from the output, with the Hessian of these alone; None moves all.
     Raises `Diverged` when LiSSA does, `ValueError` when nothing remains.
     """
-    tuned = deepcopy(model)
-    if not len(forget.labels):
-        return tuned
-    decay = recipe.weight_decay if weight_decay is None else weight_decay
-    left = remaining(retain, replacement)
+    decay = at.recipe.weight_decay if weight_decay is None else weight_decay
+    left = at.remaining(retain)
     count = len(left.labels)
-    fixed = tail(tuned, last_tensors)
-    taken = request_gradient(tuned, forget, replacement)
-    if replacement is None:
-        taken += len(forget.labels) * decay * weights(tuned)
+    fixed = tail(model, last_tensors)
+    taken = request_gradient(model, forget, at.replacement)
+    if at.replacement is None:
+        taken += len(forget.labels) * decay * weights(model)
     taken[:fixed] = 0
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(left.labels.device)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(at.seed)).to(left.labels.device)
     plan = order.split(batch_size)
 
     def product(u: torch.Tensor, step: int) -> torch.Tensor:
         index = plan[step % len(plan)]
-        bent = hessian_product(tuned, Samples(left.images[index], left.labels[index]), u) + decay * u
+        bent = hessian_product(model, Samples(left.images[index], left.labels[index]), u) + decay * u
         bent[:fixed] = 0
         return bent
 
     depth = 100 * math.ceil(count / batch_size) if depth is None else depth
     # LiSSA is linear in its vector: dividing by m before keeps the numbers small.
-    move(tuned, lissa(product, taken / count, damping=damping, scale=scale, depth=depth, patience=patience))
-    return tuned.eval()
+    move(model, lissa(product, taken / count, damping=damping, scale=scale, depth=depth, patience=patience))
+    return model

@@ -16,35 +16,26 @@ BatchNorm: evaluation mode, with theta_0's own running statistics; those of thet
 
 from __future__ import annotations
 
-from copy import deepcopy
-from typing import Literal
+from typing import Annotated, Literal
 
 from palimpsest.curvature import move, request_gradient
 from palimpsest.data import Samples
 from palimpsest.models import Network
+from palimpsest.unlearners import Step, unlearner
 
 
+@unlearner(replaces=True)
 def unlearn(
     model: Network,
     forget: Samples,
     retain: Samples,
+    at: Step,
     *,
-    initial: Network | None = None,
-    replacement: Samples | None = None,
-    lr: float = 1.5e-4,
-    copies: int = 1,
+    lr: Annotated[float, "[0, inf)"] = 1.5e-4,
+    copies: Annotated[int, "[1, inf)"] = 1,
     reduction: Literal["sum", "mean"] = "sum",
 ) -> Network:
-    """`model` with the gradient added back; `retain` is not used.
-
-    initial: theta_0, a network of the same form on the same device. replacement: one image and label for each of
-    `forget`, `uint8` or floats in [0, 1]; None removes `forget`.
-    """
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"unrolling_sgd: reduction cannot be {reduction!r}; it takes sum, mean")
-    tuned = deepcopy(model)
-    if not len(forget.labels):
-        return tuned
-    taken = request_gradient(tuned if initial is None else initial, forget, replacement)
-    move(tuned, copies * lr * (taken if reduction == "sum" else taken / len(forget.labels)))
-    return tuned.eval()
+    """`model` with the gradient added back; `retain` is not used. theta_0 is what `at.initial` gives."""
+    taken = request_gradient(model if at.initial is None else at.initial(), forget, at.replacement)
+    move(model, copies * lr * (taken if reduction == "sum" else taken / len(forget.labels)))
+    return model
