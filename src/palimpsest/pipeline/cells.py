@@ -13,24 +13,25 @@ from dataclasses import asdict, astuple, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from palimpsest.pipeline import method, papers
+from palimpsest import families
+from palimpsest.pipeline import method, papers, paths
 from palimpsest.pipeline.configuration import (
     PROBES,
     RESERVED,
     ROOT,
-    SECTIONS,
-    grid_of,
     keywords_of,
     method_of,
 )
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.papers import COLUMNS
 from palimpsest.pipeline.values import SEVERAL, Kind, Missing, Reduction, Status, Why
+from palimpsest.seeds import blocks, numbers
 
 ORIGINAL = "original"  # the model before unlearning, in the place of an unlearner
 NO_ATTACK = "none"
 NO_DEFENSE = ""
 STEP = "-"  # between the steps of a chain
+SAME = "same"  # the request of a step that asks for nothing new: it goes on after those before it
 SHAPE = ("dataset", "model", "forget", "attack", "epsilon", "defense", "screening", "metric", "derive")
 BEFORE = "_before"  # ends the name of a metric of the model before unlearning
 
@@ -49,6 +50,11 @@ class Run:
     unlearner: str
 
     @property
+    def rows(self) -> str:
+        """Where its measurements lie, below results/<scale>/."""
+        return paths.below("measure", "rows", **self.names)
+
+    @property
     def names(self) -> dict[str, str]:
         """Its fields by name, as wildcards."""
         return asdict(self)
@@ -60,7 +66,9 @@ class Run:
         if unlearners == [ORIGINAL]:
             unlearners *= len(requests)
         if len(requests) != len(unlearners):
-            raise ConfigError(f"{self.forget} and {self.unlearner} name {len(requests)} requests and {len(unlearners)} unlearners.")
+            raise ConfigError(
+                f"{self.forget} and {self.unlearner} name {len(requests)} requests and {len(unlearners)} unlearners."
+            )
         return tuple(zip(requests, unlearners, strict=True))
 
     @property
@@ -189,6 +197,28 @@ class Plan:
         """Whether a figure shows images, which it reads besides rows."""
         return self.papers[paper]["figures"][figure]["kind"] == "images"
 
+    def request(self, name: str) -> Mapping[str, Any]:
+        """A request's entry of the configuration; empty of a step that asks for nothing new."""
+        return {} if name == SAME else self.config["requests"][name]
+
+    def repetitions(self, run: Run) -> int:
+        """How often a run is repeated: as often as its requests, which may say so, or as the scale does."""
+        entries = [self.request(name) for name, _ in run.steps if name != SAME]
+        return min(int(entry.get("repetitions", self.config["repetitions"])) for entry in entries)
+
+    def blocks(self, run: Run) -> list[str]:
+        """The repetitions of a run as they stand in paths, several to a file and a job where its network is small."""
+        return blocks(self.repetitions(run), self._size(run.model))
+
+    def within(self, total: int, model: str, block: str) -> str:
+        """The block of `total` repetitions of a network that holds those of `block`."""
+        wanted = set(numbers(block))
+        held_out = {self.config["tuning_seed"]} == wanted  # the repetition that no table uses is a block of its own
+        return block if held_out else next(b for b in blocks(total, self._size(model)) if wanted <= set(numbers(b)))
+
+    def _size(self, model: str) -> int:
+        return int(self.config["block"].get(model, self.config["block"]["other"]))
+
     def attacks_of(self, run: Run) -> list[str]:
         """The attacks on images to evaluate on one run."""
         return [name for name in self._attacks(run) if not self.on_labels(name)]
@@ -204,6 +234,18 @@ class Plan:
     def metrics_of(self, run: Run) -> list[str]:
         """The metrics that some cell asks of one run."""
         return sorted({cell.metric for cell in self.asked.get(run, [])})
+
+    def families_of(self, run: Run) -> list[str]:
+        """The families of metrics that measure one run: those of all runs, and those that some cell asks for."""
+        return sorted(families.asked(self.metrics_of(run), self._families))
+
+    def needs_of(self, run: Run) -> list[str]:
+        """What these families need to be predicted."""
+        return sorted({need for name in self.families_of(run) for need in self._families[name].needs})
+
+    @cached_property
+    def _families(self) -> dict[str, families.Family]:
+        return families.declared()
 
     def defenses_of(self, run: Run) -> list[str]:
         """The defenses to evaluate one run under."""

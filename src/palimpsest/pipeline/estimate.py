@@ -79,15 +79,15 @@ class Costs:
         if rule not in NETWORK:
             return 1.0
         if cell["dataset"] not in self.stated["images"]:
-            raise ConfigError(f"config.yaml: plan.images lacks {cell['dataset']!r}: its train, test, classes and shape.")
+            raise ConfigError(
+                f"config.yaml: plan.images lacks {cell['dataset']!r}: its train, test, classes and shape."
+            )
         data = self.stated["images"][cell["dataset"]]
         _, height, width = data["shape"]
         repeats = len(numbers(cell["block"])) if "block" in cell else 1
         return max(1.0, repeats * self._passes(rule, cell, asks, data) * height * width / SIDE**2)
 
-    def _passes(
-        self, rule: str, cell: Mapping[str, str], asks: Mapping[str, Any], data: Mapping[str, Any]
-    ) -> float:
+    def _passes(self, rule: str, cell: Mapping[str, str], asks: Mapping[str, Any], data: Mapping[str, Any]) -> float:
         keywords = asks.get("keywords", {})
         if rule == "train":
             return float(data["train"] * asks["recipe"]["epochs"])

@@ -71,7 +71,7 @@ def check(plan: Plan, paper: str, results: Path) -> list[Check]:
     made = [
         _gather(
             "Every run has all of its repetitions.",
-            (repetitions(run, rows[run], plan.repetitions_of(run.forget)) for run in rows),
+            (repetitions(run, rows[run], plan.repetitions(run)) for run in rows),
         ),
         _gather(
             "A forget set lies in the training set, each image once; with the retain set it is all of it.",
