@@ -239,7 +239,7 @@ class Addresses:
         return told, above, *modules
 
     def _train(self, dataset: str, model: str, base: str, block: str) -> tuple[Any, ...]:
-        told = {
+        told: dict[str, Any] = {
             "network": self._told("models", model),
             "task": self._task(model),
             "recipe": recipe_of(self.config, dataset, model),

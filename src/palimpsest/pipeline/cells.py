@@ -201,6 +201,11 @@ class Plan:
         """A request's entry of the configuration; empty of a step that asks for nothing new."""
         return {} if name == SAME else self.config["requests"][name]
 
+    def forgets_classes(self, run: Run) -> bool:
+        """Whether all that a run was asked to forget are whole classes, as the request's file says."""
+        kinds = [method_of(self.config, "requests", name) for name, _ in run.steps if name != SAME]
+        return all(method.literal(method.path("requests", kind), "WHOLE_CLASSES") for kind in kinds)
+
     def repetitions(self, run: Run) -> int:
         """How often a run is repeated: as often as its requests, which may say so, or as the scale does."""
         entries = [self.request(name) for name, _ in run.steps if name != SAME]

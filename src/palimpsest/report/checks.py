@@ -20,10 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from palimpsest.pipeline import paths
 from palimpsest.pipeline.cells import Cell, Plan, Run
 from palimpsest.report.compare import read_rows
 
@@ -74,7 +74,7 @@ def check(plan: Plan, paper: str, results: Path) -> list[Check]:
             (repetitions(run, rows[run], plan.repetitions(run)) for run in rows),
         ),
         _gather(
-            "A forget set lies in the training set, each image once; with the retain set it is all of it.",
+            "The forget set and the retain set are together the whole training set.",
             forget_sets(measured, asked.get("sizes", {}), results),
         ),
     ]
@@ -103,7 +103,7 @@ def rows_hold(
     """Every row that a declared check is about, against its bound or its partner; rows without either are left out."""
     (kind,) = SAYS.keys() & own.keys()
     for run, found in measured.items():
-        whole = bool({"classes", "random_classes"} & set(plan.config["forget_sets"][run.forget]))
+        whole = plan.forgets_classes(run)
         if not _listed(run.unlearner, own["rows"].get("unlearner")) or whole != own.get("whole_classes", whole):
             continue
         for key, (value, n, unit) in found.items():
@@ -148,39 +148,18 @@ def repetitions(run: Run, rows: Sequence[Mapping[str, Any]], asked: int) -> Case
 
 
 def forget_sets(measured: Mapping[Run, Measured], metrics: Mapping[str, str], results: Path) -> Iterator[Case]:
-    """Each forget set's indices against the size of the training set, and the sizes that were measured against both."""
-    for dataset, forget in dict.fromkeys((run.dataset, run.forget) for run in measured):
-        record = results / "data" / f"{dataset}.record.json"
+    """What was measured as forgotten and as retained, together, against the size of the training set."""
+    for run, found in measured.items():
+        record = results / paths.record_of(paths.below("data", "images", dataset=run.dataset))
         if not record.is_file():
             continue
         train = int(json.loads(record.read_text())["train"])
-        sizes = {}
-        for file in sorted((results / "forget" / dataset / forget).glob("seed*.json")):
-            if file.name.endswith(".record.json"):
-                continue
-            content = json.loads(file.read_text())
-            drawn = content["several"] if "several" in content else {file.stem.removeprefix("seed"): content}
-            for repetition, indices in ((int(number), one["indices"]) for number, one in drawn.items()):
-                sizes[repetition] = len(indices)
-                wrong = []
-                if any(a >= b for a, b in pairwise(indices)):
-                    wrong.append("indices not ascending and unique")
-                if indices and not 0 <= min(indices) <= max(indices) < train:
-                    wrong.append(f"indices {min(indices)}..{max(indices)} outside of 0..{train - 1}")
-                if not 0 < len(indices) < train:
-                    wrong.append(f"{len(indices)} of {train} images")
-                yield f"{dataset}, {forget}, repetition {repetition}", "; ".join(wrong)
-        for run, found in measured.items():
-            if (run.dataset, run.forget) != (dataset, forget):
-                continue
-            for repetition in sorted({key[0] for key in found}) if metrics else ():
-                gone, kept = (
-                    found.get((repetition, "none", "", metrics[part]), (0.0, 0, ""))[1] for part in ("forget", "retain")
-                )
-                wrong = [f"{gone} forgotten and {kept} retained of {train}"] if kept + gone != train else []
-                if repetition in sizes and sizes[repetition] != gone:
-                    wrong.append(f"{gone} forget images measured, {sizes[repetition]} in the forget set")
-                yield f"{_about(run)}, repetition {repetition}", "; ".join(wrong)
+        for repetition in sorted({key[0] for key in found}) if metrics else ():
+            gone, kept = (
+                found.get((repetition, "none", "", metrics[part]), (0.0, 0, ""))[1] for part in ("forget", "retain")
+            )
+            wrong = f"{gone} forgotten and {kept} retained of {train}" if kept + gone != train or not gone else ""
+            yield f"{_about(run)}, repetition {repetition}", wrong
 
 
 def _gather(says: str, cases: Iterable[Case]) -> Check:

@@ -31,6 +31,7 @@ from typing import Any
 
 from scipy.special import fdtri, stdtrit
 
+from palimpsest.pipeline import paths
 from palimpsest.pipeline.cells import Cell
 from palimpsest.pipeline.values import Status
 
@@ -125,7 +126,7 @@ def compare(cells: Iterable[Cell], results: Path) -> list[Compared]:
         for run in cell.runs:
             if run.rows not in files:
                 files[run.rows] = read_rows(results / run.rows)
-        beside = str(Path(cell.runs[0].rows).with_suffix(".record.json")) if cell.runs else ""
+        beside = paths.record_of(cell.runs[0].rows) if cell.runs else ""
         record = beside if beside and (results / beside).is_file() else ""
         return judge(cell, *(files[run.rows] for run in cell.runs), record=record)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from palimpsest.pipeline import paths
 from palimpsest.pipeline.cells import ORIGINAL, Run
 
 
@@ -38,10 +39,8 @@ def costs(runs: Iterable[Run], held_out: int, results: Path) -> dict[Run, Cost]:
     """
     found = {}
     for run in dict.fromkeys(run for run in runs if run.unlearner != ORIGINAL):
-        folder = results / "unlearned" / run.dataset / run.model / run.forget / run.unlearner
-        files = [
-            file for file in sorted(folder.glob("seed*.record.json")) if file.name != f"seed{held_out}.record.json"
-        ]
+        files = sorted((results / paths.below("unlearn", "model", **run.names, block="x")).parent.glob("*.record.json"))
+        files = [file for file in files if file.name != f"{held_out}.record.json"]
         records = {file: one for file in files if (one := json.loads(file.read_text())).get("method_seconds")}
         if not records:
             continue

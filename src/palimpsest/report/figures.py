@@ -26,7 +26,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from palimpsest.pipeline import papers
+from palimpsest.pipeline import papers, paths
 from palimpsest.pipeline.cells import Plan
 from palimpsest.pipeline.configuration import ROOT, method_of
 from palimpsest.pipeline.values import SEVERAL, named
@@ -228,18 +228,16 @@ def images(
     shown = list({one.cell.runs[0]: one for one in found if one.cell.runs}.values())
     grids = []
     for one in shown:
-        run, block = one.cell.runs[0], plan.blocks_of(one.cell.runs[0].forget)[0]
-        made = results / "probed" / run.dataset / run.model / run.forget / run.unlearner / one.cell.attack
-        with (
-            safe_open(str(results / f"data/{run.dataset}.safetensors"), framework="numpy") as data,
-            safe_open(str(made / f"seed{block}.safetensors"), framework="numpy") as file,
-        ):
-            labels, pixels, inverted = (
-                data.get_tensor("train_labels"),
-                data.get_slice("train_images"),
-                file.get_tensor("0/images"),
-            )
-            real = [pixels[int(np.flatnonzero(labels == label)[0])] for label in range(len(inverted))]
+        run = one.cell.runs[0]
+        place = {**run.names, "attack": one.cell.attack, "block": plan.blocks(run)[0]}
+        shown_by = [paths.below("data", "images", dataset=run.dataset), paths.below("probe", "probed", **place)]
+        data, file = (safe_open(str(results / path), framework="numpy") for path in shown_by)
+        labels, pixels, inverted = (
+            data.get_tensor("train/labels"),
+            data.get_slice("train/images"),
+            file.get_tensor("0/images"),
+        )
+        real = [pixels[int(np.flatnonzero(labels == label)[0])] for label in range(len(inverted))]
         grids.append((run, _forgotten(one, results), real, inverted))
     classes = max((len(real) for *_, real, _ in grids), default=1)
     figure, axes = plt.subplots(2 * len(grids), classes, figsize=(PAGE, 1.62 * len(grids)), squeeze=False)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from palimpsest.pipeline import paths
 from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
 from palimpsest.pipeline.configuration import grid_of
 from palimpsest.report import checks, claims, compare, cost, formats, origin, own, tables
@@ -45,7 +46,7 @@ def render(plan: Plan, paper: str, results: Path) -> str:
     counted, figures = list(found), []
     for name, figure in about.get("figures", {}).items():
         compared = compare.compare(plan.figures[paper, name], results)
-        file = results / "papers" / paper / f"{name}.svg"
+        file = results / paths.below("figure", "svg", paper=paper, figure=name)
         drawing = base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
         figures.append(
             {
@@ -78,7 +79,11 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         searches=searches(plan, runs, names, results),
         made_by=origin.origin(results, [run.rows for run in runs]),
         configured=(results / "config.yaml").is_file(),
-        others=[name for name in plan.papers if name == paper or (results / "papers" / name / "index.html").is_file()],
+        others=[
+            name
+            for name in plan.papers
+            if name == paper or (results / paths.below("page", "page", paper=name)).is_file()
+        ],
     )  # fmt: skip
 
 
@@ -105,7 +110,7 @@ def searches(plan: Plan, runs: Iterable[Run], names: Mapping[str, str], results:
     for run in runs:
         if run.unlearner == ORIGINAL or not grid_of(plan.config, run.unlearner):
             continue
-        file = results / "tuned" / run.dataset / run.model / run.forget / f"{run.unlearner}.json"
+        file = results / paths.below("tune", "tuned", **run.names)
         if not file.is_file():
             continue
         content = json.loads(file.read_text())
