@@ -353,12 +353,8 @@ class Addresses:
         trained = [name for name in defenses if method.has("defenses", kinds[name], "prepare")]
         told = {
             "attacks": attacks,
-            "defenses": {
-                name: {"method": kinds[name], "keywords": taken_by(self.config, "defenses", name, "purify")}
-                for name in defenses
-            },
+            "defenses": {name: self._told("defenses", name, "purify") for name in defenses},
             "trained": trained,
-            "needs": self.plan.needs_of(run),
             "task": self._task(run.model),
         }
         above: dict[str, Any] = {
@@ -371,7 +367,7 @@ class Addresses:
                 for name in trained
             ],
         }
-        if "before" in told["needs"]:
+        if "before" in self.plan.needs_of(run):
             above["original"] = self.base(run, block)["model"]
         return told, above, "predict", *(self._module("defenses", name) for name in defenses)
 
@@ -385,15 +381,11 @@ class Addresses:
             "metrics": self.plan.metrics_of(run),
             "families": self.plan.families_of(run),
             "blocks": every,
-            "judges": {
-                name: {"method": files[name], "keywords": taken_by(self.config, "attacks", name, "judge")}
-                for name in judged
-            },
+            "judges": {name: self._told("attacks", name, "judge") for name in judged},
+            "shows": {k: v for file in files.values() for k, v in (method.literal(file, "METRICS") or {}).items()},
             "shadowed": shadowed,
         }
         above = {
-            "images": self._images(run.dataset),
-            "requests": [file for block in every for file in self.requests(run, block)],
             "outputs": [self("predict", **run.names, block=block)["outputs"] for block in every],
             "probed": [self("probe", **run.names, attack=a, block=b)["probed"] for a in judged for b in every],
             "shadows": [self("probe", **shadow.names, attack=a, block=b)["probed"] for a in shadowed for b in every],
