@@ -41,6 +41,11 @@ class Line:
     cells: tuple[Compared | None, ...]
     reason: str
 
+    @property
+    def first(self) -> int:
+        """Where its first number stands: a control has no test accuracy, and its long label takes that place too."""
+        return next(place for place, one in enumerate(self.cells) if one)
+
 
 @dataclass(frozen=True)
 class Block:
