@@ -17,7 +17,6 @@ from palimpsest.pipeline import method, papers
 from palimpsest.pipeline.configuration import (
     PROBES,
     RESERVED,
-    ROOT,
     SECTIONS,
     grid_of,
     keywords_of,
@@ -105,7 +104,7 @@ class Plan:
     @cached_property
     def papers(self) -> dict[str, dict[str, Any]]:
         """What each paper's `paper.yaml` says, by the paper's short name."""
-        files = sorted((ROOT / "config" / "papers").glob("*/paper.yaml"))
+        files = sorted(papers.PAPERS.glob("*/paper.yaml"))
         return {file.parent.name: papers.read(file.parent) for file in files}
 
     @cached_property
@@ -204,7 +203,7 @@ class Plan:
         return sorted(forget for forget in here if block in self.blocks_of(forget))
 
     def _read(self, paper: str, table: str) -> Iterator[Cell]:
-        file = ROOT / "config" / "papers" / paper / f"{table}.csv"
+        file = papers.PAPERS / paper / f"{table}.csv"
         figure = self.papers[paper].get("figures", {}).get(table, {})
         rows = papers.rows(file, figure.get("sweep"), self.config)
         only = self._shared(rows) if figure.get("same_data_sets") else None
@@ -212,7 +211,7 @@ class Plan:
         for line, row in rows:
             key = tuple(row[column] for column in papers.IDENTITY)
             if key in seen:
-                raise ConfigError(f"{file.relative_to(ROOT)}:{line} repeats the cell of line {seen[key]}.")
+                raise ConfigError(f"{paper}/{table}.csv:{line} repeats the cell of line {seen[key]}.")
             seen[key] = line
             yield self._cell(paper, table, line, row, only)
         yield from self._invited(paper, table, rows)

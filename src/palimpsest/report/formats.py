@@ -47,8 +47,8 @@ def printed(one: Compared, column: Column) -> str:
 
 
 def bracketed(one: Compared, table: Table) -> str:
-    """`(n)`, where it is not the n of the caption."""
-    return f"({one.n})" if one.n and one.n != table.n else ""
+    """`(n)`, where it is not the n of the caption, and which of several is the highest or lowest."""
+    return (f"({one.n})" if one.n and one.n != table.n else "") + (f" {one.winner}" if one.winner else "")
 
 
 def spread(table: Table) -> str:
@@ -62,7 +62,7 @@ def spread(table: Table) -> str:
 
 def _several(table: Table) -> bool:
     lines = [line for block in table.blocks for line in block.lines + block.controls]
-    return any(one and bracketed(one, table) for line in lines for one in line.cells)
+    return any(one and one.n and one.n != table.n for line in lines for one in line.cells)
 
 
 def below(line: Line, table: Table) -> list[str]:

@@ -11,7 +11,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         if index in line:
             where = f"config/papers/{cell.paper}/{cell.table}.csv:{cell.line}"
             raise ConfigError(f"{where}: two cells stand in one place of the layout in paper.yaml.")
-        line[index] = one
+        line[index] = replace(one, winner=named(one.winner, names)) if one.winner else one
     of_controls = dict.fromkeys((one.cell.control, one.cell.metric) for one in found if one.cell.control)
     controls = [
         f"The control “{names.get(label, label)}” gives the {layout['metrics'][metric]['says']}."
