@@ -30,7 +30,7 @@ from palimpsest.seeds import blocks
 ORIGINAL = "original"  # the model before unlearning, in the place of an unlearner
 NO_ATTACK = "none"
 NO_DEFENSE = ""
-SHAPE = ("dataset", "model", "forget", "attack", "epsilon", "defense", "screening", "metric", "derive")
+SHAPE = ("dataset", "model", "forget", "attack", "epsilon", "defense", "screening", "metric")
 BEFORE = "_before"  # ends the name of a metric of the model before unlearning
 
 
@@ -231,12 +231,11 @@ class Plan:
             shapes: set[tuple[str, ...]] = set()
             for line, row in rows:
                 shape = tuple(row[c] for c in SHAPE)
-                if row["unlearner"] == ORIGINAL or row["control"] or shape in shapes:
+                if row["unlearner"] == ORIGINAL or row["control"] or row["derive"] or shape in shapes:
                     continue
                 shapes.add(shape)
-                yield self._cell(
-                    paper, table, line, {**row, "unlearner": name, "published": "", "note": "not in the paper"}
-                )
+                guest = {"unlearner": name, "published": "", "status": "", "note": "not in the paper"}
+                yield self._cell(paper, table, line, row | guest)
 
     def _cell(
         self, paper: str, table: str, line: int, row: dict[str, str], only: Collection[str] | None = None
