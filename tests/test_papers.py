@@ -41,7 +41,7 @@ def _set(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_set("tables", "table5", "printed_trial", to=40), "leakage/paper.yaml: tables.table5 has no key 'printed_trial'"),
+        (_set("tables", "table5", "printed_trial", to=40), "leakage/paper.yaml: tables.table5 has no key 'prin"),
         (_set("tables", "table5", "printed_trial", to=40), "Did you mean 'printed_trials'"),
         (_set("titel", to="x"), "leakage/paper.yaml has no key 'titel'; Did you mean 'title'"),
         (_set("tables", "table55", to={"title": "t", "caption": "c"}), "has table55, but there is no table55.csv"),
