@@ -198,9 +198,18 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
         else f"{len(reduced)} of {len(ran)} numbers here do not reproduce a printed one, so they are not judged."
     )
     found = [f"{'Stand-ins' if stand_ins else 'Reduced budget' if budgets else 'Not all data sets'}. {says}"]
-    for title, cuts in (("What stands for what", stand_ins), ("Budgets are reduced", budgets)):
-        if cuts:
-            found.append(f"{title}: " + "; ".join(dict.fromkeys(cut.says(names) for cut in cuts)) + ".")
+    if stand_ins:
+        found.append(f"What stands for what: {'; '.join(dict.fromkeys(cut.says(names) for cut in stand_ins))}.")
+    cuts: dict[str, list[str]] = {}  # of each method, and then the methods with the same
+    for cut in budgets:
+        cuts.setdefault(named(cut.what, names), []).append(f"{cut.theirs} {cut.ours}")
+    alike: dict[str, list[str]] = {}
+    for name, said in cuts.items():
+        alike.setdefault(", ".join(said), []).append(name)
+    if alike:
+        found.append(
+            "Budgets are reduced: " + "; ".join(f"{', '.join(of)}: {said}" for said, of in alike.items()) + "."
+        )
     if absent:
         means = [set(cell.reductions) for cell in ran if SEVERAL in cell.dataset]
         lacking = {one: all(one in cuts for cuts in means) for one in absent}
