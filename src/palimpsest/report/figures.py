@@ -97,9 +97,8 @@ def bars(plan: Plan, about: Words, own: Words, found: Sequence[Compared], result
                 one = here.get((data_set, unlearner))
                 x = position + (place - (len(unlearners) - 1) / 2) * width
                 if one and one.mean is not None:
-                    axis.bar(
-                        x, one.mean, width * 0.92, color=_lighter(colour), edgecolor=colour, hatch=hatch, linewidth=0.6
-                    )
+                    filled: dict[str, Any] = {"color": _lighter(colour), "edgecolor": colour, "hatch": hatch}
+                    axis.bar(x, one.mean, width * 0.92, linewidth=0.6, **filled)
                     axis.errorbar(x, one.mean, one.sd or 0, color="#333333", linewidth=0.7, capsize=1.2)
                 elif one:
                     axis.text(x, 2, one.short, rotation=90, ha="center", fontsize=5)
@@ -127,9 +126,8 @@ def bars(plan: Plan, about: Words, own: Words, found: Sequence[Compared], result
     for label in _rivals(found, about):
         handles.append(Line2D([], [], **RIVAL))
         labels.append(label)
-    figure.legend(
-        handles, labels, loc="upper center", ncols=len(handles), bbox_to_anchor=(0.5, 1.03 if len(panels) > 1 else 1.08)
-    )
+    above = (0.5, 1.03 if len(panels) > 1 else 1.08)
+    figure.legend(handles, labels, loc="upper center", ncols=len(handles), bbox_to_anchor=above)
     figure.tight_layout()
     return figure
 

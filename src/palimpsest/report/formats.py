@@ -55,14 +55,10 @@ def spread(table: Table) -> str:
     """The sentence that says what stands in a cell."""
     if table.n == 0:
         return "Nothing was run yet."
-    other = " Where the number of repetitions is another, it stands in brackets." if _several(table) else ""
+    said = " Where the number of repetitions is another, it stands in brackets."
+    other = said if any(one.n not in (0, table.n) for one in table.cells) else ""
     what = "one repetition" if table.n == 1 else f"the mean ± sample standard deviation over n = {table.n} repetitions"
     return f"Our number is {what}; the printed number stands below it.{other}"
-
-
-def _several(table: Table) -> bool:
-    lines = [line for block in table.blocks for line in block.lines + block.controls]
-    return any(one and one.n and one.n != table.n for line in lines for one in line.cells)
 
 
 def below(line: Line, table: Table) -> list[str]:
@@ -72,8 +68,7 @@ def below(line: Line, table: Table) -> list[str]:
 
 def notes(table: Table) -> list[str]:
     """The footnotes: what each column means for each data set, and why what is not there was not run."""
-    cells = [one for block in table.blocks for line in block.lines + block.controls for one in line.cells if one]
-    why = dict.fromkeys(one.why for one in cells if one.verdict in (Verdict.NOT_RUN, Verdict.DIVERGED))
+    why = dict.fromkeys(one.why for one in table.cells if one.verdict in (Verdict.NOT_RUN, Verdict.DIVERGED))
     missing = [f"Some cells were not run or diverged: {'; '.join(why)}."] if why else []
     return [*(block.variants for block in table.blocks), *table.footnotes, *missing]
 

@@ -75,6 +75,11 @@ class Table:
     signs: tuple[Verdict, ...]
 
     @property
+    def cells(self) -> list[Compared]:
+        """Every cell that it has."""
+        return [one for block in self.blocks for line in block.lines + block.controls for one in line.cells if one]
+
+    @property
     def groups(self) -> list[tuple[str, int, int]]:
         """The groups of columns: label, index of the first, how many."""
         labels = [column.group for column in self.columns]
