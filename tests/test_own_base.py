@@ -563,6 +563,23 @@ class TestChains:
         again = serve(finetune, two, left, third, recipe, training=training, checkpoint=checkpoint).network
         assert torch.equal(flat(again), flat(whole))
 
+    @pytest.mark.parametrize("at", [3, 9])
+    def test_a_second_request_to_sisa_that_was_killed_ends_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    ) -> None:
+        recipe = Recipe(epochs=3, batch_size=4, lr=0.02)
+        base = sisa.train_base(tiny_model(), DATA, Base(SEED, recipe), shards=2, slices=2)
+        one = serve(sisa, base, DATA, self.FIRST, recipe)
+        left = parted(DATA, self.FIRST)[1]
+        whole = serve(sisa, one, left, self.SECOND, recipe)
+        checkpoint = Checkpoint(tmp_path / "two.resume", "key", seconds=0)
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killing(patch, sisa, at)
+            serve(sisa, one, left, self.SECOND, recipe, checkpoint=checkpoint)
+        again = serve(sisa, one, left, self.SECOND, recipe, checkpoint=checkpoint)
+        assert torch.equal(flat(again.network), flat(whole.network)) and again.kept.keys() == whole.kept.keys()
+        assert all(torch.equal(tensor, whole.kept[name]) for name, tensor in again.kept.items())
+
     @pytest.mark.parametrize("put", [None, PUT], ids=["removed", "replaced"])
     @pytest.mark.parametrize("epochs", [0, 2])
     def test_a_second_amnesiac_request_takes_no_batch_back_twice(self, put: Samples | None, epochs: int) -> None:
