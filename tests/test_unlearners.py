@@ -15,7 +15,7 @@ from palimpsest.data import Samples, pixels
 from palimpsest.pipeline import method
 from palimpsest.tasks import reconstruction
 from palimpsest.train import Recipe
-from palimpsest.unlearners import Base, Step, gathered, random_label
+from palimpsest.unlearners import Base, Step, gathered, random_label, unlearner
 
 METHODS = method.names("unlearners")
 CLASSES = 4
@@ -167,6 +167,17 @@ class TestContract:
     def test_unknown_keyword_is_refused(self, name: str) -> None:
         with pytest.raises(TypeError, match="learning_rat"):
             unlearn_of(name)(tiny_model(), FORGET, RETAIN, Step(0, RECIPE), learning_rat=1)
+
+
+def test_weights_that_a_method_leaves_out_of_the_numbers_are_a_divergence_and_no_result() -> None:
+    @unlearner
+    def unlearn(model: models.Network, forget: Samples, retain: Samples, at: Step) -> models.Network:
+        with torch.no_grad():
+            next(model.parameters())[0] = float("inf")
+        return model
+
+    with pytest.raises(models.Diverged, match="is not finite after test_unlearners"):
+        unlearn(tiny_model(), FORGET, RETAIN, Step(0, RECIPE))
 
 
 def unlearn_of(name: str) -> Any:
