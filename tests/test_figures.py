@@ -102,8 +102,11 @@ def test_the_trivial_attackers_line_stands_in_every_figure_of_success_rates(plan
 
 def test_an_unlearner_looks_the_same_in_all_variants_and_no_two_look_alike(plan: Plan) -> None:
     assert figures.style(plan, "finetune_adam") == figures.style(plan, "finetune")
-    colours = {colour for colour, _, _ in figures.METHODS.values()}
-    assert len(colours) == len(figures.METHODS)
+    assert len({colour for colour, _, _ in figures.looks().values()}) == len(figures.looks()) == 9
+
+
+def test_a_method_without_a_look_of_its_own_always_gets_the_same(plan: Plan) -> None:
+    assert figures.style(plan, "second_order") == ("#56B4E9", "--", "D")
 
 
 def test_a_line_of_an_unlearner_has_its_colour_and_marker(plan: Plan, results: Path) -> None:

@@ -55,7 +55,17 @@ def start(project: Path, value: dict[str, Any]) -> subprocess.Popen[bytes]:
     """A run with one value changed."""
     overrides = project / "value.yaml"
     overrides.write_text(yaml.safe_dump({"scale": "tiny", **value}))
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", str(overrides), "--config", "scale=tiny"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--cores",
+        "2",
+        "--configfile",
+        str(overrides),
+        "--config",
+        "scale=tiny",
+    ]
     return subprocess.Popen(command, cwd=project, start_new_session=True, stdout=-3, stderr=subprocess.STDOUT)
 
 
@@ -64,7 +74,9 @@ def kill_a_job(run: subprocess.Popen[bytes], chance: random.Random) -> None:
     time.sleep(chance.uniform(2, 8))
     while run.poll() is None:
         with contextlib.suppress(psutil.Error):
-            jobs = [one for one in psutil.Process(run.pid).children(True) if ".snakemake/scripts" in " ".join(one.cmdline())]
+            jobs = [
+                one for one in psutil.Process(run.pid).children(True) if ".snakemake/scripts" in " ".join(one.cmdline())
+            ]
             if jobs:
                 chance.choice(jobs).kill()
                 return
@@ -72,7 +84,9 @@ def kill_a_job(run: subprocess.Popen[bytes], chance: random.Random) -> None:
 
 
 @pytest.mark.long
-def test_whatever_was_changed_and_whatever_failed_the_tables_are_those_of_a_clean_run(project: Path, tmp_path: Path) -> None:
+def test_whatever_was_changed_and_whatever_failed_the_tables_are_those_of_a_clean_run(
+    project: Path, tmp_path: Path
+) -> None:
     clean: list[dict[str, bytes]] = []
     for number, value in enumerate(VALUES):
         fresh = copied(tmp_path / f"clean{number}")

@@ -219,7 +219,6 @@ class TestNegativeGradient:
         )
         assert torch.equal(flat(first), flat(second))
 
-
     def test_it_stops_once_the_forget_set_is_forgotten(self) -> None:
         data = samples(80)
         gone, kept = (Samples(*(tensor[data.labels.eq(0) == of] for tensor in data)) for of in (True, False))

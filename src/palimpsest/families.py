@@ -8,7 +8,8 @@ Each file of metrics/ is one family (a name that begins with `_` is a helper). I
 and has `measure(outputs) -> Iterator[Number]` (see `metrics`). `kind` says what a number is, and so what interval it
 may have: one of `KINDS`. `bounds` are the lowest and the highest value that it can take, None where there is none;
 between those of a proportion lies the whole set. `of` is the sample set that it is measured on. NEEDS names what must
-be there for the family to measure anything, some of `OUTPUTS`.
+be there for the family to measure anything, some of `OUTPUTS`. A family with `ALWAYS = True` measures every model, so
+that pages can check what no table prints; any other measures where one of its metrics is asked for.
 """
 
 from __future__ import annotations
@@ -55,11 +56,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class Family:
-    """A file of metrics/: its metrics by name, and what it needs."""
+    """A file of metrics/: its metrics by name, what it needs, and whether it measures every model."""
 
     file: Path
     metrics: Mapping[str, Metric]
     needs: tuple[str, ...]
+    always: bool
 
 
 def declared(folders: Iterable[Path] = (FOLDER,)) -> dict[str, Family]:
@@ -82,8 +84,12 @@ def declared(folders: Iterable[Path] = (FOLDER,)) -> dict[str, Family]:
 
 
 def asked(wanted: Collection[str] | None, families: Mapping[str, Family]) -> dict[str, Family]:
-    """The families that have one of the wanted metrics; all where `wanted` is None."""
-    return {name: one for name, one in families.items() if wanted is None or not one.metrics.keys().isdisjoint(wanted)}
+    """The families that measure always, and those that have one of the wanted metrics; all where `wanted` is None."""
+    return {
+        name: one
+        for name, one in families.items()
+        if wanted is None or one.always or not one.metrics.keys().isdisjoint(wanted)
+    }
 
 
 def metrics(families: Mapping[str, Family]) -> dict[str, Metric]:
@@ -96,13 +102,13 @@ def _read(file: Path) -> Family:
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            if name in ("METRICS", "NEEDS"):
+            if name in ("METRICS", "NEEDS", "ALWAYS"):
                 try:
                     literals[name] = ast.literal_eval(node.value)
                 except ValueError as error:
                     raise MetricError(f"{file}: {name} must be a plain literal, which is read and not run") from error
-    if literals.keys() != {"METRICS", "NEEDS"}:
-        raise MetricError(f"{file} must declare METRICS and NEEDS, each once")
+    if not literals.keys() >= {"METRICS", "NEEDS"}:
+        raise MetricError(f"{file} must declare METRICS and NEEDS")
     if unknown := set(literals["NEEDS"]) - set(OUTPUTS):
         raise MetricError(f"{file}: NEEDS has {', '.join(sorted(unknown))}; it takes {', '.join(OUTPUTS)}")
     found = {}
@@ -113,4 +119,4 @@ def _read(file: Path) -> Family:
             raise MetricError(
                 f"{file}: the metric {name!r} is declared with unit, kind, bounds and of: {error}"
             ) from error
-    return Family(file, found, tuple(literals["NEEDS"]))
+    return Family(file, found, tuple(literals["NEEDS"]), bool(literals.get("ALWAYS")))

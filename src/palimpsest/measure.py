@@ -40,9 +40,10 @@ def measure(
     shows: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     folders: Sequence[Path] = (families.FOLDER,),
 ) -> Iterator[Row]:
-    """The rows of a model's repetitions, in the order of these, of the families' names and of what was asked.
+    """The rows of a model, in the order of its repetitions, of the families' names and of what was asked.
 
-    wanted: metrics; each family that has one of them measures, as long as what it needs is there. None is all of them.
+    wanted: metrics; each family that has one of them measures, and those that always do, as long as what they need is
+    there. None is all of them.
     judged: by attack on labels, what `judge` gave. shows: METRICS of the attacks' own files, for values that they show
     and no family declares. folders: where families are looked for. Raises `MetricError` where a family measures what it
     does not declare, twice the same, or beyond its bounds.
@@ -50,7 +51,7 @@ def measure(
     every = families.declared(folders)
     known = families.metrics(every) | {name: Metric(**fields) for name, fields in shows.items()}
     chosen = [(family, _module(family)) for family in families.asked(wanted, every).values()]
-    for repetition, answers in predicted.items():
+    for repetition, answers in sorted(predicted.items()):
         about = {**answers.header.get("about", {}), "repetition": repetition}
         lost = {name: of[repetition] for name, of in judged.items() if isinstance(of.get(repetition), Diverged)}
         reason = answers.header.get("diverged") or next((f"{name}: {why}" for name, why in lost.items()), "")
@@ -109,32 +110,37 @@ def outputs_of(repetition: int, predicted: Predicted, judged: Mapping[str, Judge
 
 def judge(
     method: Callable[..., Judgement],
-    found: Mapping[int, Found],
+    found: Mapping[int, Found | Diverged],
     truth: Mapping[int, torch.Tensor],
     seeds: Mapping[int, int],
-    shadows: Mapping[int, Found] = MappingProxyType({}),
+    shadows: Mapping[int, Found | Diverged] | None = None,
     **keywords: Any,
 ) -> dict[int, Judgement | Diverged]:
     """What an attack on labels says of each repetition's server.
 
     method: the `judge` of the attack's file, with its `keywords`. found: what the attack got out of each server, on the
-    CPU. truth: bool (K,), what each forgot. shadows: what it got out of the servers that a shadow attacker retrained,
-    one for each repetition's truth; a server is never its own shadow. What is not finite is not judged, and is nobody's
-    shadow.
+    CPU, or why it got nothing. truth: bool (K,), what each forgot. shadows: what it got out of the servers that a
+    shadow attacker retrained, one for each repetition's truth; a server is never its own shadow. What has a nan is not
+    judged, and is nobody's shadow.
     """
+    checked, others = ({n: _checked(one) for n, one in some.items()} for some in (found, shadows or {}))
     judged: dict[int, Judgement | Diverged] = {}
-    for number, tensors in found.items():
-        if _finite(tensors):
-            others = [(one, truth[other]) for other, one in shadows.items() if other != number and _finite(one)]
-            judged[number] = method(tensors, Judging(seeds[number], truth[number], others), **keywords)
+    for number, tensors in checked.items():
+        if isinstance(tensors, Diverged):
+            judged[number] = tensors
         else:
-            judged[number] = Diverged("what the attack got out of the server is not finite")
+            known = [(one, truth[n]) for n, one in others.items() if n != number and not isinstance(one, Diverged)]
+            judged[number] = method(tensors, Judging(seeds[number], truth[number], known), **keywords)
     return judged
 
 
-def _finite(tensors: Found) -> bool:
-    """No number is missing; an infinite loss may stand for a start that led nowhere, beside others that did not."""
-    return not any(bool(tensor.isnan().any()) for tensor in tensors.values() if tensor.is_floating_point())
+def _checked(found: Found | Diverged) -> Found | Diverged:
+    """An infinite loss may stand for a start that led nowhere, beside others that did not; nan for nothing."""
+    if not isinstance(found, Diverged):
+        for name, tensor in found.items():
+            if tensor.is_floating_point() and bool(tensor.isnan().any()):
+                return Diverged(f"what the attack got out of the server has a nan in {name}")
+    return found
 
 
 def _numbers(outputs: Outputs, chosen: Iterable[tuple[Family, ModuleType]]) -> Iterator[Number]:

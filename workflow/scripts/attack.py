@@ -15,7 +15,9 @@ with job(globals().get("snakemake")) as run:
         aimed = aimed_at(run.asks.on, images, forget, retain, seed)
         about[number] = {"on": run.asks.on, "epsilons": list(run.asks.keywords["epsilons"])}
         try:
-            model, original = (models.load(path, number).to(run.device) for path in (run.input.model, run.input.original))
+            model, original = (
+                models.load(path, number).to(run.device) for path in (run.input.model, run.input.original)
+            )
             at = OnImages(model, original, aimed, seed, run.task)
             with run.timed():
                 made = run.method("attacks").attack(at, **run.asks.keywords)

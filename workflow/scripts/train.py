@@ -21,9 +21,7 @@ with job(globals().get("snakemake")) as run:
             if not run.asks.trainer:
                 return train.fit(fresh, samples, recipe, seed=seed, task=task, checkpoint=run.checkpoint(number))
             known = [requests.read(file, images, number).indices for file in run.input.get("requests", ())]
-            at = unlearners.Base(
-                seed=seed, recipe=recipe, task=task, requests=known, checkpoint=run.checkpoint(number)
-            )
+            at = unlearners.Base(seed=seed, recipe=recipe, task=task, requests=known, checkpoint=run.checkpoint(number))
             own = imported("unlearners", run.asks.trainer["method"])
             return own.train_base(fresh, samples, at, **run.asks.trainer["keywords"])
 

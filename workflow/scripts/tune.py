@@ -9,7 +9,9 @@ with job(globals().get("snakemake")) as run:
     (block,) = run.asks.blocks
     number = int(block)
     asked = [requests.read(file, images, number) for file in run.input.requests]
-    *_, (forget, retain, indices, replacement) = requests.steps(images.splits["train"], asked, same=run.asks.same, size=0)
+    *_, (forget, retain, indices, replacement) = requests.steps(
+        images.splits["train"], asked, same=run.asks.same, size=0
+    )
     unlearn = run.method("unlearners").unlearn
     base = models.load(run.input.before[0], number).to(run.device)
     at = unlearners.Step(

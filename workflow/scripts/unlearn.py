@@ -1,4 +1,4 @@
-"""Rule unlearn: one step of a chain: one unlearner, on a base model or on the step before, all repetitions of a block."""
+"""Rule unlearn: one step of a chain, on a base model or on the step before, all repetitions of a block."""
 
 import json
 from pathlib import Path

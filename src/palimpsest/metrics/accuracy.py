@@ -16,6 +16,7 @@ import torch
 
 from palimpsest.metrics import Answers, Number, Outputs
 
+ALWAYS = True
 NEEDS = ("forget", "retain", "test")
 METRICS = {
     "forget_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "forget"},

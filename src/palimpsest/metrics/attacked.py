@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from palimpsest.metrics import Number, Outputs
 from palimpsest.metrics.accuracy import percent
 
+ALWAYS = True
 NEEDS = ("attacked",)
 METRICS = {
     "target_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "attacked"},

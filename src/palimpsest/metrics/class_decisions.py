@@ -16,6 +16,7 @@ import torch
 
 from palimpsest.metrics import Number, Outputs
 
+ALWAYS = True
 NEEDS = ("judged",)
 METRICS = {
     "asr_class_decisions": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "classes"},

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from palimpsest.metrics import Number, Outputs
 
+ALWAYS = True
 NEEDS = ("forget",)
 METRICS = {"parameters": {"unit": "parameters", "kind": "set", "bounds": (0, None), "of": "network"}}
 

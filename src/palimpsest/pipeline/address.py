@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any
 
 from palimpsest.pipeline import method
-from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
+from palimpsest.pipeline.cells import ORIGINAL, SAME, Plan, Run
 from palimpsest.pipeline.configuration import (
     SECTIONS,
     ConfigError,
@@ -30,34 +30,10 @@ from palimpsest.pipeline.configuration import (
     recipe_of,
     taken_by,
 )
-from palimpsest.seeds import blocks, numbers, stable_seed
+from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
+from palimpsest.seeds import numbers, stable_seed
 
-PLACE = "{dataset}/{model}/{forget}/{unlearner}"
-# By rule its outputs below results/<scale>/; the record stands beside the first.
-OUTPUTS: dict[str, dict[str, str]] = {
-    "data": {"images": "data/{dataset}.safetensors"},
-    "request": {"request": "requests/{dataset}/{request}/{block}.safetensors"},
-    "choose": {"request": "requests/{dataset}/{model}/{chain}/{request}/{block}.safetensors"},
-    "train": {
-        "model": "base/{dataset}/{model}/{base}/{block}.safetensors",
-        "kept": "base/{dataset}/{model}/{base}/{block}.kept.safetensors",
-    },
-    "tune": {"tuned": f"tuned/{PLACE}.json"},
-    "unlearn": {
-        "model": f"unlearned/{PLACE}/{{block}}.safetensors",
-        "kept": f"unlearned/{PLACE}/{{block}}.kept.safetensors",
-    },
-    "attack": {"attacked": f"attacked/{PLACE}/{{attack}}/{{block}}.safetensors"},
-    "probe": {"probed": f"probed/{PLACE}/{{attack}}/{{block}}.safetensors"},
-    "prepare": {"prepared": "defended/{dataset}/{forget}/{defense}/{block}.safetensors"},
-    "predict": {"outputs": f"outputs/{PLACE}/{{block}}.safetensors"},
-    "measure": {"rows": f"rows/{PLACE}.jsonl"},
-    "table": {kind: f"papers/{{paper}}/{{table}}.{kind}" for kind in ("csv", "md", "tex", "html")},
-    "figure": {kind: f"papers/{{paper}}/{{figure}}.{kind}" for kind in ("csv", "svg", "pdf")},
-    "page": {"page": "papers/{paper}/index.html"},
-}
 PLAIN = "plain"  # the base model that no method trains in its own way
-SAME = "same"  # the request of a step that asks for nothing new: it goes on after those before it
 TEMPLATES = ("parts.html.j2", "table.html.j2", "page.html.j2", "style.css")
 
 
@@ -131,23 +107,6 @@ def _key(found: Above) -> str:
     return f"{found.of.key} {found.name}" if isinstance(found, File) else found
 
 
-def outputs_of(results: str, stage: str) -> dict[str, str]:
-    """A rule's outputs with their wildcards, its record among them."""
-    found = {name: f"{results}/{pattern}" for name, pattern in OUTPUTS[stage].items()}
-    return found | {"record": record_of(next(iter(found.values())))}
-
-
-def record_of(path: str) -> str:
-    """The record beside a job's first output."""
-    return f"{path.rpartition('.')[0]}.record.json"
-
-
-def log_of(scale: str, stage: str) -> str:
-    """A rule's log with its wildcards."""
-    first = next(iter(OUTPUTS[stage].values()))
-    return f"logs/{scale}/{stage}/{first.partition('/')[2].rpartition('.')[0]}.log"
-
-
 def seed_of(stage: str, names: Mapping[str, str], number: int) -> int:
     """The seed of one repetition of a job."""
     was = {"request": "forget", "choose": "forget", "measure": "evaluate"}
@@ -161,7 +120,7 @@ class Addresses:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.config = plan, plan.config
         self.results = f"results/{self.config['scale']}"
-        self._made: dict[tuple[Any, ...], Address] = {}
+        self._made: dict[Any, Address] = {}
 
     def __call__(self, stage: str, **names: str) -> Address:
         """The job of a rule with these wildcards."""
@@ -188,27 +147,18 @@ class Addresses:
 
     # Runs
 
-    def repetitions(self, run: Run) -> int:
-        """How often a run is repeated: as often as its requests, which may say so, or as the scale does."""
-        entries = [self._request_entry(request) for request, _ in run.steps if request != SAME]
-        return min(int(entry.get("repetitions", self.config["repetitions"])) for entry in entries)
-
-    def blocks(self, run: Run) -> list[str]:
-        """The repetitions of a run as they stand in paths, several to a file and a job where its network is small."""
-        return blocks(self.repetitions(run), self._size(run.model))
-
     def base(self, run: Run, block: str) -> Address:
         """The job that trained the base models of a run."""
         own = self._trainer(run)
-        total = self._trained.get((run.dataset, run.model, own), self.repetitions(run))
-        within = self._within(total, run.model, block)
+        total = self._trained.get((run.dataset, run.model, own), self.plan.repetitions(run))
+        within = self.plan.within(total, run.model, block)
         return self("train", dataset=run.dataset, model=run.model, base=own, block=within)
 
     def model(self, run: Run, block: str) -> Address:
         """The job that made the models of a run: its last step, or the base training of what forgot nothing."""
         if run.unlearner == ORIGINAL:
             return self.base(run, block)
-        return self("unlearn", **run.names, block=self._within(self.repetitions(run), run.model, block))
+        return self("unlearn", **run.names, block=self.plan.within(self.plan.repetitions(run), run.model, block))
 
     def before(self, run: Run, block: str) -> Address:
         """The job that made the models on which a run's last step worked."""
@@ -222,7 +172,7 @@ class Addresses:
             request = until.steps[-1][0]
             if request == SAME:
                 continue
-            within = self._within(self.repetitions(until), run.model, block)
+            within = self.plan.within(self.plan.repetitions(until), run.model, block)
             if self._at_hand(request):
                 chain = until.before.chain if until.before else self._trainer(until)
                 names = {"model": run.model, "chain": chain}
@@ -231,23 +181,17 @@ class Addresses:
                 found.append(self("request", dataset=run.dataset, request=request, block=within)["request"])
         return found
 
-    def _size(self, model: str) -> int:
-        return int(self.config["block"].get(model, self.config["block"]["other"]))
-
-    def _within(self, total: int, model: str, block: str) -> str:
-        """The block of `total` repetitions that holds those of `block`."""
-        wanted = set(numbers(block))
-        held_out = {self.config["tuning_seed"]} == wanted  # the repetition that no table uses is a block of its own
-        return block if held_out else next(b for b in blocks(total, self._size(model)) if wanted <= set(numbers(b)))
-
     @cached_property
     def _trained(self) -> dict[tuple[str, str, str], int]:
         """How many base models all runs together need, which share them: by data set, network and who trains them."""
         found: dict[tuple[str, str, str], int] = {}
         for run in self.plan.asked:
-            others = [self._request_entry(request).get("surrogate") for request, _ in run.steps]
-            for place in ((run.model, self._trainer(run)), *((model, PLAIN) for model in (run.model, *others) if model)):
-                found[run.dataset, *place] = max(found.get((run.dataset, *place), 0), self.repetitions(run))
+            others = [self.plan.request(request).get("surrogate") for request, _ in run.steps]
+            for place in (
+                (run.model, self._trainer(run)),
+                *((model, PLAIN) for model in (run.model, *others) if model),
+            ):
+                found[run.dataset, *place] = max(found.get((run.dataset, *place), 0), self.plan.repetitions(run))
         return found
 
     def _trainer(self, run: Run) -> str:
@@ -255,9 +199,6 @@ class Addresses:
         first = run.steps[0][1]
         own = first != ORIGINAL and method.has("unlearners", method_of(self.config, "unlearners", first), "train_base")
         return first if own else PLAIN
-
-    def _request_entry(self, request: str) -> Mapping[str, Any]:
-        return {} if request == SAME else self.config["requests"][request]
 
     def _at_hand(self, request: str) -> bool:
         """Whether a request is chosen with a model at hand."""
@@ -282,18 +223,23 @@ class Addresses:
         if run:
             above |= {"model": self.model(run, block)["model"], "requests": self.requests(run, block)}
         else:
-            within = self._within(self._trained[dataset, model, chain], model, block)
+            within = self.plan.within(self._trained[dataset, model, chain], model, block)
             above["model"] = self("train", dataset=dataset, model=model, base=chain, block=within)["model"]
         if "against" in entry:
-            told |= {"against": self._told("unlearners", entry["against"]), "recipe": recipe_of(self.config, dataset, model)}
+            told |= {
+                "against": self._told("unlearners", entry["against"]),
+                "recipe": recipe_of(self.config, dataset, model),
+            }
             modules.append(self._module("unlearners", entry["against"]))
         if "surrogate" in entry:
-            within = self._within(self._trained[dataset, entry["surrogate"], PLAIN], entry["surrogate"], block)
-            above["surrogate"] = self("train", dataset=dataset, model=entry["surrogate"], base=PLAIN, block=within)["model"]
+            within = self.plan.within(self._trained[dataset, entry["surrogate"], PLAIN], entry["surrogate"], block)
+            above["surrogate"] = self("train", dataset=dataset, model=entry["surrogate"], base=PLAIN, block=within)[
+                "model"
+            ]
         return told, above, *modules
 
     def _train(self, dataset: str, model: str, base: str, block: str) -> tuple[Any, ...]:
-        told = {
+        told: dict[str, Any] = {
             "network": self._told("models", model),
             "task": self._task(model),
             "recipe": recipe_of(self.config, dataset, model),
@@ -302,10 +248,9 @@ class Addresses:
         above: dict[str, Any] = {"images": self._images(dataset)}
         modules = ["train", self._module("models", model), f"tasks.{told['task']}"]
         if base != PLAIN:
-            file = method_of(self.config, "unlearners", base)
-            told["trainer"] = {"method": file, "keywords": taken_by(self.config, "unlearners", base, "train_base")}
+            told["trainer"] = self._told("unlearners", base, "train_base")
             modules.append(self._module("unlearners", base))
-            if "requests" in method.needs("unlearners", file):
+            if "requests" in method.needs("unlearners", told["trainer"]["method"]):
                 above["requests"] = self._known_before(dataset, model, base, block)
         return told, above, *modules
 
@@ -316,10 +261,12 @@ class Addresses:
             if (run.dataset, run.model, self._trainer(run)) != (dataset, model, base):
                 continue
             for request, _ in run.steps:
-                if request == SAME or numbers(block)[-1] >= self._request_repetitions(request):
+                if request == SAME or numbers(block)[-1] >= self.plan.repetitions(run):
                     continue
                 if self._at_hand(request):
-                    raise ConfigError(f"{base} must know its requests before training, and {request} is chosen with the trained model.")
+                    raise ConfigError(
+                        f"{base} must know its requests before training; {request} is chosen with the trained model."
+                    )
                 found[request] = self("request", dataset=dataset, request=request, block=block)["request"]
         return [found[name] for name in sorted(found)]
 
@@ -340,7 +287,7 @@ class Addresses:
         if told["from_nearest"]:  # every repetition goes on from one and the same run of the step before
             if not run.before:
                 raise ConfigError(f"unlearners.{last}.from_nearest needs a step before it; {forget} is the first.")
-            told["blocks"] = self.blocks(run.before)
+            told["blocks"] = self.plan.blocks(run.before)
             every = [self.model(run.before, one) for one in told["blocks"]]
             above |= {"before": [one["model"] for one in every], "kept": [one["kept"] for one in every]}
             above["requests"] = [file for one in told["blocks"] for file in self.requests(run, one)]
@@ -357,7 +304,7 @@ class Addresses:
             "recipe": recipe_of(self.config, run.dataset, run.model),
             "task": self._task(run.model),
             "same": request == SAME,
-            "served": self._request_entry(request).get("served", 0),
+            "served": self.plan.request(request).get("served", 0),
             "blocks": [block],
         }
         above: dict[str, Any] = {
@@ -385,21 +332,17 @@ class Addresses:
 
     def _probe(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
-        told = {
-            "method": method_of(self.config, "attacks", attack),
-            "keywords": taken_by(self.config, "attacks", attack, "attack")
-            | self.config["budgets"].get("probes", {}).get(f"{run.dataset}/{attack}", {}),
-        }
+        told = self._told("attacks", attack, "attack")
+        told["keywords"] |= self.config["budgets"].get("probes", {}).get(f"{run.dataset}/{attack}", {})
         above = {"images": self._images(run.dataset), "server": self.model(run, block)["model"]}
         return told, above, self._module("attacks", attack)
 
     def _prepare(self, dataset: str, forget: str, defense: str, block: str) -> tuple[Any, ...]:
         if self._at_hand(forget):
-            raise ConfigError(f"defense {defense} is trained without the forget set, and {forget} differs from model to model.")
-        told = {
-            "method": method_of(self.config, "defenses", defense),
-            "keywords": taken_by(self.config, "defenses", defense, "prepare"),
-        }
+            raise ConfigError(
+                f"defense {defense} is trained without the forget set, and {forget} differs from model to model."
+            )
+        told = self._told("defenses", defense, "prepare")
         request = self("request", dataset=dataset, request=forget, block=block)["request"]
         return told, {"images": self._images(dataset), "requests": [request]}, self._module("defenses", defense)
 
@@ -411,7 +354,8 @@ class Addresses:
         told = {
             "attacks": attacks,
             "defenses": {
-                name: {"method": kinds[name], "keywords": taken_by(self.config, "defenses", name, "purify")} for name in defenses
+                name: {"method": kinds[name], "keywords": taken_by(self.config, "defenses", name, "purify")}
+                for name in defenses
             },
             "trained": trained,
             "needs": self.plan.needs_of(run),
@@ -423,7 +367,8 @@ class Addresses:
             "requests": self.requests(run, block),
             "attacked": [self("attack", **run.names, attack=name, block=block)["attacked"] for name in attacks],
             "prepared": [
-                self("prepare", dataset=run.dataset, forget=run.forget, defense=name, block=block)["prepared"] for name in trained
+                self("prepare", dataset=run.dataset, forget=run.forget, defense=name, block=block)["prepared"]
+                for name in trained
             ],
         }
         if "before" in told["needs"]:
@@ -432,16 +377,17 @@ class Addresses:
 
     def _measure(self, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
-        judged, every = self.plan.label_attacks_of(run), self.blocks(run)
-        files = {name: method_of(self.config, "attacks", name) for name in judged}
-        shadowed = [name for name in judged if "shadows" in method.needs("attacks", files[name])]
+        judged, every = self.plan.label_attacks_of(run), self.plan.blocks(run)
+        files = {name: method.path("attacks", method_of(self.config, "attacks", name)) for name in judged}
+        shadowed = [name for name, file in files.items() if "shadows" in (method.literal(file, "NEEDS") or ())]
         shadow = run.with_last(self.config["reference"])
         told = {
             "metrics": self.plan.metrics_of(run),
             "families": self.plan.families_of(run),
             "blocks": every,
             "judges": {
-                name: {"method": files[name], "keywords": taken_by(self.config, "attacks", name, "judge")} for name in judged
+                name: {"method": files[name], "keywords": taken_by(self.config, "attacks", name, "judge")}
+                for name in judged
             },
             "shadowed": shadowed,
         }
@@ -466,7 +412,8 @@ class Addresses:
             runs = [(run, cell.attack) for cell in self.plan.figures[paper, figure] for run in cell.runs]
             above["images"] = list({run.dataset: self._images(run.dataset) for run, _ in runs}.values())
             above["probed"] = [
-                self("probe", **run.names, attack=attack, block=self.blocks(run)[0])["probed"] for run, attack in dict.fromkeys(runs)
+                self("probe", **run.names, attack=attack, block=self.plan.blocks(run)[0])["probed"]
+                for run, attack in dict.fromkeys(runs)
             ]
         return self._item(paper, figure), above, "report.figures"
 
@@ -491,14 +438,15 @@ class Addresses:
     def _images(self, dataset: str) -> File:
         return self("data", dataset=dataset)["images"]
 
-    def _told(self, section: str, name: str) -> dict[str, Any]:
-        return {"method": method_of(self.config, section, name), "keywords": keywords_of(self.config, section, name)}
+    def _told(self, section: str, name: str, function: str = "") -> dict[str, Any]:
+        """A method's file and its keywords, those of one of its functions where that is named."""
+        keywords = (
+            taken_by(self.config, section, name, function) if function else keywords_of(self.config, section, name)
+        )
+        return {"method": method_of(self.config, section, name), "keywords": keywords}
 
     def _module(self, section: str, name: str) -> str:
         return method.module(SECTIONS[section], method_of(self.config, section, name))
 
     def _task(self, model: str) -> str:
         return str(self.config["models"][model].get("task", "classification"))
-
-    def _request_repetitions(self, request: str) -> int:
-        return int(self._request_entry(request).get("repetitions", self.config["repetitions"]))

@@ -8,40 +8,32 @@ report asks it what stands where.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import yaml
-
-from palimpsest.pipeline import method
+from palimpsest import families
+from palimpsest.pipeline import method, papers, paths
 from palimpsest.pipeline.configuration import (
     PROBES,
     RESERVED,
     ROOT,
-    SECTIONS,
-    ConfigError,
-    grid_of,
     keywords_of,
     method_of,
 )
+from palimpsest.pipeline.errors import ConfigError
+from palimpsest.pipeline.papers import COLUMNS
+from palimpsest.pipeline.values import SEVERAL, Kind, Missing, Reduction, Status, Why
+from palimpsest.seeds import blocks, numbers
 
 ORIGINAL = "original"  # the model before unlearning, in the place of an unlearner
 NO_ATTACK = "none"
 NO_DEFENSE = ""
 STEP = "-"  # between the steps of a chain
-SEVERAL = "+"  # between the data sets, or the unlearners, of a row that is their mean
-WITHOUT = "without "  # begins the reduction of a mean that lacks a data set
-NO_DATA, NOT_RUN = "no data here", "not run at this scale"  # begin what `Cell.missing` says
-COLUMNS = (
-    "dataset", "model", "forget", "unlearner", "attack", "epsilon", "defense", "screening", "metric", "control",
-    "published", "note",
-)  # fmt: skip
-SHAPE = ("dataset", "model", "forget", "attack", "epsilon", "defense", "screening", "metric")
+SAME = "same"  # the request of a step that asks for nothing new: it goes on after those before it
+SHAPE = ("dataset", "model", "forget", "attack", "epsilon", "defense", "screening", "metric", "derive")
 BEFORE = "_before"  # ends the name of a metric of the model before unlearning
-OPTIONAL = {"epsilon", "defense", "screening", "control"}  # columns that a table may leave out
 
 
 @dataclass(frozen=True)
@@ -58,6 +50,11 @@ class Run:
     unlearner: str
 
     @property
+    def rows(self) -> str:
+        """Where its measurements lie, below results/<scale>/."""
+        return paths.below("measure", "rows", **self.names)
+
+    @property
     def names(self) -> dict[str, str]:
         """Its fields by name, as wildcards."""
         return asdict(self)
@@ -69,7 +66,9 @@ class Run:
         if unlearners == [ORIGINAL]:
             unlearners *= len(requests)
         if len(requests) != len(unlearners):
-            raise ConfigError(f"{self.forget} and {self.unlearner} name {len(requests)} requests and {len(unlearners)} unlearners.")
+            raise ConfigError(
+                f"{self.forget} and {self.unlearner} name {len(requests)} requests and {len(unlearners)} unlearners."
+            )
         return tuple(zip(requests, unlearners, strict=True))
 
     @property
@@ -106,10 +105,10 @@ class Cell:
 
     dataset, model, forget, unlearner, attack, epsilon, defense, metric: as the paper has them. screening: how an attack
     on labels calls a class forgotten. control: a label, where the row is a control of ours that the paper lacks.
-    published: the printed number, None where there is none; `note` then says why. printed_trials: of how many trials it
-    is the mean. runs: what to compute at this scale,
-    of which the number is the mean; none where that cannot be, and `missing` says why. reductions: in what the runs
-    differ from the paper's; a number with any is not a reproduction.
+    published: the printed number, None where there is none; `status` and `note` then say why. printed_trials: of how
+    many trials it is the mean. runs: what to compute at this scale, of which the number is the mean; none where that
+    cannot be, and `missing` says why. reductions: in what the runs differ from the paper's; a number with any is not a
+    reproduction. derive: how the number comes from those of other cells, `parts`, where it is not measured itself.
     """
 
     paper: str
@@ -128,14 +127,22 @@ class Cell:
     published: float | None
     note: str
     runs: tuple[Run, ...]
-    missing: str
-    reductions: tuple[str, ...]
+    missing: Missing | None
+    reductions: tuple[Reduction, ...]
     printed_trials: int = 1
+    status: Status = Status.PRINTED
+    derive: str = ""
+    parts: tuple[Cell, ...] = ()
 
     @property
     def run(self) -> Run | None:
         """The first of its runs."""
         return self.runs[0] if self.runs else None
+
+    @property
+    def measured(self) -> tuple[Cell, ...]:
+        """The cells that are measured for it: its parts, or itself."""
+        return self.parts or (self,)
 
 
 class Plan:
@@ -148,7 +155,7 @@ class Plan:
     def papers(self) -> dict[str, dict[str, Any]]:
         """What each paper's `paper.yaml` says, by the paper's short name."""
         files = sorted((ROOT / "config" / "papers").glob("*/paper.yaml"))
-        return {file.parent.name: yaml.safe_load(file.read_text()) for file in files}
+        return {file.parent.name: papers.read(file.parent) for file in files}
 
     @cached_property
     def items(self) -> dict[tuple[str, str], list[Cell]]:
@@ -176,7 +183,7 @@ class Plan:
         """All runs, each with the cells that it stands behind."""
         found: dict[Run, list[Cell]] = {}
         for cells in self.items.values():
-            for cell in cells:
+            for cell in (part for one in cells for part in one.measured):
                 for run in cell.runs:
                     found.setdefault(run, []).append(cell)
         return found
@@ -189,6 +196,33 @@ class Plan:
     def shows_images(self, paper: str, figure: str) -> bool:
         """Whether a figure shows images, which it reads besides rows."""
         return self.papers[paper]["figures"][figure]["kind"] == "images"
+
+    def request(self, name: str) -> Mapping[str, Any]:
+        """A request's entry of the configuration; empty of a step that asks for nothing new."""
+        return {} if name == SAME else self.config["requests"][name]
+
+    def forgets_classes(self, run: Run) -> bool:
+        """Whether all that a run was asked to forget are whole classes, as the request's file says."""
+        kinds = [method_of(self.config, "requests", name) for name, _ in run.steps if name != SAME]
+        return all(method.literal(method.path("requests", kind), "WHOLE_CLASSES") for kind in kinds)
+
+    def repetitions(self, run: Run) -> int:
+        """How often a run is repeated: as often as its requests, which may say so, or as the scale does."""
+        entries = [self.request(name) for name, _ in run.steps if name != SAME]
+        return min(int(entry.get("repetitions", self.config["repetitions"])) for entry in entries)
+
+    def blocks(self, run: Run) -> list[str]:
+        """The repetitions of a run as they stand in paths, several to a file and a job where its network is small."""
+        return blocks(self.repetitions(run), self._size(run.model))
+
+    def within(self, total: int, model: str, block: str) -> str:
+        """The block of `total` repetitions of a network that holds those of `block`."""
+        wanted = set(numbers(block))
+        held_out = {self.config["tuning_seed"]} == wanted  # the repetition that no table uses is a block of its own
+        return block if held_out else next(b for b in blocks(total, self._size(model)) if wanted <= set(numbers(b)))
+
+    def _size(self, model: str) -> int:
+        return int(self.config["block"].get(model, self.config["block"]["other"]))
 
     def attacks_of(self, run: Run) -> list[str]:
         """The attacks on images to evaluate on one run."""
@@ -206,6 +240,18 @@ class Plan:
         """The metrics that some cell asks of one run."""
         return sorted({cell.metric for cell in self.asked.get(run, [])})
 
+    def families_of(self, run: Run) -> list[str]:
+        """The families of metrics that measure one run: those of all runs, and those that some cell asks for."""
+        return sorted(families.asked(self.metrics_of(run), self._families))
+
+    def needs_of(self, run: Run) -> list[str]:
+        """What these families need to be predicted."""
+        return sorted({need for name in self.families_of(run) for need in self._families[name].needs})
+
+    @cached_property
+    def _families(self) -> dict[str, families.Family]:
+        return families.declared()
+
     def defenses_of(self, run: Run) -> list[str]:
         """The defenses to evaluate one run under."""
         return sorted({cell.defense for cell in self.asked.get(run, [])} - {NO_DEFENSE})
@@ -215,20 +261,12 @@ class Plan:
 
     def _read(self, paper: str, table: str) -> Iterator[Cell]:
         file = ROOT / "config" / "papers" / paper / f"{table}.csv"
-        with file.open(newline="") as handle:
-            reader = csv.DictReader(handle)
-            there = set(reader.fieldnames or ())
-            if not there <= set(COLUMNS) or not set(COLUMNS) - OPTIONAL <= there:
-                raise ConfigError(
-                    f"{file.relative_to(ROOT)} must have the columns {','.join(COLUMNS)}; "
-                    f"it may leave out {', '.join(sorted(OPTIONAL))}."
-                )
-            rows = [(reader.line_num, dict.fromkeys(COLUMNS, "") | row) for row in reader]
         figure = self.papers[paper].get("figures", {}).get(table, {})
+        rows = papers.rows(file, figure.get("sweep"), self.config)
         only = self._shared(rows) if figure.get("same_data_sets") else None
         seen: dict[tuple[str, ...], int] = {}
         for line, row in rows:
-            key = tuple(row[column] for column in COLUMNS[:-2])
+            key = tuple(row[column] for column in papers.IDENTITY)
             if key in seen:
                 raise ConfigError(f"{file.relative_to(ROOT)}:{line} repeats the cell of line {seen[key]}.")
             seen[key] = line
@@ -274,32 +312,44 @@ class Plan:
             published = float(row["published"]) if row["published"] else None
         except ValueError as error:
             raise ConfigError(f"{where}: published must be a number or empty, found {row['published']!r}.") from error
-        found = [
-            (one, *(self._run(one) if only is None or one["dataset"] in only else (None, NOT_RUN)))
-            for one in _each(row)
-        ]
-        runs = tuple(dict.fromkeys(run for _, run, _ in found if run))
-        cuts = [text for one, run, _ in found if run for text in self._reductions(one, run)]
-        absent = [f"{WITHOUT}{one['dataset']}" for one, run, _ in found if not run]
+        left_out = Missing(Why.NOT_RUN, row["dataset"])
+        pieces = tuple(self._cell(paper, table, line, part, only) for part in papers.parts(row, where))
+        if pieces:
+            whole = all(part.runs for part in pieces)
+            runs = tuple(dict.fromkeys(run for part in pieces for run in part.runs)) if whole else ()
+            missing = next((part.missing for part in pieces if part.missing), None)
+            cuts = [cut for part in pieces for cut in part.reductions]
+        else:
+            found = [
+                (one, *(self._run(one) if only is None or one["dataset"] in only else (None, left_out)))
+                for one in _each(row)
+            ]
+            runs = tuple(dict.fromkeys(run for _, run, _ in found if run))
+            missing = None if runs else found[0][2]
+            cuts = [cut for one, run, _ in found if run for cut in self._reductions(one, run)]
+            cuts += [Reduction(Kind.ABSENT, "dataset", one["dataset"]) for one, run, _ in found if not run]
+        about = {name: row[name] for name in COLUMNS if name not in ("published", "status")}
         return Cell(
             paper=paper,
             table=table,
             line=line,
             published=published,
+            status=Status(row["status"]),
             runs=runs,
-            missing="" if runs else found[0][2],
-            reductions=tuple(dict.fromkeys(cuts + absent)) if runs else (),
+            missing=missing,
+            reductions=tuple(dict.fromkeys(cuts)) if runs else (),
             printed_trials=self.papers[paper].get("tables", {}).get(table, {}).get("printed_trials", 1),
-            **{name: row[name] for name in COLUMNS if name != "published"},
+            parts=pieces,
+            **about,
         )
 
-    def _run(self, row: Mapping[str, str]) -> tuple[Run | None, str]:
-        if row["note"].startswith("not applicable"):
-            return None, row["note"]
+    def _run(self, row: Mapping[str, str]) -> tuple[Run | None, Missing | None]:
+        if row["status"] == Status.NOT_APPLICABLE:
+            return None, Missing(Why.NOT_APPLICABLE, row["note"])
         for kind in ("unlearners", "attacks", "defenses"):
             name = row[kind.removesuffix("s")]
             if name not in (ORIGINAL, NO_ATTACK, NO_DEFENSE) and name not in self.config[kind]:
-                return None, f"not built yet: {kind.removesuffix('s')} {name}"
+                return None, Missing(Why.NOT_BUILT, f"{kind.removesuffix('s')} {name}")
         substitutes = {
             "dataset": self._stand_in("datasets", row["dataset"], row["dataset"]),
             "model": self._stand_in("models", row["model"], row["dataset"]),
@@ -307,23 +357,19 @@ class Plan:
         }
         absent = [row[kind] for kind, name in substitutes.items() if name is None]
         if absent:
-            return None, f"{NO_DATA if substitutes['dataset'] is None else NOT_RUN}: {', '.join(absent)}"
-        return Run(unlearner=row["unlearner"], **{kind: str(name) for kind, name in substitutes.items()}), ""
+            return None, Missing(Why.NO_DATA if substitutes["dataset"] is None else Why.NOT_RUN, ", ".join(absent))
+        return Run(unlearner=row["unlearner"], **{kind: str(name) for kind, name in substitutes.items()}), None
 
     def _stand_in(self, kind: str, name: str, dataset: str) -> str | None:
         """What stands for `name` at this scale: itself, another, by data set where that is given, or None."""
         substitute = self.config["stand_ins"].get(kind, {}).get(name, name)
         return substitute.get(dataset, name) if isinstance(substitute, dict) else substitute
 
-    def _reductions(self, row: Mapping[str, str], run: Run) -> tuple[str, ...]:
+    def _reductions(self, row: Mapping[str, str], run: Run) -> tuple[Reduction, ...]:
         found = [
-            f"{name} → {substitute}"
-            for name, substitute in (
-                (row["dataset"], run.dataset),
-                (row["model"], run.model),
-                (row["forget"], run.forget),
-            )
-            if name != substitute
+            Reduction(Kind.STAND_IN, field, row[field], getattr(run, field))
+            for field in ("dataset", "model", "forget")
+            if row[field] != getattr(run, field)
         ]
         for kind in ("unlearners", "attacks", "defenses"):
             name = row[kind.removesuffix("s")]
@@ -338,9 +384,9 @@ class Plan:
                 for key, value in cuts.items():
                     if key not in RESERVED[kind]:
                         said = f"of {value['tune']}" if isinstance(value, dict) and "tune" in value else value
-                        found.append(f"{name}: {key} {said}")
+                        found.append(Reduction(Kind.BUDGET, name, key, str(said)))
         cut = self.config["budgets"].get(PROBES, {}).get(f"{run.dataset}/{row['attack']}", {})
-        found += [f"{row['attack']}: {key} {value} on {run.dataset}" for key, value in cut.items()]
+        found += [Reduction(Kind.BUDGET, row["attack"], key, f"{value} on {run.dataset}") for key, value in cut.items()]
         return tuple(found)
 
 

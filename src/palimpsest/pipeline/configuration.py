@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
 
 from palimpsest import ranges
-from palimpsest.pipeline import method
+from palimpsest.pipeline import method, papers
+from palimpsest.pipeline.errors import ConfigError, check, unknown
 
 ROOT = Path(__file__).parents[3]
 # Sections of the configuration and the folder whose files their entries name.
@@ -42,19 +40,12 @@ RESERVED = {
 PROBES = "probes"  # of the budgets those for one data set: `<data set>/<attack on labels>`
 
 
-class ConfigError(SystemExit):
-    """The configuration cannot be run; the message says what is wrong and lists what is valid.
-
-    An exit, so that Snakemake ends with this one sentence instead of a trace through the Snakefile.
-    """
-
-
 def scale_file(scale: object) -> Path:
     """The file of a scale; `ConfigError` lists the scales there are."""
     folder = ROOT / "config" / "scales"
     known = sorted(file.stem for file in folder.glob("*.yaml"))
     if scale not in known:
-        raise ConfigError(_unknown("config", "scale", str(scale), known))
+        raise ConfigError(unknown("config", "scale", str(scale), known))
     return folder / f"{scale}.yaml"
 
 
@@ -88,18 +79,12 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises `ConfigError` for an unknown key, method, keyword, data set or scale, or a value out of its range.
     """
-    merged: dict[str, Any] = {}
-    for file in sorted((ROOT / "config" / "papers").glob("*/config.yaml")):
-        part = yaml.safe_load(file.read_text()) or {}
-        scales = part.pop("scales", {})
-        for own in (part, scales.get(config.get("scale"), {})):
-            _join(merged, own, file)
-    _update(merged, deepcopy(dict(config)))
-    _check_schema(merged)
+    merged = papers.fill(config)
+    check(merged, "config", "the configuration")
     for kind, cuts in merged["budgets"].items():
         for name, values in cuts.items() if kind != PROBES else ():
             if name not in merged[kind]:
-                raise ConfigError(_unknown(f"scale {merged['scale']}: budgets.{kind}", "entry", name, merged[kind]))
+                raise ConfigError(unknown(f"scale {merged['scale']}: budgets.{kind}", "entry", name, merged[kind]))
             merged[kind][name] = {**merged[kind][name], **values}
     for section in SECTIONS:
         for name, entry in merged[section].items():
@@ -109,7 +94,7 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         for section, part in (("datasets", data_set), ("attacks", attack)):
             if part not in merged[section]:
                 raise ConfigError(
-                    _unknown(where, f"{section.removesuffix('s')} (<data set>/<attack>)", part, merged[section])
+                    unknown(where, f"{section.removesuffix('s')} (<data set>/<attack>)", part, merged[section])
                 )
         file = method_of(merged, "attacks", attack)
         _check_keywords(f"{where}.{name}", cut, method.keywords("attacks", file, "attack"))
@@ -126,7 +111,7 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
             f"{merged['repetitions'] - 1}, and tuning needs one of its own."
         )
     if merged["reference"] not in merged["unlearners"]:
-        raise ConfigError(_unknown("reference", "unlearner", merged["reference"], merged["unlearners"]))
+        raise ConfigError(unknown("reference", "unlearner", merged["reference"], merged["unlearners"]))
     return merged
 
 
@@ -168,25 +153,11 @@ def recipe_of(config: Mapping[str, Any], dataset: str, model: str) -> dict[str, 
     return {**recipes.get(model, {}), **recipes.get(f"{dataset}/{model}", {})}
 
 
-def _check_schema(config: dict[str, Any]) -> None:
-    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text())
-    for error in sorted(jsonschema.Draft202012Validator(schema).iter_errors(config), key=lambda e: list(e.path)):
-        where = ".".join(map(str, error.path)) or "the configuration"
-        if error.validator == "additionalProperties":
-            known = error.schema["properties"]
-            stray = sorted(set(error.instance) - set(known))[0]
-            raise ConfigError(_unknown(where, "key", stray, known))
-        if error.validator == "required":
-            absent = sorted(set(error.validator_value) - set(error.instance))[0]
-            raise ConfigError(f"{where} lacks the key {absent!r}: {error.schema['properties'][absent]['description']}")
-        raise ConfigError(f"{where} cannot be {error.instance!r}: {error.schema.get('description', error.message)}")
-
-
 def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapping[str, Any]) -> None:
     folder, file = SECTIONS[section], method_of(config, section, name)
     where = f"config.yaml: {section}.{name}"
     if not method.exists(folder, file):
-        raise ConfigError(_unknown(where, "method", file, method.names(folder)))
+        raise ConfigError(unknown(where, "method", file, method.names(folder)))
     valid = method.every_keyword(folder, file)
     tuned = {key: value for key, value in entry.items() if isinstance(value, dict) and "tune" in value}
     for key, value in tuned.items():
@@ -199,7 +170,7 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
         _check_keywords(where, given, valid, RESERVED[section])
     for key, other in (("against", "unlearners"), ("surrogate", "models")):
         if section == "requests" and key in entry and entry[key] not in config[other]:
-            raise ConfigError(_unknown(f"{where}.{key}", other, str(entry[key]), config[other]))
+            raise ConfigError(unknown(f"{where}.{key}", other, str(entry[key]), config[other]))
 
 
 def _is_grid(value: object) -> bool:
@@ -217,7 +188,7 @@ def _check_keywords(
     """Refuse a keyword that a method does not have, and a value out of the range in its annotation."""
     for key, value in entry.items():
         if key not in {*valid, *reserved}:
-            raise ConfigError(_unknown(where, "keyword", key, valid))
+            raise ConfigError(unknown(where, "keyword", key, valid))
         if key in valid and (refusal := ranges.parse(valid[key]).refusal(where, key, value)):
             raise ConfigError(f"{refusal}.")
 
@@ -247,14 +218,7 @@ def _check_stand_ins(config: Mapping[str, Any]) -> None:
             for name in substitute.values() if isinstance(substitute, dict) else [substitute]:
                 if name is not None and name not in config[section]:
                     where = f"scale {config['scale']}: stand_ins.{kind}.{paper_name}"
-                    raise ConfigError(_unknown(where, section, str(name), config[section]))
-
-
-def _unknown(where: str, what: str, name: str, valid: Iterable[str]) -> str:
-    known = sorted(valid)
-    near = get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{where} has no {what} {name!r};{hint} it takes {', '.join(known) or 'none'}."
+                    raise ConfigError(unknown(where, section, str(name), config[section]))
 
 
 def _update(config: dict[str, Any], other: Mapping[str, Any]) -> None:
@@ -263,16 +227,3 @@ def _update(config: dict[str, Any], other: Mapping[str, Any]) -> None:
             _update(config[key], value)
         else:
             config[key] = value
-
-
-def _join(config: dict[str, Any], part: Mapping[str, Any], file: Path) -> None:
-    """Add a paper's part; two papers may not give one entry two meanings."""
-    for section, entries in part.items():
-        known = config.setdefault(section, {})
-        for name, entry in entries.items():
-            if isinstance(known.get(name), dict) and isinstance(entry, dict) and section in ("stand_ins", "budgets"):
-                _join(known, {name: entry}, file)
-            elif known.setdefault(name, entry) != entry:
-                raise ConfigError(
-                    f"{file.relative_to(ROOT)} gives {section}.{name} another value than another paper does."
-                )

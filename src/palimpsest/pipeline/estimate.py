@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.pipeline import method
-from palimpsest.pipeline.configuration import ConfigError
+from palimpsest.pipeline.configuration import ConfigError, method_of
 from palimpsest.pipeline.plan import Job
 from palimpsest.seeds import numbers
 
@@ -79,15 +79,15 @@ class Costs:
         if rule not in NETWORK:
             return 1.0
         if cell["dataset"] not in self.stated["images"]:
-            raise ConfigError(f"config.yaml: plan.images lacks {cell['dataset']!r}: its train, test, classes and shape.")
+            raise ConfigError(
+                f"config.yaml: plan.images lacks {cell['dataset']!r}: its train, test, classes and shape."
+            )
         data = self.stated["images"][cell["dataset"]]
         _, height, width = data["shape"]
         repeats = len(numbers(cell["block"])) if "block" in cell else 1
         return max(1.0, repeats * self._passes(rule, cell, asks, data) * height * width / SIDE**2)
 
-    def _passes(
-        self, rule: str, cell: Mapping[str, str], asks: Mapping[str, Any], data: Mapping[str, Any]
-    ) -> float:
+    def _passes(self, rule: str, cell: Mapping[str, str], asks: Mapping[str, Any], data: Mapping[str, Any]) -> float:
         keywords = asks.get("keywords", {})
         if rule == "train":
             return float(data["train"] * asks["recipe"]["epochs"])
@@ -96,15 +96,18 @@ class Costs:
             return float(trials * data["train"] * _epochs(asks["method"], keywords, asks["recipe"]))
         forgotten = sum(self._forgotten(name, data) for name in cell["forget"].split("-"))
         if rule == "attack":
-            whole = self.config["requests"].get(cell["forget"], {}).get("method") == "classes"
-            if asks["on"] == "unseen":
-                forgotten = min(forgotten, data["test"] * (forgotten / data["train"] if whole else 1))
+            if asks["on"] == "unseen":  # as many test images, or, of classes, those that there are of them
+                classes = method.literal(method.path("requests", self._kind(cell["forget"])), "WHOLE_CLASSES")
+                forgotten = min(forgotten, data["test"] * (forgotten / data["train"] if classes else 1))
             return len(keywords.get("epsilons", [0])) * keywords.get("steps", 1) * forgotten
         if rule == "probe":
             images = data["classes"] if "subsets" not in keywords else 1
             return float(images * math.prod(keywords.get(name, 1) for name in LOOPS))
         attacked = len(asks["attacks"]) * (1 + len(asks["defenses"])) * forgotten
         return float(data["train"] + data["test"] + attacked)
+
+    def _kind(self, requests: str) -> str:
+        return method_of(self.config, "requests", requests.split("-")[0])
 
     def _forgotten(self, name: str, data: Mapping[str, Any]) -> float:
         request = self.config["requests"].get(name, {})

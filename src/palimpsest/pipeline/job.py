@@ -10,7 +10,9 @@ an error of ours with its traceback.
 
 A script can be run by itself for one result, its log then being the terminal:
 
-    PYTHONPATH=src python workflow/scripts/unlearn.py results/demo/unlearned/…/0-1.safetensors [KEY=VALUE of the configuration]
+    PYTHONPATH=src python workflow/scripts/unlearn.py results/demo/unlearned/…/0-1.safetensors [KEY=VALUE …]
+
+KEY=VALUE as Snakemake's --config has it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from palimpsest.pipeline import address, gpu, method, provenance, warm
+from palimpsest.pipeline import address, gpu, method, paths, provenance, warm
 from palimpsest.pipeline.configuration import ConfigError
 from palimpsest.seeds import numbers
 
@@ -127,7 +129,7 @@ class Job:
         return first.with_name(f".{first.stem}.resume")
 
     def checkpoint(self, number: int, part: int = 0) -> Checkpoint:
-        """Where the training of repetition `number`, of several one after the other the one called `part`, may resume."""
+        """Where the training of a repetition may resume; `part` counts trainings one after the other."""
         from palimpsest.train import Checkpoint
 
         seconds = float(os.environ.get("PALIMPSEST_CHECKPOINT_SECONDS", "30"))
@@ -176,7 +178,9 @@ class Job:
         """Write measurements, one JSON object a line."""
         self.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def write_tensors(self, path: str, made: Mapping[int, Mapping[str, Any]], about: Mapping[int, Any] | None = None) -> None:
+    def write_tensors(
+        self, path: str, made: Mapping[int, Mapping[str, Any]], about: Mapping[int, Any] | None = None
+    ) -> None:
         """Write the tensors of each repetition, and what else there is to say of it."""
         from palimpsest import numbered
 
@@ -253,14 +257,16 @@ def nearest_to_the_mean(rows: str, metric: str) -> int:
         if row["status"] == "ok" and (row["metric"], row["attack"], row["defense"]) == (metric, "none", "")
     }
     if not found:
-        raise ConfigError(f"{rows} has no {metric} to go on from; name another in from_nearest, or ask for it in a table.")
+        raise ConfigError(
+            f"{rows} has no {metric} to go on from; name another in from_nearest, or ask for it in a table."
+        )
     mean = statistics.fmean(found.values())
     return min(found, key=lambda number: (abs(found[number] - mean), number))
 
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[Job]:
-    """Run the block as the job of a rule, or, without Snakemake, of the target on the command line; write its record."""
+    """Run the block as the job of a rule, or for the target on the command line; write its record."""
     snakemake = snakemake or alone(sys.argv[1:])
     to = {"filename": snakemake.log[0], "filemode": "w"} if snakemake.log else {"stream": sys.stderr}
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True, **to)
@@ -303,19 +309,28 @@ def alone(arguments: Sequence[str]) -> SimpleNamespace:
     given = dict(word.split("=", 1) for word in arguments if "=" in word)
     scale = given.pop("scale", targets[0].split("/")[1] if len(targets) == 1 and targets[0].count("/") > 1 else "demo")
     results = f"results/{scale}"
-    shape = next(iter(address.outputs_of(results, stage).values()))
+    shape = next(iter(paths.outputs_of(results, stage).values()))
     pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(shape))
     found = re.fullmatch(pattern, targets[0]) if len(targets) == 1 else None
     if not found:
-        raise ConfigError(f"{stage}.py makes one {shape}; name it, and KEY=VALUE for what the configuration shall have else.")
+        raise ConfigError(
+            f"{stage}.py makes one {shape}; name it, and KEY=VALUE for what the configuration shall have else."
+        )
     import yaml
 
     config = configuration.load(scale=scale, **{key: yaml.safe_load(value) for key, value in given.items()})
     at = address.Addresses(cells.Plan(config))(stage, **found.groupdict())
     return SimpleNamespace(
-        rule=stage, wildcards=at.names, params=SimpleNamespace(asks=at.asks, key=at.key), input=at.inputs, output=at.outputs,
-        config=config, threads=config["threads"], resources={"gpu": config["gpu"]}, log=[],
-    )  # fmt: skip
+        rule=stage,
+        wildcards=at.names,
+        params=SimpleNamespace(asks=at.asks, key=at.key),
+        input=at.inputs,
+        output=at.outputs,
+        config=config,
+        threads=config["threads"],
+        resources={"gpu": config["gpu"]},
+        log=[],
+    )
 
 
 def _plain(found: Any) -> str | list[str]:

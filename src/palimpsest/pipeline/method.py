@@ -72,13 +72,18 @@ def keywords(kind: str, name: str, function: str = "") -> dict[str, str]:
     if node is None:
         raise MethodError(f"{path(kind, name).relative_to(PACKAGE)} has no function {wanted}()")
     found = {argument.arg: ast.unparse(argument.annotation or ast.Constant("")) for argument in node.args.kwonlyargs}
-    return {key: text for key, text in found.items() if key != TRAINING} | (_settings() if TRAINING in found else {})
+    return {key: text for key, text in found.items() if key != TRAINING} | (settings() if TRAINING in found else {})
 
 
 @cache
 def every_keyword(kind: str, name: str) -> dict[str, str]:
     """The keywords of all functions of a method's file that are one of its folder's."""
-    return {k: v for function in FUNCTIONS[kind] if has(kind, name, function) for k, v in keywords(kind, name, function).items()}
+    return {
+        k: v
+        for function in FUNCTIONS[kind]
+        if has(kind, name, function)
+        for k, v in keywords(kind, name, function).items()
+    }
 
 
 @cache
@@ -103,24 +108,18 @@ def trains(kind: str, name: str) -> bool:
 def literal(file: Path, name: str) -> Any:
     """The value of a plain assignment in a module, None where there is none."""
     for node in ast.parse(file.read_text()).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            return ast.literal_eval(node.value)  # type: ignore[union-attr]
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name:
+            return ast.literal_eval(node.value)
     return None
 
 
 @cache
-def settings() -> frozenset[str]:
-    """The fields of `train.Recipe`, which a method with `training` takes one by one."""
-    return frozenset(_settings())
-
-
-@cache
-def _settings() -> dict[str, str]:
+def settings() -> dict[str, str]:
+    """The fields of `train.Recipe`, which a method with `training` takes one by one, with their annotations."""
     for node in ast.parse((PACKAGE / "train.py").read_text()).body:
         if isinstance(node, ast.ClassDef) and node.name == "Recipe":
-            fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
-            return {item.target.id: ast.unparse(item.annotation) for item in fields}  # type: ignore[union-attr]
+            fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+            return {ast.unparse(item.target): ast.unparse(item.annotation) for item in fields}
     raise MethodError("train.py has no class Recipe")
 
 
@@ -175,6 +174,7 @@ def _imports(file: Path) -> tuple[Path, ...]:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
             base = PACKAGE.joinpath(*(node.module or "").split(".")[1:])
-            found += [base / f"{alias.name}.py" for alias in node.names] + [base / alias.name / "__init__.py" for alias in node.names]
+            for alias in node.names:
+                found += [base / f"{alias.name}.py", base / alias.name / "__init__.py"]
             found += [base.with_suffix(".py"), *(folder / "__init__.py" for folder in (base, *base.parents))]
     return tuple(file for file in found if file.is_file() and file != PACKAGE / "__init__.py")

@@ -1,35 +1,45 @@
 """Checks before belief: what must be true of the runs before any of their numbers is read.
 
-From the rows, the forget sets' indices and the data's record alone:
+From the rows, the forget sets' indices and the data's record alone. Of every paper: as many repetitions as asked for,
+and forget sets whose indices are ascending, unique and within the training set. paper.yaml's `checks` declares more:
 
-- as many repetitions as asked for, each `ok` or diverged
-- a forget set: indices ascending and unique, within the training set, with retain all of it
-- original: it knows the images it shall forget (at least `original_knows` of paper.yaml, in %)
-- retrained: on whole classes at most 1%; on single images its forget accuracy is its test accuracy, within 3 points or
-  3 standard errors of the difference of two proportions, whichever is more
-- no attack: the images an attack started from score as the forget images do, to one image
-- attack: never worse than no attack, to 1 point or 2 images
-- budget: no pixel moved by more grey levels than ε allows after rounding to 8 bits
+    sizes: {forget: forget_accuracy, retain: retain_accuracy}   metrics over these sets, which make up the training set
+    rows:  [{says: …, rows: {unlearner: retrain, metric: forget_accuracy}, at_most: 1}]
+
+`rows` is a filter, `whole_classes` asks whether the forget set is one of classes. `at_least` and `at_most` give a
+bound, for all or by the paper's data set; `at_most_epsilon: 255` is so many times the row's ε. `no_less_than` and
+`equal_to` name a partner, the row of the same model that differs in these fields. `tolerance` is the most of `points`,
+`images` and `standard_errors` of the difference of two proportions.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from fractions import Fraction
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
+from palimpsest.pipeline import paths
+from palimpsest.pipeline.cells import Cell, Plan, Run
 from palimpsest.report.compare import read_rows
 
-PASSED, VIOLATED, NOT_CHECKED = "passed", "violated", "not checked"
-UMA = "uma"  # the attack whose goal is the label the forget images carry
-RETRAIN = "retrain"
+SAYS = {
+    "at_least": "at least", "at_most": "at most", "at_most_epsilon": "at most", "no_less_than": "no less than",
+    "equal_to": "as much as",
+}  # fmt: skip
+FIELDS = ("attack", "epsilon", "metric")
+
+
+class Status(StrEnum):
+    """What became of a check; not checked is for want of anything to look at."""
+
+    PASSED = "passed"
+    VIOLATED = "violated"
+    NOT_CHECKED = "not checked"
 
 
 @dataclass(frozen=True)
@@ -41,47 +51,94 @@ class Check:
     violations: tuple[str, ...]
 
     @property
-    def status(self) -> str:
-        """Passed, violated, or not checked for want of anything to look at."""
-        return VIOLATED if self.violations else PASSED if self.cases else NOT_CHECKED
+    def status(self) -> Status:
+        """What became of it."""
+        return Status.VIOLATED if self.violations else Status.PASSED if self.cases else Status.NOT_CHECKED
 
 
 Case = tuple[str, str]  # what was looked at, and what is wrong with it: empty where nothing is
-Measured = dict[tuple[int, str, str, str], tuple[float, int]]  # (repetition, attack, epsilon, metric): value, images
+Key = tuple[int, str, str, str]  # repetition, attack, epsilon, metric
+Measured = dict[Key, tuple[float, int, str]]  # value, images, unit
 
 
 def check(plan: Plan, paper: str, results: Path) -> list[Check]:
     """Every check over the runs of a paper; `results` is results/<scale>."""
-    cells = [cell for (name, _), item in plan.items.items() if name == paper for cell in item]
+    cells = [part for (of, _), item in plan.items.items() if of == paper for cell in item for part in cell.measured]
     runs = list(dict.fromkeys(run for cell in cells for run in cell.runs))
     rows = {run: found for run in runs if (found := read_rows(results / run.rows))}
     measured = {run: _measured(found) for run, found in rows.items()}
-    whole = {name for name, rule in plan.config["forget_sets"].items() if {"classes", "random_classes"} & set(rule)}
+    asked = plan.papers[paper].get("checks", {})
+    made = [
+        _gather(
+            "Every run has all of its repetitions.",
+            (repetitions(run, rows[run], plan.repetitions(run)) for run in rows),
+        ),
+        _gather(
+            "The forget set and the retain set are together the whole training set.",
+            forget_sets(measured, asked.get("sizes", {}), results),
+        ),
+    ]
+    for one in asked.get("rows", []):
+        bounds = _bounds(one, cells)
+        by_data = ", ".join(f"{name} {value:g}" for name, value in bounds.items())
+        says = f"{one['says'].removesuffix('.')} (at least: {by_data})." if by_data else one["says"]
+        made.append(_gather(says, rows_hold(one, bounds, plan, measured)))
+    return made
 
-    def every(cases_of: Callable[[Run, Measured], Iterator[Case]]) -> list[Case]:
-        return [case for run, found in measured.items() for case in cases_of(run, found)]
 
-    asked = plan.papers[paper].get("original_knows", {})
-    least: dict[str, float] = {}  # by the data set that ran; one that stands for several keeps the strictest
+def _bounds(own: Mapping[str, Any], cells: Iterable[Cell]) -> dict[str, float]:
+    """What `at_least` asks by the data set that ran; one that stands for several keeps the strictest."""
+    asked, found = own.get("at_least"), dict[str, float]()
+    if not isinstance(asked, Mapping):
+        return found
     for cell in cells:
         if cell.run and cell.dataset in asked:
-            least[cell.run.dataset] = max(asked[cell.dataset], least.get(cell.run.dataset, 0.0))
-    bounds = ", ".join(f"{name} {value:g}%" for name, value in least.items())
-    cases: dict[str, Iterable[Case]] = {
-        "Every run has all of its repetitions.": (
-            repetitions(run, rows[run], plan.repetitions_of(run.forget)) for run in rows
-        ),
-        "A forget set lies in the training set, each image once; with the retain set it is all of it.": forget_sets(
-            measured, results
-        ),
-        f"The original model knows what it shall forget (at least: {bounds}).": every(partial(original, least)),
-        "A retrained model does not know a class it never saw (at most 1%), and knows forgotten single images as it "
-        "knows test images (within 3 points or 3 standard errors).": every(partial(retrained, whole)),
-        "The images an attack starts from score as the forget images do, to one image.": every(start),
-        "An attack is never worse than none, to 1 point or 2 images.": every(never_worse),
-        "No attack moves a pixel by more than ε after rounding to 8 bits.": every(within),
-    }
-    return [_gather(says, looked_at) for says, looked_at in cases.items()]
+            found[cell.run.dataset] = max(asked[cell.dataset], found.get(cell.run.dataset, -math.inf))
+    return found
+
+
+def rows_hold(
+    own: Mapping[str, Any], bounds: Mapping[str, float], plan: Plan, measured: Mapping[Run, Measured]
+) -> Iterator[Case]:
+    """Every row that a declared check is about, against its bound or its partner; rows without either are left out."""
+    (kind,) = SAYS.keys() & own.keys()
+    for run, found in measured.items():
+        whole = plan.forgets_classes(run)
+        if not _listed(run.unlearner, own["rows"].get("unlearner")) or whole != own.get("whole_classes", whole):
+            continue
+        for key, (value, n, unit) in found.items():
+            row = dict(zip(FIELDS, key[1:], strict=True))
+            if not all(_listed(row[field], own["rows"].get(field)) for field in FIELDS):
+                continue
+            tolerance = 0.0
+            if kind == "at_most_epsilon":
+                wanted = float(Fraction(row["epsilon"]) * own[kind])
+            elif kind in ("at_least", "at_most"):
+                if isinstance(own[kind], Mapping) and run.dataset not in bounds:
+                    continue
+                wanted = bounds.get(run.dataset, own[kind])
+            else:
+                partner = {**row, **own[kind]}
+                other = found.get((key[0], partner["attack"], partner["epsilon"], partner["metric"]))
+                if other is None:
+                    continue
+                wanted, m, _ = other
+                tolerance = _tolerance(own.get("tolerance", {}), value, n, wanted, m)
+            off = {"at_least": wanted - value, "no_less_than": wanted - value, "equal_to": abs(value - wanted)}
+            wrong = off.get(kind, value - wanted) > tolerance + 1e-6
+            about = ", ".join(filter(None, (_about(run), *key[1:3], f"repetition {key[0]}")))
+            give = f", give or take {tolerance:.2f}" if tolerance else ""
+            yield about, f"{value:.6g} {unit}, not {SAYS[kind]} {wanted:.6g}{give}" if wrong else ""
+
+
+def _tolerance(asked: Mapping[str, float], value: float, n: int, other: float, m: int) -> float:
+    p = (value * n + other * m) / (n + m) / 100
+    error = 100 * math.sqrt(max(p * (1 - p), 0.0) * (1 / n + 1 / m))
+    return max(asked.get("points", 0.0), asked.get("images", 0) * 100 / m, asked.get("standard_errors", 0) * error)
+
+
+def _listed(value: str, wanted: str | Sequence[str] | None) -> bool:
+    return wanted is None or value in ([wanted] if isinstance(wanted, str) else wanted)
 
 
 def repetitions(run: Run, rows: Sequence[Mapping[str, Any]], asked: int) -> Case:
@@ -90,96 +147,19 @@ def repetitions(run: Run, rows: Sequence[Mapping[str, Any]], asked: int) -> Case
     return _about(run), "" if there == list(range(asked)) else f"repetitions {there}, asked for {asked}"
 
 
-def forget_sets(measured: Mapping[Run, Measured], results: Path) -> Iterator[Case]:
-    """Each forget set's indices against the size of the training set, and the sizes that were measured against both."""
-    for dataset, forget in dict.fromkeys((run.dataset, run.forget) for run in measured):
-        record = results / "data" / f"{dataset}.record.json"
+def forget_sets(measured: Mapping[Run, Measured], metrics: Mapping[str, str], results: Path) -> Iterator[Case]:
+    """What was measured as forgotten and as retained, together, against the size of the training set."""
+    for run, found in measured.items():
+        record = results / paths.record_of(paths.below("data", "images", dataset=run.dataset))
         if not record.is_file():
             continue
         train = int(json.loads(record.read_text())["train"])
-        sizes = {}
-        for file in sorted((results / "forget" / dataset / forget).glob("seed*.json")):
-            if file.name.endswith(".record.json"):
-                continue
-            content = json.loads(file.read_text())
-            drawn = content["several"] if "several" in content else {file.stem.removeprefix("seed"): content}
-            for repetition, indices in ((int(number), one["indices"]) for number, one in drawn.items()):
-                sizes[repetition] = len(indices)
-                wrong = []
-                if any(a >= b for a, b in pairwise(indices)):
-                    wrong.append("indices not ascending and unique")
-                if indices and not 0 <= min(indices) <= max(indices) < train:
-                    wrong.append(f"indices {min(indices)}..{max(indices)} outside of 0..{train - 1}")
-                if not 0 < len(indices) < train:
-                    wrong.append(f"{len(indices)} of {train} images")
-                yield f"{dataset}, {forget}, repetition {repetition}", "; ".join(wrong)
-        for run, found in measured.items():
-            if (run.dataset, run.forget) != (dataset, forget):
-                continue
-            for repetition in _repetitions(found):
-                kept, gone = (
-                    found.get((repetition, "none", "", f"{part}_accuracy"), (0.0, 0))[1]
-                    for part in ("retain", "forget")
-                )
-                wrong = [f"{gone} forgotten and {kept} retained of {train}"] if kept + gone != train else []
-                if repetition in sizes and sizes[repetition] != gone:
-                    wrong.append(f"{gone} forget images measured, {sizes[repetition]} in the forget set")
-                yield f"{_about(run)}, repetition {repetition}", "; ".join(wrong)
-
-
-def original(least: Mapping[str, float], run: Run, found: Measured) -> Iterator[Case]:
-    """At least so many percent on the forget images, by data set; of others nothing is asked."""
-    if run.unlearner != ORIGINAL or run.dataset not in least:
-        return
-    for repetition, value, _ in _clean(found, "forget_accuracy"):
-        yield f"{_about(run)}, repetition {repetition}", "" if value >= least[run.dataset] else f"{value:.2f}%"
-
-
-def retrained(whole: Collection[str], run: Run, found: Measured) -> Iterator[Case]:
-    """Near 0 where the forget set is among `whole` classes; near the test accuracy on single images."""
-    if run.unlearner != RETRAIN:
-        return
-    for repetition, value, n in _clean(found, "forget_accuracy"):
-        case = f"{_about(run)}, repetition {repetition}"
-        if run.forget in whole:
-            yield case, "" if value <= 1 else f"{value:.2f}%, at most 1"
-        elif (repetition, "none", "", "test_accuracy_full") in found:
-            test, m = found[repetition, "none", "", "test_accuracy_full"]
-            p = (value * n + test * m) / (n + m) / 100
-            tolerance = max(3.0, 300 * math.sqrt(p * (1 - p) * (1 / n + 1 / m)))
-            wrong = abs(value - test) > tolerance
-            yield case, f"{value:.2f}%, test {test:.2f}%, more than {tolerance:.1f} apart" if wrong else ""
-
-
-def start(run: Run, found: Measured) -> Iterator[Case]:
-    """Forget accuracy at ε = 0, from the attack's file, against the one from the data."""
-    for repetition, value, n in _clean(found, "forget_accuracy"):
-        if (repetition, UMA, "0", "forget_accuracy") in found:
-            again = found[repetition, UMA, "0", "forget_accuracy"][0]
-            wrong = abs(again - value) > 100 / n + 1e-6
-            yield (
-                f"{_about(run)}, repetition {repetition}",
-                f"{again:.2f}%, from the data {value:.2f}%" if wrong else "",
+        for repetition in sorted({key[0] for key in found}) if metrics else ():
+            gone, kept = (
+                found.get((repetition, "none", "", metrics[part]), (0.0, 0, ""))[1] for part in ("forget", "retain")
             )
-
-
-def never_worse(run: Run, found: Measured) -> Iterator[Case]:
-    """UMA's forget accuracy at each ε against none."""
-    for repetition, value, n in _clean(found, "forget_accuracy"):
-        for (other, attack, epsilon, metric), (attacked, _) in found.items():
-            if (other, attack, metric) == (repetition, UMA, "forget_accuracy") and epsilon != "0":
-                wrong = attacked < value - max(1.0, 200 / n) - 1e-6
-                case = f"{_about(run)}, ε = {epsilon}, repetition {repetition}"
-                yield case, f"{attacked:.2f}% under attack, {value:.2f}% without" if wrong else ""
-
-
-def within(run: Run, found: Measured) -> Iterator[Case]:
-    """The largest change of any pixel, in grey levels, against ε."""
-    for (repetition, attack, epsilon, metric), (levels, _) in found.items():
-        if metric == "largest_change_levels":
-            allowed = float(Fraction(epsilon) * 255)
-            case = f"{_about(run)}, {attack}, ε = {epsilon}, repetition {repetition}"
-            yield case, f"{levels:g} grey levels, {allowed:g} allowed" if levels > allowed + 1e-6 else ""
+            wrong = f"{gone} forgotten and {kept} retained of {train}" if kept + gone != train or not gone else ""
+            yield f"{_about(run)}, repetition {repetition}", wrong
 
 
 def _gather(says: str, cases: Iterable[Case]) -> Check:
@@ -189,20 +169,14 @@ def _gather(says: str, cases: Iterable[Case]) -> Check:
 
 def _measured(rows: Sequence[Mapping[str, Any]]) -> Measured:
     return {
-        (int(row["repetition"]), row["attack"], row["epsilon"], row["metric"]): (float(row["value"]), int(row["n"]))
+        (int(row["repetition"]), row["attack"], row["epsilon"], row["metric"]): (
+            float(row["value"]),
+            int(row["n"]),
+            str(row["unit"]),
+        )
         for row in rows
         if row["status"] == "ok" and not row["defense"]
     }
-
-
-def _repetitions(found: Measured) -> list[int]:
-    return sorted({repetition for repetition, *_ in found})
-
-
-def _clean(found: Measured, metric: str) -> Iterator[tuple[int, float, int]]:
-    for repetition in _repetitions(found):
-        if (repetition, "none", "", metric) in found:
-            yield (repetition, *found[repetition, "none", "", metric])
 
 
 def _about(run: Run) -> str:

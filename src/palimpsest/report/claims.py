@@ -4,33 +4,49 @@ A claim (paper.yaml) names cells by a filter and a check that each must pass: `a
 `no_less_than` and `no_more_than` a `share` of a partner, the cell that differs in the fields given, give or take
 `tolerance`. All cells must pass, or with `most` more than half.
 
-A cell passes when every repetition does and fails when none does; between the two its spread straddles the bound, and
-it decides nothing. With `mean` the claim is about an average, and the mean over repetitions decides alone. Partners are
-compared repetition by repetition: the two share base model and forget set. A claim holds or not when the cells that are
-undecided or missing could not change it; else we cannot tell. The printed numbers have no spread, and those the paper
-leaves blank are left out: a paper may contradict itself.
+A cell passes when every repetition does and fails when none does; between the two its repetitions lie on both sides of
+the bound, and it decides nothing. With `mean` the claim is about an average, and the mean over repetitions decides
+alone. Partners are compared repetition by repetition: the two share base model and forget set. A claim holds or not
+when the cells that are undecided or missing could not change it; else we cannot tell. The printed numbers have no
+spread, and those the paper leaves blank are left out: a paper may contradict itself.
+
+With `proportions` both are proportions of attempts that share no draw: the attempts of all repetitions count together,
+and the interval of the difference of two proportions decides (`compare.two_proportions`), unless it holds the bound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 from palimpsest.pipeline.cells import Cell
-from palimpsest.pipeline.configuration import ConfigError
+from palimpsest.pipeline.errors import ConfigError
+from palimpsest.pipeline.papers import IDENTITY
 from palimpsest.report import compare
 from palimpsest.report.compare import Compared
 
-HOLDS, FAILS, CANNOT_TELL = "holds", "does not hold", "cannot tell"
 BOUNDS = {"at_least", "at_most", "no_less_than", "no_more_than"}
-CHECKS = BOUNDS | {"share", "tolerance", "most", "mean"}
+PARTNERS = ("no_less_than", "no_more_than")
+CHECKS = BOUNDS | {"share", "tolerance", "most", "mean", "proportions"}
 Numbers = Callable[[Compared], Mapping[int, float]]
+
+
+class Verdict(StrEnum):
+    """What became of a claim."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    CANNOT_TELL = "cannot tell"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One cell under a claim's check. margin: by repetition, how far it is above what is asked; empty: no number."""
+    """One cell under a claim's check.
+
+    margin: how far it is above what is asked, by repetition, or at both ends of an interval; empty: no number.
+    """
 
     one: Compared
     margin: Mapping[int, float]
@@ -44,10 +60,10 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Outcome:
     """What became of a claim on one set of numbers."""
 
-    verdict: str
+    verdict: Verdict
     numbers: str
 
 
@@ -59,8 +75,8 @@ class Claim:
     source: str
     bound: str
     ours: bool
-    reproduced: Verdict
-    printed: Verdict | None
+    reproduced: Outcome
+    printed: Outcome | None
     stand_in: bool
 
 
@@ -74,7 +90,8 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[s
     if not set(check) <= CHECKS or len(set(check) & BOUNDS) != 1:
         raise ConfigError(f"paper.yaml: the check of {claim['says']!r} takes one of {', '.join(sorted(BOUNDS))}.")
     where = dict(claim["cells"]) | ({"table": claim["table"]} if "table" in claim else {})
-    chosen = [one for one in found if compare.matches(one.cell, where) and one.verdict != compare.NOT_APPLICABLE]
+    dash = compare.Verdict.NOT_APPLICABLE
+    chosen = [one for one in found if compare.matches(one.cell, where) and one.verdict is not dash]
     if not chosen:
         raise ConfigError(f"paper.yaml: no cell matches the claim {claim['says']!r}.")
     most, ours = bool(check.get("most")), _ours_mean if check.get("mean") else _ours
@@ -84,7 +101,9 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[s
         theirs = [_case(one, check, found, _published) for one in chosen]
         # A cell that the paper does not print (a method of ours, an unreadable row) cannot speak for the paper.
         spoken = [case for case in theirs if case.margin]
-        printed = _decide(spoken, most, about, _published) if spoken else Verdict(CANNOT_TELL, "it prints none.")
+        printed = Outcome(Verdict.CANNOT_TELL, "the paper prints none.")
+        if spoken:
+            printed = _decide(spoken, most, about, _published)
     return Claim(
         says=claim["says"],
         source=claim["source"],
@@ -97,11 +116,13 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[s
 
 
 def _ours(one: Compared) -> Mapping[int, float]:
-    return {} if one.verdict == compare.DIVERGED else one.values
+    if one.cell.derive == "sd":  # one number of all repetitions
+        return _ours_mean(one)
+    return {} if one.verdict is compare.Verdict.DIVERGED else one.values
 
 
 def _ours_mean(one: Compared) -> Mapping[int, float]:
-    return {} if one.verdict == compare.DIVERGED or one.mean is None else {0: one.mean}
+    return {} if one.verdict is compare.Verdict.DIVERGED or one.mean is None else {0: one.mean}
 
 
 def _published(one: Compared) -> Mapping[int, float]:
@@ -115,56 +136,58 @@ def _case(one: Compared, check: Mapping[str, Any], found: Sequence[Compared], nu
     if "at_most" in check:
         return Case(one, {k: check["at_most"] - value for k, value in own.items()})
     sign = 1 if "no_less_than" in check else -1
-    wanted = _identity(replace(one.cell, **check["no_less_than" if sign > 0 else "no_more_than"]))
+    wanted = _identity(replace(one.cell, **check[PARTNERS[sign < 0]]))
     partner = next((other for other in found if _identity(other.cell) == wanted), None)
-    other = numbers(partner) if partner else {}
     share, slack = check.get("share", 1), check.get("tolerance", 0)
+    if check.get("proportions"):
+        both = [_attempts(each, numbers) for each in (one, partner) if each]
+        if len(both) < 2 or not all(both):
+            return Case(one, {}, partner)
+        ends = compare.two_proportions(*(each for each in both if each))
+        return Case(one, {k: sign * compare.SCALES[one.unit] * end + slack for k, end in enumerate(ends)}, partner)
+    other = numbers(partner) if partner else {}
     return Case(one, {k: sign * (own[k] - share * other[k]) + slack for k in own if k in other}, partner)
 
 
+def _attempts(one: Compared, numbers: Numbers) -> tuple[float, int] | None:
+    """Successes and attempts behind a number, ours or the printed one."""
+    if not numbers(one):
+        return None
+    return compare.published_successes(one) if numbers is _published else one.successes
+
+
 def _identity(cell: Cell) -> tuple[str, ...]:
-    return (
-        cell.table,
-        cell.dataset,
-        cell.model,
-        cell.forget,
-        cell.unlearner,
-        cell.attack,
-        cell.epsilon,
-        cell.defense,
-        cell.screening,
-        cell.metric,
-        cell.control,
-    )
+    return (cell.table, *(str(getattr(cell, field)) for field in IDENTITY))
 
 
-def _decide(cases: Sequence[Case], most: bool, about: Mapping[str, Any], numbers: Numbers) -> Verdict:
+def _decide(cases: Sequence[Case], most: bool, about: Mapping[str, Any], numbers: Numbers) -> Outcome:
     passed = sum(case.passes is True for case in cases)
     failed = sum(case.passes is False for case in cases)
     empty = [case for case in cases if not case.margin]
     total = len(cases)
     if not any(case.margin for case in cases):
-        verdict = CANNOT_TELL
+        verdict = Verdict.CANNOT_TELL
     elif passed > total / 2 if most else passed == total:
-        verdict = HOLDS
+        verdict = Verdict.HOLDS
     elif failed >= total / 2 if most else failed:
-        verdict = FAILS
+        verdict = Verdict.FAILS
     else:
-        verdict = CANNOT_TELL
+        verdict = Verdict.CANNOT_TELL
     said = [f"{passed} of {total} cells pass"]
     if failed:
         said.append(f"{failed} fail")
     if straddle := total - passed - failed - len(empty):
-        said.append(f"{straddle} straddle the bound")
+        said.append(f"{straddle} lie on both sides of the bound")
     if empty:
-        said.append(f"{len(empty)} without a number ({_why(empty, about)})")
+        said.append(f"{len(empty)} have no number ({_why(empty, about)})")
     text = ", ".join(said)
     counted = [case for case in cases if case.margin]
     if counted:
         worst = min(counted, key=lambda case: sum(case.margin.values()) / len(case.margin))
         number = _number(worst.one, numbers) + (f" against {_number(worst.partner, numbers)}" if worst.partner else "")
-        text += f". {'Furthest off' if worst.passes is False else 'Closest'}: {_name(worst.one.cell, about)}: {number}"
-    return Verdict(verdict, text + ".")
+        which = "The furthest off" if worst.passes is False else "The closest"
+        text += f". {which} is {_name(worst.one.cell, about)}: {number}"
+    return Outcome(verdict, text + ".")
 
 
 def _why(empty: Sequence[Case], about: Mapping[str, Any]) -> str:
@@ -173,11 +196,8 @@ def _why(empty: Sequence[Case], about: Mapping[str, Any]) -> str:
     found: dict[str, dict[str, None]] = {}
     for case in empty:
         one = case.one
-        reason = (
-            one.why.split(":")[0]
-            if one.verdict == compare.NOT_RUN
-            else ("diverged" if one.verdict == compare.DIVERGED else "without a partner")
-        )
+        shown = one.verdict in (compare.Verdict.NOT_RUN, compare.Verdict.DIVERGED)
+        reason = one.short if shown else "without a partner"
         found.setdefault(reason, {})[names.get(one.cell.unlearner, one.cell.unlearner)] = None
     return "; ".join(f"{reason}: {', '.join(unlearners)}" for reason, unlearners in found.items())
 

@@ -10,6 +10,10 @@ is held against the interval in which the mean of k more runs of ours would fall
 the last two only for percentages and fractions. Two repetitions give a wide interval (t = 12.7): an agreement then says
 little, which is why n stands beside every number. A number of another unit that was run once has no interval.
 
+A proportion of attempts (its rows are of kind `attempts`) is held against the printed one by the interval of the
+difference of two proportions (`two_proportions`), all repetitions' attempts together; `printed_trials` are the paper's.
+A standard deviation is held against a printed one of k trials by the F distribution of the ratio of two variances.
+
 A cell with reductions (stand-in data, network, forget set, or a cut budget) is never compared. A cell of which any
 repetition diverged is not compared either: the mean of the surviving runs would flatter.
 """
@@ -20,32 +24,49 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from scipy.special import stdtrit
+from scipy.special import fdtri, stdtrit
 
+from palimpsest.pipeline import paths
 from palimpsest.pipeline.cells import Cell
+from palimpsest.pipeline.values import Status
 
-AGREES, DIFFERS, STAND_IN = "agrees", "differs", "stand-in"
-NOT_RUN, NOT_APPLICABLE, DIVERGED = "not run", "not applicable", "diverged"
-UNREADABLE, NO_PUBLISHED, NO_INTERVAL = "unreadable", "no published value", "no interval"
-# What a verdict looks like in text; the same sign in every format, so that none depends on colour.
-SIGNS = {
-    AGREES: "=", DIFFERS: "≠", STAND_IN: "~", NOT_RUN: "", NOT_APPLICABLE: "–", DIVERGED: "!",
-    UNREADABLE: "?", NO_PUBLISHED: "", NO_INTERVAL: "1",
-}  # fmt: skip
-MEANING = {
-    AGREES: "the published number lies in our interval",
-    DIFFERS: "it lies outside",
-    STAND_IN: "not comparable: stand-in or reduced budget",
-    DIVERGED: "a repetition diverged",
-    UNREADABLE: "the published number cannot be read",
-    NO_INTERVAL: "run once, no interval",
-}
+
+class Verdict(StrEnum):
+    """What became of a cell. sign: how it looks in text, the same in every format, so that none depends on colour."""
+
+    sign: str
+    meaning: str
+
+    def __new__(cls, value: str, sign: str = "", meaning: str = "") -> Verdict:
+        made = str.__new__(cls, value)
+        made._value_, made.sign, made.meaning = value, sign, meaning
+        return made
+
+    AGREES = "agrees", "=", "the published number lies in our interval"
+    DIFFERS = "differs", "≠", "the published number lies outside our interval"
+    STAND_IN = "stand-in", "~", "ours ran on a stand-in or a reduced budget, so the two cannot be compared"
+    DIVERGED = "diverged", "!", "a repetition diverged, so nothing is compared"
+    UNREADABLE = "unreadable", "?", "the published number cannot be read"
+    NO_INTERVAL = "no interval", "1", "ours ran once, so it has no interval"
+    NOT_APPLICABLE = "not applicable", "–"
+    NOT_RUN = "not run"
+    NO_PUBLISHED = "no published value"
+
+    @property
+    def look(self) -> str:
+        """Which of three looks it has on a page."""
+        return {"agrees": "agree", "differs": "differ", "diverged": "differ"}.get(self, "cannot")
+
+
 FIELDS = ("attack", "epsilon", "defense", "screening", "metric")  # what a measurement and a cell have in common
 SCALES = {"%": 100.0, "fraction": 1.0}  # units of proportions, and what 1 is in them
+ATTEMPTS = "attempts"  # the kind of a measure that counts how many of `n` attempts succeeded
+NOT_YET = "not run yet"
 
 Row = Mapping[str, Any]
 Where = Mapping[str, str | Sequence[str]]
@@ -58,6 +79,8 @@ class Compared:
     values: by repetition, in the cell's unit. sd: sample standard deviation (ddof 1), None for one repetition.
     half: the h of the module's rule. difference: ours minus published. why: what the verdict needs to be understood.
     record: the record of the rows, below results/<scale>/, empty where there is none. images: behind each value.
+    successes: of a proportion of attempts, how many succeeded and how many there were, over all repetitions.
+    winner: of the highest or lowest of several, the name of that one.
     """
 
     cell: Cell
@@ -69,14 +92,23 @@ class Compared:
     sd: float | None
     half: float | None
     difference: float | None
-    verdict: str
+    verdict: Verdict
     why: str
     record: str
+    successes: tuple[float, int] | None = None
+    winner: str = ""
 
     @property
     def n(self) -> int:
         """Repetitions that gave a number."""
         return len(self.values)
+
+    @property
+    def short(self) -> str:
+        """What stands in the place of a number that is not there."""
+        if self.verdict is Verdict.NOT_RUN:
+            return str(self.cell.missing.why) if self.cell.missing else NOT_YET
+        return self.verdict.sign if self.verdict is Verdict.NOT_APPLICABLE else str(self.verdict)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -87,15 +119,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def compare(cells: Iterable[Cell], results: Path) -> list[Compared]:
     """Each cell beside its rows; `results` is results/<scale>."""
     files: dict[str, list[dict[str, Any]]] = {}
-    found = []
-    for cell in cells:
+
+    def one(cell: Cell) -> Compared:
+        if cell.parts:
+            return derive(cell, [one(part) for part in cell.parts])
         for run in cell.runs:
             if run.rows not in files:
                 files[run.rows] = read_rows(results / run.rows)
-        beside = str(Path(cell.runs[0].rows).with_suffix(".record.json")) if cell.runs else ""
+        beside = paths.record_of(cell.runs[0].rows) if cell.runs else ""
         record = beside if beside and (results / beside).is_file() else ""
-        found.append(judge(cell, *(files[run.rows] for run in cell.runs), record=record))
-    return found
+        return judge(cell, *(files[run.rows] for run in cell.runs), record=record)
+
+    return [one(cell) for cell in cells]
 
 
 def judge(cell: Cell, *rows: Sequence[Row], record: str = "") -> Compared:
@@ -110,62 +145,124 @@ def judge(cell: Cell, *rows: Sequence[Row], record: str = "") -> Compared:
         for of_run in rows
     ]
     there = sorted(set.intersection(*map(set, own))) if own else []
-    lost = [row for of_run in rows for row in of_run if row["status"] == "diverged"]
+    lost = sum(row["status"] == "diverged" for of_run in rows for row in of_run)
     values = {number: statistics.fmean(float(one[number]["value"]) for one in own) for number in there}
-    mean = statistics.fmean(values.values()) if values else None
-    sd = statistics.stdev(values.values()) if len(values) > 1 else None
     unit = str(own[0][there[0]]["unit"]) if there else ""
-    images = min(sum(int(one[number]["n"]) for one in own) for number in there) if there else None
-    half = interval(mean, sd, len(values), unit, images, cell.printed_trials) if mean is not None else None
-    comparable = mean is not None and cell.published is not None
-    verdict, why = _verdict(cell, len(lost), len(lost) + len(values), mean, half)
-    return Compared(
-        cell=cell,
-        values=values,
+    counted = [one[number] for one in own for number in there]
+    successes = None
+    if counted and all(row.get("kind") == ATTEMPTS for row in counted):
+        attempts = sum(int(row["n"]) for row in counted)
+        successes = sum(float(row["value"]) / SCALES[unit] * int(row["n"]) for row in counted), attempts
+    empty = Compared(
+        cell=cell, values=values, unit=unit, successes=successes, **_spread(values),
         seeds=tuple(str(own[0][number].get("seed", "")) for number in there),
-        unit=unit,
-        images=images,
-        mean=mean,
-        sd=sd,
-        half=half,
-        difference=mean - cell.published if comparable and mean is not None and cell.published is not None else None,
-        verdict=verdict,
-        why=why,
-        record=record if any(rows) else "",
-    )
+        images=min(sum(int(one[number]["n"]) for one in own) for number in there) if there else None,
+        half=None, difference=None, verdict=Verdict.NOT_RUN, why=NOT_YET, record=record if any(rows) else "",
+    )  # fmt: skip
+    half = interval(empty.mean, empty.sd, empty.n, unit, empty.images, cell.printed_trials)
+    return _judged(replace(empty, half=half), lost)
+
+
+def derive(cell: Cell, parts: Sequence[Compared]) -> Compared:
+    """A cell whose number comes from those of others: `pipeline.papers` has the notation.
+
+    A difference is by repetition, over those that both have; a highest or lowest is that part's own number.
+    """
+    how, _, field = cell.derive.partition(" ")
+    lost = sum(one.verdict is Verdict.DIVERGED for one in parts)
+    first = parts[0]
+    if how == "sd":
+        found = replace(first, mean=first.sd, sd=None, half=None, successes=None)
+    elif how == "minus":
+        other = parts[1].values
+        values = {number: value - other[number] for number, value in first.values.items() if number in other}
+        found = replace(first, values=values, successes=None, **_spread(values))
+        found = replace(found, half=interval(found.mean, found.sd, found.n, "", None, cell.printed_trials))
+    elif all(one.mean is not None for one in parts):
+        found = (max if how == "highest" else min)(parts, key=lambda one: one.mean or 0.0)
+        found = replace(found, winner=getattr(found.cell, field))
+    else:
+        found = replace(first, values={}, mean=None, sd=None, half=None)
+    return _judged(replace(found, cell=cell), lost)
+
+
+def _spread(values: Mapping[int, float]) -> dict[str, Any]:
+    """Mean and sample standard deviation of the repetitions."""
+    return {
+        "mean": statistics.fmean(values.values()) if values else None,
+        "sd": statistics.stdev(values.values()) if len(values) > 1 else None,
+    }
 
 
 def interval(
-    mean: float, sd: float | None, n: int, unit: str, images: int | None, printed_trials: int = 1
+    mean: float | None, sd: float | None, n: int, unit: str, images: int | None, printed_trials: int = 1
 ) -> float | None:
     """Half the width of the interval of the module's rule; None where nothing gives one."""
     widths = []
     if sd is not None:
         widths.append(float(stdtrit(n - 1, 0.975)) * sd * math.sqrt(1 / printed_trials + 1 / n))
-    if unit in SCALES and images:
+    if unit in SCALES and images and mean is not None:
         one = SCALES[unit]
         p = min(max(mean / one, 0.0), 1.0)
         widths += [one * math.sqrt(p * (1 - p) / images), one / images]
     return max(widths, default=None)
 
 
-def _verdict(cell: Cell, lost: int, repetitions: int, mean: float | None, half: float | None) -> tuple[str, str]:
-    if cell.note.startswith("not applicable"):
-        return NOT_APPLICABLE, cell.note
+def two_proportions(first: tuple[float, int], second: tuple[float, int]) -> tuple[float, float]:
+    """The 95% interval of p1 - p2 from (successes, attempts) of each, by Newcombe's hybrid of Wilson's intervals.
+
+    Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine 17 (1998),
+    method 10.
+    """
+    from scipy.stats import binomtest  # slow to import, and few papers count attempts
+
+    tests = [binomtest(round(successes), n) for successes, n in (first, second)]
+    p, q = (test.statistic for test in tests)
+    (low, high), (least, most) = (test.proportion_ci(0.95, method="wilson") for test in tests)
+    return p - q - math.hypot(p - low, most - q), p - q + math.hypot(high - p, q - least)
+
+
+def published_successes(one: Compared) -> tuple[float, int] | None:
+    """The printed number as (successes, attempts), where ours are attempts too."""
+    if one.cell.published is None or one.successes is None:
+        return None
+    return one.cell.published / SCALES[one.unit] * one.cell.printed_trials, one.cell.printed_trials
+
+
+def _judged(one: Compared, lost: int) -> Compared:
+    """With its difference and verdict. lost: how many repetitions diverged."""
+    published = one.cell.published
+    if one.mean is not None and published is not None:
+        one = replace(one, difference=one.mean - published)
+    verdict, why = _verdict(one, lost)
+    return replace(one, verdict=verdict, why=why)
+
+
+def _verdict(one: Compared, lost: int) -> tuple[Verdict, str]:
+    cell = one.cell
+    if cell.status is Status.NOT_APPLICABLE:
+        return Verdict.NOT_APPLICABLE, cell.note
     if cell.run is None:
-        return NOT_RUN, cell.missing
+        return Verdict.NOT_RUN, str(cell.missing)
     if lost:
-        return DIVERGED, f"{lost} of {repetitions} repetitions diverged"
-    if mean is None:
-        return NOT_RUN, "not run yet"
+        return Verdict.DIVERGED, f"{lost} of {lost + one.n} repetitions diverged"
+    if one.mean is None:
+        return Verdict.NOT_RUN, NOT_YET
     if cell.published is None:
-        return (UNREADABLE if cell.note.startswith("unreadable") else NO_PUBLISHED), cell.note
+        return (Verdict.UNREADABLE if cell.status is Status.UNREADABLE else Verdict.NO_PUBLISHED), cell.note
     if cell.reductions:
-        return STAND_IN, "; ".join(cell.reductions)
-    if half is None:
-        return NO_INTERVAL, "one repetition and no images to count"
-    inside = abs(mean - cell.published) <= half + 1e-9
-    return (AGREES if inside else DIFFERS), f"interval {mean:.6g} ± {half:.3g}"
+        return Verdict.STAND_IN, "; ".join(map(str, cell.reductions))
+    if one.successes and (theirs := published_successes(one)):
+        low, high = two_proportions(one.successes, theirs)
+        inside, why = low <= 0 <= high, f"difference of two proportions from {low:.3g} to {high:.3g}"
+    elif cell.derive == "sd" and one.n > 1 and cell.printed_trials > 1:
+        low, high = (one.mean * math.sqrt(fdtri(cell.printed_trials - 1, one.n - 1, p)) for p in (0.025, 0.975))
+        inside, why = low <= cell.published <= high, f"from {low:.3g} to {high:.3g}"
+    elif one.half is None:
+        return Verdict.NO_INTERVAL, "one repetition, and nothing to count"
+    else:
+        inside, why = abs(one.mean - cell.published) <= one.half + 1e-9, f"interval {one.mean:.6g} ± {one.half:.3g}"
+    return (Verdict.AGREES if inside else Verdict.DIFFERS), why
 
 
 def matches(cell: Cell, where: Where) -> bool:

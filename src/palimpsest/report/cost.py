@@ -1,4 +1,4 @@
-"""What unlearning costs: seconds and peak memory of each unlearner, and both as a share of retraining's.
+"""What unlearning costs: seconds and peak memory of each unlearner, which the page shows as a share of a reference's.
 
 Read from the records of rule `unlearn`. Seconds are those of the method alone, without loading and saving; memory is
 the whole job's peak, libraries and data included, since that is what a machine must have (on a card: what was allocated
@@ -9,106 +9,49 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from palimpsest.pipeline import paths
 from palimpsest.pipeline.cells import ORIGINAL, Run
-from palimpsest.report.compare import read_rows
-
-RETRAIN = "retrain"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where it was measured: data set, network and forget set as the page names them, and how large they are."""
-
-    dataset: str
-    model: str
-    forget: str
-    parameters: int | None
-    images: int
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One unlearner in one place: means over n repetitions, and their ratio to retraining's; the first record."""
+    """One unlearner in one place: mean seconds and megabytes over n repetitions that forgot so many images each.
+
+    record: the first repetition's, below results/<scale>.
+    """
 
     seconds: float
-    of_retrain: float | None
     memory: float
-    memory_of_retrain: float | None
     n: int
+    images: int
+    device: str
     record: str
 
 
-@dataclass(frozen=True)
-class Costs:
-    """The table: a line for each unlearner with a cost, or None where it was not run, for each place."""
-
-    places: tuple[Place, ...]
-    lines: tuple[tuple[str, tuple[Cost | None, ...]], ...]
-    devices: tuple[str, ...]
-
-
-def costs(runs: Iterable[Run], held_out: int, names: Mapping[str, str], results: Path) -> Costs:
+def costs(runs: Iterable[Run], held_out: int, results: Path) -> dict[Run, Cost]:
     """The costs of `runs` from the records below `results`, which is results/<scale>; those without one are left out.
 
     held_out: the repetition that tuning used, which does not count.
     """
-    records = {
-        run: found
-        for run in dict.fromkeys(runs)
-        if run.unlearner != ORIGINAL and (found := _records(run, held_out, results))
-    }
-    plain = {run: _cost(found, None) for run, found in records.items()}
-    places = list(dict.fromkeys((run.dataset, run.model, run.forget) for run in records))
-    lines = []
-    for unlearner in dict.fromkeys(run.unlearner for run in records):
-        cells = []
-        for place in places:
-            run = Run(*place, unlearner)
-            cells.append(_cost(records[run], plain.get(Run(*place, RETRAIN))) if run in records else None)
-        lines.append((names.get(unlearner, unlearner), tuple(cells)))
-    heads = []
-    for place in places:
-        here = [run for run in records if (run.dataset, run.model, run.forget) == place]
-        images = int(records[here[0]][0][1]["forget"])
-        dataset, model, forget = (names.get(name, name) for name in place)
-        heads.append(Place(dataset, model, forget, _parameters(here, results), images))
-    devices = sorted({str(record.get("device", "")) for found in records.values() for _, record in found})
-    return Costs(tuple(heads), tuple(lines), tuple(devices))
-
-
-def _cost(records: Sequence[tuple[str, Mapping[str, Any]]], retrain: Cost | None) -> Cost:
-    taken = [float(seconds) for _, record in records for seconds in record["method_seconds"]]
-    seconds = statistics.fmean(taken)
-    memory = statistics.fmean(float(record.get("gpu_peak_mb", record["peak_memory_mb"])) for _, record in records)
-    return Cost(
-        seconds=seconds,
-        of_retrain=seconds / retrain.seconds if retrain else None,
-        memory=memory,
-        memory_of_retrain=memory / retrain.memory if retrain else None,
-        n=len(taken),
-        record=records[0][0],
-    )
-
-
-def _parameters(runs: Sequence[Run], results: Path) -> int | None:
-    for run in runs:
-        for row in read_rows(results / run.rows):
-            if row.get("metric") == "parameters":
-                return int(row["value"])
-    return None
-
-
-def _records(run: Run, held_out: int, results: Path) -> list[tuple[str, dict[str, Any]]]:
-    folder = results / "unlearned" / run.dataset / run.model / run.forget / run.unlearner
-    files = sorted(folder.glob("seed*.record.json"))
-    found = [
-        (str(file.relative_to(results)), json.loads(file.read_text()))
-        for file in files
-        if file.name != f"seed{held_out}.record.json"
-    ]
-    return [(path, record) for path, record in found if record.get("method_seconds")]
+    found = {}
+    for run in dict.fromkeys(run for run in runs if run.unlearner != ORIGINAL):
+        files = sorted((results / paths.below("unlearn", "model", **run.names, block="x")).parent.glob("*.record.json"))
+        files = [file for file in files if file.name != f"{held_out}.record.json"]
+        records = {file: one for file in files if (one := json.loads(file.read_text())).get("method_seconds")}
+        if not records:
+            continue
+        taken = [float(seconds) for one in records.values() for seconds in one["method_seconds"]]
+        first, record = next(iter(records.items()))
+        found[run] = Cost(
+            seconds=statistics.fmean(taken),
+            memory=statistics.fmean(float(one.get("gpu_peak_mb", one["peak_memory_mb"])) for one in records.values()),
+            n=len(taken),
+            images=int(record["forget"]),
+            device=str(record.get("device", "")),
+            record=str(first.relative_to(results)),
+        )
+    return found

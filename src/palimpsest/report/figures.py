@@ -2,8 +2,7 @@
 
 paper.yaml says of each figure what kind it is and what its axes are; its CSV has the cells, and what the paper's text
 or tables state of them. Every kind takes the compared cells and gives a matplotlib figure of the width it has in a
-paper of two columns. One colour and one hatch or marker belong to an unlearner, in every figure of every paper, and
-differ in grey too.
+paper of two columns. One colour, hatch and marker belong to an unlearner's method, in every figure of every paper.
 """
 
 from __future__ import annotations
@@ -12,37 +11,33 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import yaml
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from palimpsest.pipeline.cells import SEVERAL, Plan
-from palimpsest.pipeline.configuration import ConfigError, method_of
+from palimpsest.pipeline import papers, paths
+from palimpsest.pipeline.cells import Plan
+from palimpsest.pipeline.configuration import ROOT, method_of
+from palimpsest.pipeline.values import SEVERAL, named
 from palimpsest.report import compare, tables
 from palimpsest.report.compare import Compared
 
+LOOKS = ROOT / "workflow" / "report" / "looks.yaml"
 COLUMN, PAGE = 3.5, 7.16  # inches, of a page of two columns
-# Unlearners by method: colour (Okabe and Ito's, which the colour-blind tell apart), hatch, marker.
-METHODS = {
-    "original": ("#999999", "", "X"),
-    "retrain": ("#000000", "", "o"),
-    "finetune": ("#E69F00", "//", "s"),
-    "random_label": ("#56B4E9", "..", "^"),
-    "amnesiac": ("#009E73", "xx", "D"),
-    "negative_gradient": ("#D55E00", "\\\\", "v"),
-    "salun": ("#0072B2", "++", "P"),
-    "influence_woodfisher": ("#CC79A7", "oo", "<"),
-    "l1_sparse": ("#F0E442", "--", ">"),
-}
 OTHERS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")  # of what is no unlearner
-MARKERS = "osD^vP<"
+MARKERS, HATCHES = "osD^vP<", ("//", "..", "xx", "\\\\", "++", "oo", "--")
+RIVAL: dict[str, Any] = {"color": "#C00000", "linestyle": "--", "linewidth": 0.8}  # the line of who knows nothing
 STYLE = {
     "font.size": 7, "axes.titlesize": 7.5, "axes.labelsize": 7, "legend.fontsize": 6.5, "xtick.labelsize": 6.5,
     "ytick.labelsize": 6.5, "axes.linewidth": 0.6, "hatch.linewidth": 0.4, "svg.hashsalt": "palimpsest",
@@ -54,8 +49,6 @@ def of(plan: Plan, paper: str, name: str, results: Path) -> tuple[Figure, list[C
     """A figure of a plan, from what lies below `results`, which is results/<scale>, and its compared cells."""
     about = plan.papers[paper]
     own = about["figures"][name]
-    if own["kind"] not in KINDS:
-        raise ConfigError(f"{paper}: {name} cannot be of kind {own['kind']!r}; it takes {', '.join(KINDS)}.")
     found = compare.compare(plan.figures[paper, name], results)
     sns.set_theme(style="ticks", context="paper", rc=STYLE)
     return KINDS[own["kind"]](plan, about, own, found, results), found
@@ -110,14 +103,14 @@ def bars(
                     )
                     axis.errorbar(x, one.mean, one.sd or 0, color="#333333", linewidth=0.7, capsize=1.2)
                 elif one:
-                    axis.text(x, 2, one.why.split(":")[0], rotation=90, ha="center", fontsize=5)
+                    axis.text(x, 2, one.short, rotation=90, ha="center", fontsize=5)
                 if one and one.cell.published is not None:
                     axis.plot(x, one.cell.published, "D", color="white", markeredgecolor="#C00000", markersize=3.2)
         for position, data_set in enumerate(data_sets):
-            trivial = _trivial([here[key] for key in here if key[0] == data_set], results)
-            if trivial is not None:
-                axis.hlines(trivial, position - 0.46, position + 0.46, color="#C00000", linestyle="--", linewidth=0.8)
-        axis.set_ylim(0, 105)
+            rival = _rival([here[key] for key in here if key[0] == data_set], about, results)
+            if rival is not None:
+                axis.hlines(rival, position - 0.46, position + 0.46, **RIVAL)
+        axis.set_ylim(*own.get("ylim", (0, 105)))
         axis.set_ylabel(own["y"])
         axis.set_title(names.get(panel, panel), loc="left")
         axis.set_xticks(range(len(data_sets)), [_label(found, data_set, names) for data_set in data_sets])
@@ -132,9 +125,9 @@ def bars(
             Line2D([], [], marker="D", color="none", markerfacecolor="white", markeredgecolor="#C00000", markersize=4)
         )
         labels.append("paper")
-    if any(one.cell.metric == "asr_class_decisions" for one in found):
-        handles.append(Line2D([], [], color="#C00000", linestyle="--", linewidth=0.8))
-        labels.append("says “nothing forgotten”")
+    for label in _rivals(found, about):
+        handles.append(Line2D([], [], **RIVAL))
+        labels.append(label)
     figure.legend(
         handles, labels, loc="upper center", ncols=len(handles), bbox_to_anchor=(0.5, 1.03 if len(panels) > 1 else 1.08)
     )
@@ -147,11 +140,14 @@ def lines(
 ) -> Figure:
     """A line for each value of `hue` over `x`, whose values have their numbers in `at`; bands are ± one deviation."""
     names = about.get("names", {})
+    sweep = own.get("sweep")
+    at = (papers.places(sweep, plan.config) if sweep else {}) | own.get("at", {})
+    along = [papers.swept(sweep)[0] if sweep else own["x"]]
     figure, axis = plt.subplots(figsize=(COLUMN, 2.8))
     hues = list(dict.fromkeys(_field(one, own["hue"]) for one in found))
     for number, hue in enumerate(hues):
         points = sorted(
-            (own["at"][_field(one, [own["x"]])], one.mean, one.sd or 0.0)
+            (at[_field(one, along)], one.mean, one.sd or 0.0)
             for one in found
             if _field(one, own["hue"]) == hue and one.mean is not None
         )
@@ -167,20 +163,15 @@ def lines(
             linewidth=1.2, linestyle=("-", "--", ":")[number % 3],  # lines that coincide are both seen
         )  # fmt: skip
         axis.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.12, linewidth=0)
-    trivial = {}
-    for one in found:
-        value = _trivial([one], results)
-        if value is not None:
-            trivial[own["at"][_field(one, [own["x"]])]] = value
-    if trivial:
-        axis.plot(sorted(trivial), [trivial[x] for x in sorted(trivial)], "--", color="#C00000", linewidth=0.8,
-                  label="says “nothing forgotten”")  # fmt: skip
+    rivals = {at[_field(one, along)]: rival for one in found if (rival := _rival([one], about, results)) is not None}
+    for label in _rivals(found, about) if rivals else ():
+        axis.plot(sorted(rivals), [rivals[x] for x in sorted(rivals)], label=label, **RIVAL)
     if own.get("log"):
         axis.set_xscale("log")
-    places = sorted(set(own["at"].values()))
+    places = sorted(set(at.values()))
     axis.set_xticks(places, [own.get("ticks", {}).get(x, f"{x:g}") for x in places], minor=False)
     axis.minorticks_off()
-    axis.set_ylim(0, 105)
+    axis.set_ylim(*own.get("ylim", (0, 105)))
     axis.set_xlabel(", ".join(filter(None, (own["xlabel"], _repetitions(found)))))
     axis.set_ylabel(own["y"])
     if axis.get_legend_handles_labels()[0]:
@@ -207,7 +198,7 @@ def distributions(
         axis.set_title(_panel(one, own, names))
         axis.set_ylabel(own["y"] if axis is axes[0, 0] else "")
         if not len(frame):
-            axis.text(0.5, 0.5, one.why.split(":")[0] or "not run yet", ha="center", transform=axis.transAxes)
+            axis.text(0.5, 0.5, one.short, ha="center", transform=axis.transAxes)
             axis.set_xticks([])
             axis.set_yticks([])
             continue
@@ -235,32 +226,33 @@ def images(
 
     names = about.get("names", {})
     shown = list({one.cell.runs[0]: one for one in found if one.cell.runs}.values())
-    figure, axes = plt.subplots(2 * len(shown), 10, figsize=(PAGE, 1.62 * len(shown)), squeeze=False)
-    for row, one in enumerate(shown):
-        run, cell = one.cell.runs[0], one.cell
-        block = plan.blocks_of(run.forget)[0]
-        made = results / "probed" / run.dataset / run.model / run.forget / run.unlearner / cell.attack
-        forgotten = _forgotten(one, results)
-        with (
-            safe_open(str(results / f"data/{run.dataset}.safetensors"), framework="numpy") as data,
-            safe_open(str(made / f"seed{block}.safetensors"), framework="numpy") as inverted,
-        ):
-            labels, pixels = data.get_tensor("train_labels"), data.get_slice("train_images")
-            found_images = inverted.get_tensor("0/images")
-            for label in range(10):
-                real = pixels[int(np.flatnonzero(labels == label)[0])]
-                for offset, image in ((0, real), (1, found_images[label])):
-                    axis = axes[2 * row + offset, label]
-                    scaled = image.astype(float)
-                    scaled = (scaled - scaled.min()) / max(float(np.ptp(scaled)), 1e-9)
-                    axis.imshow(scaled.transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
-                    axis.set_xticks([])
-                    axis.set_yticks([])
-                    for spine in axis.spines.values():
-                        spine.set_visible(bool(offset) and label in forgotten)
-                        spine.set_color("#D55E00")
-                        spine.set_linewidth(1.5)
-        axes[2 * row, 0].set_ylabel(f"{tables.named(run.dataset, names)}\nreal", fontsize=6)
+    grids = []
+    for one in shown:
+        run = one.cell.runs[0]
+        place = {**run.names, "attack": one.cell.attack, "block": plan.blocks(run)[0]}
+        shown_by = [paths.below("data", "images", dataset=run.dataset), paths.below("probe", "probed", **place)]
+        data, file = (safe_open(str(results / path), framework="numpy") for path in shown_by)
+        labels, pixels, inverted = (
+            data.get_tensor("train/labels"),
+            data.get_slice("train/images"),
+            file.get_tensor("0/images"),
+        )
+        real = [pixels[int(np.flatnonzero(labels == label)[0])] for label in range(len(inverted))]
+        grids.append((run, _forgotten(one, results), real, inverted))
+    classes = max((len(real) for *_, real, _ in grids), default=1)
+    figure, axes = plt.subplots(2 * len(grids), classes, figsize=(PAGE, 1.62 * len(grids)), squeeze=False)
+    for row, (run, forgotten, *both) in enumerate(grids):
+        for (offset, kind), label in product(enumerate(both), range(len(both[0]))):
+            axis, image = axes[2 * row + offset, label], kind[label].astype(float)
+            image = (image - image.min()) / max(float(np.ptp(image)), 1e-9)
+            axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for spine in axis.spines.values():
+                spine.set_visible(bool(offset) and label in forgotten)
+                spine.set_color("#D55E00")
+                spine.set_linewidth(1.5)
+        axes[2 * row, 0].set_ylabel(f"{named(run.dataset, names)}\nreal", fontsize=6)
         axes[2 * row + 1, 0].set_ylabel("inverted", fontsize=6)
     figure.tight_layout(pad=0.3)
     return figure
@@ -269,10 +261,21 @@ def images(
 KINDS = {"bars": bars, "lines": lines, "distributions": distributions, "images": images}
 
 
+@cache
+def looks() -> dict[str, tuple[str, str, str]]:
+    """Colour, hatch and marker of methods, from workflow/report/looks.yaml."""
+    return {name: tuple(look) for name, look in yaml.safe_load(LOOKS.read_text()).items()}
+
+
 def style(plan: Plan, unlearner: str) -> tuple[str, str, str]:
     """Colour, hatch and marker of an unlearner, by its method; variants look alike."""
     known = unlearner in plan.config["unlearners"]
-    return METHODS.get(method_of(plan.config, "unlearners", unlearner) if known else unlearner, ("#666666", "", "h"))
+    method = method_of(plan.config, "unlearners", unlearner) if known else unlearner
+    if method in looks():
+        return looks()[method]
+    number = crc32(method.encode())  # the same for the same name, whatever other methods there are
+    kinds = len(OTHERS), len(HATCHES), len(MARKERS)
+    return OTHERS[number % kinds[0]], HATCHES[number // 7 % kinds[1]], MARKERS[number // 49 % kinds[2]]
 
 
 def _field(one: Compared, names: Sequence[str]) -> str:
@@ -287,7 +290,7 @@ def _label(found: Sequence[Compared], data_set: str, names: Mapping[str, str]) -
     if label == "mean":
         label = f"mean of {len({run.dataset for run in runs})}" if runs else label
     elif ours and ours != data_set:
-        label = f"{label}\n→ {tables.named(ours, names)}"
+        label = f"{label}\n→ {named(ours, names)}"
     return label + f"\n{_repetitions([one for one in found if one.cell.dataset == data_set])}"
 
 
@@ -303,11 +306,18 @@ def _panel(one: Compared, own: Mapping[str, Any], names: Mapping[str, str]) -> s
     return ", ".join(said) + ("" if ours == one.cell.dataset else f"\n→ {names.get(ours, ours)}")
 
 
-def _trivial(cells: Sequence[Compared], results: Path) -> float | None:
-    """What always saying "nothing forgotten" would have, of the first of `cells` that was run."""
+def _rivals(found: Sequence[Compared], about: Mapping[str, Any]) -> list[str]:
+    """What is said of those who know nothing, of the metrics that have one in paper.yaml's `baselines`."""
+    rivals = about.get("baselines", {})
+    return list(dict.fromkeys(rivals[one.cell.metric]["label"] for one in found if one.cell.metric in rivals))
+
+
+def _rival(cells: Sequence[Compared], about: Mapping[str, Any], results: Path) -> float | None:
+    """What who knows nothing would have, of the first of `cells` that was run."""
     for one in cells:
-        if one.mean is not None and one.cell.metric == "asr_class_decisions":
-            (found,) = compare.compare([replace(one.cell, metric="trivial_asr")], results)
+        if one.mean is not None and one.cell.metric in about.get("baselines", {}):
+            metric = about["baselines"][one.cell.metric]["metric"]
+            (found,) = compare.compare([replace(one.cell, metric=metric)], results)
             return found.mean
     return None
 

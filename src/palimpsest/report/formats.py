@@ -1,7 +1,7 @@
 """An arranged table as text: Markdown for a terminal, LaTeX for a paper, HTML for a browser.
 
 Ours has one decimal fewer than the paper prints, since the spread over repetitions leaves the last one without meaning;
-the CSV has all. Every verdict is a sign (`compare.SIGNS`), in HTML with a colour besides.
+the CSV has all. Every verdict is a sign (`compare.Verdict`), in HTML with a colour besides.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import jinja2
 
 from palimpsest.pipeline.configuration import ROOT
-from palimpsest.report import compare
-from palimpsest.report.compare import Compared
-from palimpsest.report.tables import Block, Column, Line, Table
+from palimpsest.pipeline.values import Status
+from palimpsest.report.compare import Compared, Verdict
+from palimpsest.report.tables import Column, Line, Table
 
 WIDTH = 110  # of prose in Markdown; tables stay within 120 columns
 TEX = {
@@ -40,16 +40,9 @@ def printed(one: Compared, column: Column) -> str:
     """What the paper prints in this cell, or why nothing can stand here."""
     if one.cell.published is not None:
         return f"{one.cell.published:.{column.places}f}"
-    if one.cell.note.startswith("unreadable"):
+    if one.cell.status is Status.UNREADABLE:
         return "unreadable"
-    return "–" if one.verdict == compare.NOT_APPLICABLE else ""
-
-
-def instead(one: Compared) -> str:
-    """What stands in the place of a number that is not there."""
-    if one.verdict == compare.NOT_RUN:
-        return one.why.split(":")[0]
-    return compare.SIGNS[compare.NOT_APPLICABLE] if one.verdict == compare.NOT_APPLICABLE else one.verdict
+    return one.verdict.sign if one.verdict is Verdict.NOT_APPLICABLE else ""
 
 
 def bracketed(one: Compared, table: Table) -> str:
@@ -61,19 +54,14 @@ def spread(table: Table) -> str:
     """The sentence that says what stands in a cell."""
     if table.n == 0:
         return "Nothing was run yet."
-    other = "; another number of repetitions stands in brackets" if _several(table) else ""
-    what = "one repetition" if table.n == 1 else f"mean ± sample standard deviation over n = {table.n} repetitions"
-    return f"Ours is {what}{other}; the printed number stands below it."
+    other = " Where the number of repetitions is another, it stands in brackets." if _several(table) else ""
+    what = "one repetition" if table.n == 1 else f"the mean ± sample standard deviation over n = {table.n} repetitions"
+    return f"Our number is {what}; the printed number stands below it.{other}"
 
 
 def _several(table: Table) -> bool:
     lines = [line for block in table.blocks for line in block.lines + block.controls]
     return any(one and bracketed(one, table) for line in lines for one in line.cells)
-
-
-def legend(table: Table) -> list[tuple[str, str]]:
-    """The signs that occur, each with its meaning."""
-    return [(compare.SIGNS[verdict], compare.MEANING[verdict]) for verdict in table.signs]
 
 
 def below(line: Line, table: Table) -> list[str]:
@@ -84,8 +72,8 @@ def below(line: Line, table: Table) -> list[str]:
 def notes(table: Table) -> list[str]:
     """The footnotes: what each column means for each data set, and why what is not there was not run."""
     cells = [one for block in table.blocks for line in block.lines + block.controls for one in line.cells if one]
-    why = dict.fromkeys(one.why for one in cells if one.verdict in (compare.NOT_RUN, compare.DIVERGED))
-    missing = [f"Not run or diverged: {'; '.join(why)}."] if why else []
+    why = dict.fromkeys(one.why for one in cells if one.verdict in (Verdict.NOT_RUN, Verdict.DIVERGED))
+    missing = [f"Some cells were not run or diverged: {'; '.join(why)}."] if why else []
     return [*(block.variants for block in table.blocks), *table.footnotes, *missing]
 
 
@@ -108,29 +96,29 @@ def markdown(table: Table) -> str:
             for line in block.controls:
                 cells = _cells(line, table)
                 grid.append([line.control, line.label, *(cells[i] for i in used)])
-            parts += ["Controls, ours and not the paper's:", _grid(grid, left=2)]
+            parts += ["The controls are ours and not the paper's:", _grid(grid, left=2)]
     said = [spread(table), *notes(table)]
     if table.signs:
-        said.insert(1, "Signs: " + ", ".join(f"`{sign}` {meaning}" for sign, meaning in legend(table)) + ".")
+        said.insert(1, "Signs: " + ", ".join(f"`{verdict.sign}` {verdict.meaning}" for verdict in table.signs) + ".")
     if any("unreadable" in below(line, table) for block in table.blocks for line in block.lines):
-        said.append("A `?` in the paper's line: unreadable in the paper's text.")
+        said.append("A `?` in the paper's line means that the number is unreadable in the paper's text.")
     return "\n\n".join([*parts, *map(_wrap, said)]) + "\n"
 
 
 def _cells(line: Line, table: Table) -> list[str]:
     if line.reason:
         first = next(one for one in line.cells if one)
-        return [instead(first) if one is first else "" for one in line.cells]
+        return [first.short if one is first else "" for one in line.cells]
     found = []
     for one, column in zip(line.cells, table.columns, strict=True):
         if one is None:
             found.append("")
         elif one.mean is None:
-            found.append(instead(one))
+            found.append(one.short)
         else:
             mean, sd = ours(one, column)
             small = f"±{sd}" if sd else ""
-            found.append(f"{mean}{small}{bracketed(one, table)} {compare.SIGNS[one.verdict] or ' '}")
+            found.append(f"{mean}{small}{bracketed(one, table)} {one.verdict.sign or ' '}")
     return found
 
 
@@ -153,71 +141,28 @@ def escape(text: str) -> str:
 
 def latex(table: Table) -> str:
     """A `table*` for each block, since all do not fit on one page; needs booktabs, and a page 6 inches wide."""
-    signs = "; ".join(f"{sign} {meaning}" for sign, meaning in legend(table))
+    signs = "; ".join(f"{verdict.sign} {verdict.meaning}" for verdict in table.signs)
     about = [table.title.split(". ", 1)[-1] + ".", table.caption, spread(table), *([signs + "."] if signs else [])]
-    caption = " ".join([*(rf"\textbf{{{escape(text)}}}" for text in table.banner), *map(escape, about)])
-    parts = [r"% needs \usepackage{booktabs} and a page 6 inches wide"]
-    for number, block in enumerate(table.blocks):
-        first, last = number == 0, number == len(table.blocks) - 1
-        parts += [
-            r"\begin{table*}",
-            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-            *([] if first else [r"\addtocounter{table}{-1}"]),
-            rf"\caption{{{caption if first else escape(f'Continued: {block.title}.')}}}",
-            *([rf"\label{{tab:{table.paper}-{table.name}}}"] if first else []),
-            *_tex_block(block, table),
-            *(["", r"\medskip\raggedright", *map(escape, notes(table))] if last else []),
-            r"\end{table*}",
-        ]
-    return "\n".join(parts) + "\n"
+    # TeX is full of braces and per cent signs, so its template marks what is not TeX in another way.
+    made = environment().overlay(
+        variable_start_string="<<", variable_end_string=">>", block_start_string="<%", block_end_string="%>",
+        autoescape=False,
+    )  # fmt: skip
+    return made.get_template("table.tex.j2").render(table=table, about=about)
 
 
-def _tex_block(block: Block, table: Table) -> list[str]:
-    count = len(table.columns)
-    groups = [rf"\multicolumn{{{wide}}}{{c}}{{{escape(label)}}}" for label, _, wide in table.groups]
-    title = rf"\textbf{{{escape(block.title)}}} ({escape(block.about)})"
-    lines = [
-        rf"\begin{{tabular}}{{l{'r' * count}}}",
-        r"\toprule",
-        rf"\multicolumn{{{count + 1}}}{{p{{0.95\linewidth}}}}{{{title}}} \\",
-        r"\midrule",
-        " & ".join(["", *groups]) + r" \\",
-        " ".join(rf"\cmidrule(lr){{{first + 2}-{first + 1 + wide}}}" for _, first, wide in table.groups),
-        " & ".join(["", *(escape(column.name) for column in table.columns)]) + r" \\",
-        r"\midrule",
-    ]
-    for line in block.lines:
-        lines += _tex_line(line, table, escape(line.label))
-    if block.controls:
-        lines += [r"\addlinespace", rf"\multicolumn{{{count + 1}}}{{l}}{{\emph{{Controls, ours}}}} \\"]
-    for line in block.controls:
-        lines += _tex_line(line, table, rf"\emph{{{escape(line.label)}, {escape(line.control)}}}")
-    return [*lines, r"\bottomrule", r"\end{tabular}"]
-
-
-def _tex_line(line: Line, table: Table, label: str) -> list[str]:
-    if line.reason:
-        whole = rf"{label} & \multicolumn{{{len(line.cells)}}}{{c}}{{{escape(line.reason)}}} \\"
-        return [whole, *_tex_printed(line, table)]
-    # A control has no test accuracy: its long label takes that column too.
+def tex_cells(line: Line, table: Table, label: str) -> str:
+    """The cells of a line as TeX; a long label takes the columns that are empty before the first number too."""
     first = next(i for i, one in enumerate(line.cells) if one)
     found = [rf"\multicolumn{{{first + 1}}}{{l}}{{{label}}}" if first else label]
     for one, column in list(zip(line.cells, table.columns, strict=True))[first:]:
-        if one is None:
-            found.append("")
-        elif one.mean is None:
-            found.append(escape(instead(one)))
+        if one is None or one.mean is None:
+            found.append(escape(one.short) if one else "")
         else:
             mean, sd = ours(one, column)
             small = rf"{{\tiny$\pm${sd}}}" if sd else ""
-            found.append(f"{mean}{small}{bracketed(one, table)} {escape(compare.SIGNS[one.verdict])}".rstrip())
-    return [" & ".join(found) + r" \\", *_tex_printed(line, table)]
-
-
-def _tex_printed(line: Line, table: Table) -> list[str]:
-    theirs = below(line, table)
-    cells = [rf"\textit{{{escape(text)}}}" if text else "" for text in theirs]
-    return [" & ".join([r"\quad\textit{paper}", *cells]) + r" \\"] if any(theirs) else []
+            found.append(f"{mean}{small}{bracketed(one, table)} {escape(one.verdict.sign)}".rstrip())
+    return " & ".join(found)
 
 
 def environment() -> jinja2.Environment:
@@ -230,15 +175,11 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.globals.update(
-        ours=ours, printed=printed, instead=instead, bracketed=bracketed, spread=spread, legend=legend,
-        tooltip=tooltip, notes=notes, signs=compare.SIGNS, verdict_class=verdict_class, zip=zip,
+        ours=ours, printed=printed, bracketed=bracketed, spread=spread, tooltip=tooltip, notes=notes, below=below,
+        tex_cells=tex_cells, zip=zip,
     )  # fmt: skip
+    made.filters.update(tex=escape, any=any)
     return made
-
-
-def verdict_class(verdict: str) -> str:
-    """Which of three looks a verdict has."""
-    return {compare.AGREES: "agree", compare.DIFFERS: "differ", compare.DIVERGED: "differ"}.get(verdict, "cannot")
 
 
 def tooltip(one: Compared) -> str:

@@ -10,13 +10,14 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from palimpsest.pipeline import paths
 from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
 from palimpsest.pipeline.configuration import grid_of
-from palimpsest.report import checks, claims, compare, cost, formats, overhead, survival, tables
-from palimpsest.report.compare import Compared
+from palimpsest.report import checks, claims, compare, cost, formats, origin, own, tables
+from palimpsest.report.compare import Compared, Verdict
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def render(plan: Plan, paper: str, results: Path) -> str:
     counted, figures = list(found), []
     for name, figure in about.get("figures", {}).items():
         compared = compare.compare(plan.figures[paper, name], results)
-        file = results / "papers" / paper / f"{name}.svg"
+        file = results / paths.below("figure", "svg", paper=paper, figure=name)
         drawing = base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
         figures.append(
             {
@@ -58,6 +59,8 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         found += compared
     names = about.get("names", {})
     runs = dict.fromkeys(run for one in found for run in one.cell.runs)
+    costs = cost.costs(runs, plan.config["tuning_seed"], results)
+    context = own.Context(plan, paper, about, counted, results)
     return formats.environment().get_template("page.html.j2").render(
         paper=paper,
         about=about,
@@ -67,31 +70,37 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         tables=made,
         figures=figures,
         claims=claims.evaluate(about, found),
-        survivals=survival.survivals(counted, results),
-        checks=checks.check(plan, paper, results),
+        sections=own.call(context, "sections"),
+        checks=[*checks.check(plan, paper, results), *own.call(context, "checks")],
         counts=counts(counted),
-        costs=cost.costs(runs, plan.config["tuning_seed"], names, results),
+        costs=costs,
+        places=list({(run.dataset, run.model, run.forget): run for run in costs}.values()),
+        at=lambda place, unlearner: replace(place, unlearner=unlearner),
         searches=searches(plan, runs, names, results),
-        made_by=overhead.overhead(results, [run.rows for run in runs]),
+        made_by=origin.origin(results, [run.rows for run in runs]),
         configured=(results / "config.yaml").is_file(),
-        others=[name for name in plan.papers if name == paper or (results / "papers" / name / "index.html").is_file()],
+        others=[
+            name
+            for name in plan.papers
+            if name == paper or (results / paths.below("page", "page", paper=name)).is_file()
+        ],
     )  # fmt: skip
 
 
 def counts(found: Sequence[Compared]) -> dict[str, int]:
     """The numbers of the summary boxes: cells that the paper prints by verdict, runs, and runs that diverged."""
     published = Counter(one.verdict for one in found if one.cell.published is not None)
-    told = (compare.AGREES, compare.DIFFERS, compare.STAND_IN, compare.NOT_RUN)
-    runs = {run for one in found if one.values or one.verdict == compare.DIVERGED for run in one.cell.runs}
+    counted = (Verdict.AGREES, Verdict.DIFFERS, Verdict.STAND_IN, Verdict.NOT_RUN)
+    runs = {run for one in found if one.values or one.verdict is Verdict.DIVERGED for run in one.cell.runs}
     return {
         "printed": sum(published.values()),
-        "agree": published[compare.AGREES],
-        "compared": published[compare.AGREES] + published[compare.DIFFERS],
-        "stand_in": published[compare.STAND_IN],
-        "not_run": published[compare.NOT_RUN],
+        "agree": published[Verdict.AGREES],
+        "compared": published[Verdict.AGREES] + published[Verdict.DIFFERS],
+        "stand_in": published[Verdict.STAND_IN],
+        "not_run": published[Verdict.NOT_RUN],
         "runs": len(runs),
-        "diverged": len({run for one in found if one.verdict == compare.DIVERGED for run in one.cell.runs}),
-        "other": sum(published.values()) - sum(published[verdict] for verdict in told),
+        "diverged": len({run for one in found if one.verdict is Verdict.DIVERGED for run in one.cell.runs}),
+        "other": sum(published.values()) - sum(published[verdict] for verdict in counted),
     }
 
 
@@ -101,7 +110,7 @@ def searches(plan: Plan, runs: Iterable[Run], names: Mapping[str, str], results:
     for run in runs:
         if run.unlearner == ORIGINAL or not grid_of(plan.config, run.unlearner):
             continue
-        file = results / "tuned" / run.dataset / run.model / run.forget / f"{run.unlearner}.json"
+        file = results / paths.below("tune", "tuned", **run.names)
         if not file.is_file():
             continue
         content = json.loads(file.read_text())

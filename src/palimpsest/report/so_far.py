@@ -20,7 +20,7 @@ def told(plan: Plan, results: Path) -> str:
         counted = [0, 0]
         for name in (*about.get("tables", {}), *about.get("figures", {})):
             found = [one for one in compare.compare(plan.items[paper, name], results) if one.cell.runs]
-            there = sum(bool(one.values) or one.verdict == compare.DIVERGED for one in found)
+            there = sum(bool(one.values) or one.verdict is compare.Verdict.DIVERGED for one in found)
             counted = [counted[0] + there, counted[1] + len(found)]
             lines.append(f"  {name:<22} {there:>4} of {len(found):>4} cells")
         lines.append(f"  {'all':<22} {counted[0]:>4} of {counted[1]:>4} cells; {results}/so_far/{paper}/index.html")

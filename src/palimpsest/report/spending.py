@@ -26,7 +26,7 @@ def markdown(jobs: Sequence[Job], costs: Costs) -> str:
     seconds = {job.id: costs.seconds(job) for job in jobs}
     left = [job for job in jobs if not job.done]
     plain = {job.id: seconds[job.id].value for job in left}
-    length, path = critical_path(left, plain)
+    _, path = critical_path(left, plain)
     cards = any(job.gpus for job in jobs)
     what, unit = ("gpus", "GPU") if cards else ("threads", "core")
     beside = costs.stated["cores_per_gpu"] if cards else 1
@@ -104,6 +104,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(head), *texts]) for i in range(len(head))]
     pads = [str.rjust if i else str.ljust for i in range(len(widths))]
-    lines = ["| " + " | ".join(pad(t, w) for pad, t, w in zip(pads, row, widths, strict=True)) + " |" for row in [head, *texts]]
+    lines = [
+        "| " + " | ".join(pad(t, w) for pad, t, w in zip(pads, row, widths, strict=True)) + " |"
+        for row in [head, *texts]
+    ]
     rule = "|" + "|".join("-" * (width + 1) + ":" if i else "-" * (width + 2) for i, width in enumerate(widths)) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])

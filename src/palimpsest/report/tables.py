@@ -15,12 +15,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from palimpsest.pipeline.cells import SEVERAL, WITHOUT, Cell, Plan
-from palimpsest.pipeline.configuration import ConfigError
+from palimpsest.pipeline.cells import Cell, Plan
+from palimpsest.pipeline.errors import ConfigError
+from palimpsest.pipeline.values import ARROW, SEVERAL, Kind, named
 from palimpsest.report import compare
-from palimpsest.report.compare import Compared
-
-ARROW = " → "
+from palimpsest.report.compare import Compared, Verdict
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Table:
     banner: tuple[str, ...]
     n: int
     footnotes: tuple[str, ...]
-    signs: tuple[str, ...]
+    signs: tuple[Verdict, ...]
 
     @property
     def groups(self) -> list[tuple[str, int, int]]:
@@ -119,7 +118,10 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
             raise ConfigError(f"{where}: two cells stand in one place of the layout in paper.yaml.")
         line[index] = one
     of_controls = dict.fromkeys((one.cell.control, one.cell.metric) for one in found if one.cell.control)
-    controls = [f"Control “{label}”: {layout['metrics'][metric]['says']}." for label, metric in of_controls]
+    controls = [
+        f"The control “{names.get(label, label)}” gives the {layout['metrics'][metric]['says']}."
+        for label, metric in of_controls
+    ]
     counts = Counter(one.n for one in found if one.n)
     shown = {one.verdict for one in found}
     return Table(
@@ -133,7 +135,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         banner=banner((one.cell for one in found), names),
         n=counts.most_common(1)[0][0] if counts else 0,
         footnotes=(*([own["footnote"]] if "footnote" in own else []), *controls),
-        signs=tuple(verdict for verdict in compare.MEANING if verdict in shown),
+        signs=tuple(verdict for verdict in Verdict if verdict.meaning and verdict in shown),
     )
 
 
@@ -146,11 +148,11 @@ def _block(
     made = []
     for (control, unlearner, defense), placed in lines.items():
         cells = tuple(placed.get(index) for index in range(len(columns)))
-        missing = {one.why for one in placed.values() if one.verdict == compare.NOT_RUN}
-        whole = all(one.verdict in (compare.NOT_RUN, compare.NOT_APPLICABLE) for one in placed.values())
+        missing = {one.why for one in placed.values() if one.verdict is Verdict.NOT_RUN}
+        whole = all(one.verdict in (Verdict.NOT_RUN, Verdict.NOT_APPLICABLE) for one in placed.values())
         reason = missing.pop() if whole and len(missing) == 1 else ""
         label = named(unlearner, names) + (f", {named(defense, names)}" if defense else "")
-        made.append(Line(label, control, cells, reason))
+        made.append(Line(label, names.get(control, control), cells, reason))
     every = [one.cell for placed in lines.values() for one in placed.values()]
     cell, runs = every[0], next((cell.runs for cell in every if cell.runs), ())
     used = {
@@ -177,56 +179,43 @@ def _block(
     )
 
 
-def named(several: str, names: Mapping[str, str]) -> str:
-    """What the paper calls something, or each of several."""
-    return names.get(several) or ", ".join(names.get(name, name) for name in several.split(SEVERAL))
-
-
 def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
     """What a reader must know before any number: what stands for what, which budgets are cut; else nothing."""
     ran = [cell for cell in cells if cell.run]
     reduced = [cell for cell in ran if cell.reductions]
     if not reduced:
         return ()
-    stand_ins, budgets, absent = [], [], []
-    for reduction in dict.fromkeys(text for cell in reduced for text in cell.reductions):
-        theirs, arrow, ours = reduction.partition(ARROW)
-        if reduction.startswith(WITHOUT):
-            absent.append(reduction)
-        elif arrow:
-            stand_ins.append(f"{names.get(theirs, theirs)}{ARROW}{names.get(ours, ours)}")
-        else:
-            method, _, cut = reduction.partition(": ")
-            budgets.append(f"{names.get(method, method)}: {cut}")
+    every = dict.fromkeys(cut for cell in reduced for cut in cell.reductions)
+    stand_ins, budgets, absent = ([cut for cut in every if cut.kind is kind] for kind in Kind)
     says = (
-        "No number here reproduces a printed one, and none is judged."
+        "No number here reproduces a printed one, so none is judged."
         if len(reduced) == len(ran)
-        else f"{len(reduced)} of {len(ran)} numbers here do not reproduce a printed one and are not judged."
+        else f"{len(reduced)} of {len(ran)} numbers here do not reproduce a printed one, so they are not judged."
     )
     found = [f"{'Stand-ins' if stand_ins else 'Reduced budget' if budgets else 'Not all data sets'}. {says}"]
-    if stand_ins:
-        found.append("Stands for: " + "; ".join(stand_ins) + ".")
-    if budgets:
-        found.append("Reduced budget: " + "; ".join(budgets) + ".")
+    for title, cuts in (("What stands for what", stand_ins), ("Budgets are reduced", budgets)):
+        if cuts:
+            found.append(f"{title}: " + "; ".join(dict.fromkeys(cut.says(names) for cut in cuts)) + ".")
     if absent:
         means = [set(cell.reductions) for cell in ran if SEVERAL in cell.dataset]
         lacking = {one: all(one in cuts for cuts in means) for one in absent}
         always, sometimes = (
-            [named(one.removeprefix(WITHOUT), names) for one in absent if lacking[one] == whole]
-            for whole in (True, False)
+            [named(one.theirs, names) for one in absent if lacking[one] == whole] for whole in (True, False)
         )
         said = [f"without {', '.join(always)}"] if always else []
         said += [f"some without {', '.join(sometimes)}"] if sometimes else []
-        found.append(f"Means over data sets are {', and '.join(said)}, not run here.")
+        found.append(f"Means over data sets are {', and '.join(said)}, which were not run here.")
     return tuple(found)
 
 
 def tidy(found: Iterable[Compared]) -> str:
     """CSV: a line for each cell: its fields, what was found, and the record below results/<scale>/."""
     text = io.StringIO()
-    about = [field.name for field in fields(Cell) if field.name not in ("runs", "reductions", "printed_trials")]
+    hidden = ("runs", "reductions", "printed_trials", "parts")
+    about = [field.name for field in fields(Cell) if field.name not in hidden]
     run_names = ("run_dataset", "run_model", "run_forget", "run_unlearner")
-    ours = ("mean", "sd", "n", "unit", "images", "half_width", "difference", "verdict", "why", "reductions", "record")
+    ours = ("mean", "sd", "n", "unit", "images", "half_width", "difference", "verdict", "why", "reductions", "record",
+            "winner")  # fmt: skip
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*about, *run_names, *ours])
     for one in found:
@@ -244,7 +233,7 @@ def tidy(found: Iterable[Compared]) -> str:
             _round(one.half),
             _round(one.difference),
         )
-        judged = (one.verdict, one.why, "; ".join(cell.reductions), one.record)
+        judged = (one.verdict, one.why, "; ".join(map(str, cell.reductions)), one.record, one.winner)
         writer.writerow([*(getattr(cell, name) for name in about), *done, *numbers, *judged])
     return text.getvalue()
 

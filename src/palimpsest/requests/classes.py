@@ -16,6 +16,8 @@ import torch
 from palimpsest.data import Images
 from palimpsest.requests import Choice, Request, RequestError
 
+WHOLE_CLASSES = True  # what is forgotten are classes, of which nothing is retained
+
 
 def choose(
     images: Images,

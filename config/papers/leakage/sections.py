@@ -1,11 +1,11 @@
-"""What is left of an attack on labels beside two rivals that know nothing.
+"""A section of the page: what is left of an attack on labels beside two rivals that know nothing.
 
 One says "nothing was forgotten", whatever the server: `trivial_asr`. The other is the attack itself on a server that
 forgot nothing: where it names the class there as often, it reads the request's class off something else. Both share
 base model and forget set with the attack, so they are compared repetition by repetition. An attack survives where the
 95% interval of the mean difference (Student's t) lies above zero against both; where an interval holds zero, or there
-is no interval, we cannot tell. ASR rewards silence, since most classes were kept: an attack below the first rival may
-still know something, which its balanced accuracy beside the second tells.
+is no interval, we cannot tell. ASR rewards an attacker who names no class, since most were kept: an attack below the
+first rival may still know something, which its balanced accuracy beside the second shows.
 """
 
 from __future__ import annotations
@@ -14,18 +14,28 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 
 from scipy.special import stdtrit
 
-from palimpsest.pipeline.cells import ORIGINAL, SEVERAL, Cell
+from palimpsest.pipeline.cells import ORIGINAL, Cell
+from palimpsest.pipeline.values import SEVERAL
 from palimpsest.report import compare
 from palimpsest.report.compare import SCALES, Compared
+from palimpsest.report.own import Context
 
 RATE, TRIVIAL, BALANCED = "asr_class_decisions", "trivial_asr", "balanced_accuracy"
-NOTHING_FORGOTTEN, MENDED = "nothing was forgotten", "mended"  # controls, as the tables name them
-SURVIVES, FAILS, CANNOT_TELL = "survives", "does not", "cannot tell"
+NOTHING_FORGOTTEN, CORRECTED = "nothing was forgotten", "mended"  # controls, as the tables' CSV names them
+
+
+class Verdict(StrEnum):
+    """What became of an attack beside its rivals."""
+
+    SURVIVES = "survives"
+    FAILS = "does not"
+    CANNOT_TELL = "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -63,10 +73,12 @@ class Survival:
     balanced: Against | None
 
     @property
-    def verdict(self) -> str:
-        """One of this module's constants, on ASR."""
+    def verdict(self) -> Verdict:
+        """On ASR."""
         wins = [rival.wins if rival else None for rival in (self.trivial, self.nothing)]
-        return FAILS if False in wins else CANNOT_TELL if None in wins else SURVIVES
+        if False in wins:
+            return Verdict.FAILS
+        return Verdict.CANNOT_TELL if None in wins else Verdict.SURVIVES
 
     @property
     def knows(self) -> bool:
@@ -74,10 +86,16 @@ class Survival:
         return bool(self.balanced and self.balanced.wins)
 
 
+def sections(context: Context) -> list[tuple[str, str]]:
+    """The section, where any attack was run."""
+    found = survivals(context.found, context.results)
+    return [("What survives", context.render("survival.html.j2", survivals=found))] if found else []
+
+
 def survivals(found: Sequence[Compared], results: Path) -> list[Survival]:
     """Every attack on labels among `found` that is a mean over unlearners; `results` is results/<scale>.
 
-    An attack's `mended` screenings, which no average of the paper has, follow it.
+    An attack's corrected decision rules, which no average of the paper has, follow it.
     """
     asked: list[tuple[Cell, Cell | None]] = []
     for one in found:
@@ -89,7 +107,7 @@ def survivals(found: Sequence[Compared], results: Path) -> list[Survival]:
         control = next((other.cell for other in found if compare.matches(other.cell, partner)), None)
         asked.append((cell, control))
         variants = dict.fromkeys(
-            other.cell.screening for other in found if compare.matches(other.cell, {**here, "control": MENDED})
+            other.cell.screening for other in found if compare.matches(other.cell, {**here, "control": CORRECTED})
         )
         for screening in variants:
             if screening.startswith(cell.screening):

@@ -1,0 +1,201 @@
+"""A paper is a folder: config/papers/<paper>/ with paper.yaml, a CSV for each table and figure, and what is its own.
+
+`read` holds paper.yaml against workflow/schemas/paper.schema.yaml and the folder's files; `rows` reads a CSV.
+
+The columns of a CSV are `COLUMNS`. `dataset` and `unlearner` may name several (`mnist+svhn`): the row is the mean over
+them. `status` says what the paper has where there is no number: `not_applicable` (a dash), `unreadable`, or nothing.
+`derive` makes a row's number from other numbers of the same shape:
+
+    minus unlearner=original; control=ours   this one less the one that differs in these fields, by repetition
+    highest unlearner                        of the several in this column the one with the highest mean, and which
+    lowest unlearner                         that is; or the lowest, instead of the mean over them
+    sd                                       the sample standard deviation of this one over the repetitions
+
+A sensitivity study is a line in paper.yaml, with which its CSV spells one value of the varied keyword only:
+
+    sweep: {attack: inversion_white_box, keywords: {restarts: [1, 2, 5, 10]}}
+
+Every value is an entry of the configuration (`fill`), `inversion_white_box_restarts_1` and so on; the value that the
+entry has itself keeps its name. Several keywords change together; `called` is then what the names say.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from palimpsest.pipeline.errors import ConfigError, check, unknown
+from palimpsest.pipeline.values import SEVERAL, Status
+
+COLUMNS = (
+    "dataset", "model", "forget", "unlearner", "attack", "epsilon", "defense", "screening", "metric", "control",
+    "derive", "published", "status", "note",
+)  # fmt: skip
+OPTIONAL = {"epsilon", "defense", "screening", "control", "derive", "status"}  # columns that a table may leave out
+IDENTITY = COLUMNS[: COLUMNS.index("published")]  # what two cells of a table cannot both have
+BEST = ("highest", "lowest")
+PAPERS = Path(__file__).parents[3] / "config" / "papers"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What a paper's `paper.yaml` says; `ConfigError` for what no table, figure, claim or check understands."""
+    about = yaml.safe_load((folder / "paper.yaml").read_text())
+    where = f"{folder.name}/paper.yaml"
+    check(about, "paper", where)
+    items = {**about.get("tables", {}), **about.get("figures", {})}
+    there = {file.stem for file in folder.glob("*.csv")}
+    for name in sorted(items.keys() - there):
+        raise ConfigError(f"{where} has {name}, but there is no {name}.csv beside it; there are {_list(there)}.")
+    for name in sorted(there - items.keys()):
+        raise ConfigError(unknown(where, "table or figure", name, items))
+    for name, own in about.get("tables", {}).items():
+        if "layout" not in own and "layout" not in about:
+            raise ConfigError(f"{where}: {name} has no layout, and the paper has none for all of its tables.")
+    for number, claim in enumerate(about.get("claims", [])):
+        table = claim.get("table", [])
+        for name in [table] if isinstance(table, str) else table:
+            if name not in items:
+                raise ConfigError(unknown(f"{where}: claims.{number}", "table or figure", name, items))
+    return dict(about)
+
+
+def rows(file: Path, sweep: Mapping[str, Any] | None, config: Mapping[str, Any]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV, each with its line, those of a sweep once for each of its values."""
+    where = "/".join(file.parts[-2:])
+    with file.open(newline="") as handle:
+        reader = csv.DictReader(handle)
+        there = set(reader.fieldnames or ())
+        for stray in sorted(there - set(COLUMNS)):
+            raise ConfigError(unknown(where, "column", stray, COLUMNS))
+        if absent := set(COLUMNS) - OPTIONAL - there:
+            raise ConfigError(f"{where} lacks the columns {_list(absent)}; it may leave out {_list(OPTIONAL)}.")
+        found = [(reader.line_num, dict.fromkeys(COLUMNS, "") | row) for row in reader]
+    for line, row in found:
+        if row["status"] not in set(Status):
+            raise ConfigError(f"{where}:{line}: status is {_list({*Status} - {''})} or empty, not {row['status']!r}.")
+        parts(row, f"{where}:{line}")
+    if sweep:
+        field, name, _ = swept(sweep)
+        for line, row in found:
+            if row[field] != name:
+                raise ConfigError(f"{where}:{line}: the sweep is over the {field} {name}, not {row[field]!r}.")
+        found = [(line, {**row, field: variant}) for line, row in found for variant in places(sweep, config)]
+    return found
+
+
+def parts(row: Mapping[str, str], where: str = "") -> list[dict[str, str]]:
+    """The rows that a derived one is made from, in order; none of one that is measured."""
+    if not row["derive"]:
+        return []
+    how, _, rest = row["derive"].partition(" ")
+    plain = {**row, "derive": "", "published": ""}
+    if how == "sd" and not rest:
+        return [plain]
+    if how in BEST and rest in set(IDENTITY) - {"dataset", "model", "derive"}:
+        return [{**plain, rest: name} for name in row[rest].split(SEVERAL)]
+    other = dict(pair.partition("=")[::2] for pair in rest.split("; "))
+    if how == "minus" and other.keys() <= set(IDENTITY) - {"derive"}:
+        return [plain, {**plain, **other}]
+    raise ConfigError(
+        f"{where}: derive cannot be {row['derive']!r}; it takes `minus field=value; field=value`, `highest field`, "
+        f"`lowest field` or `sd`, and the fields {', '.join(IDENTITY[:-1])}."
+    )
+
+
+def fill(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with every paper's own part put under it, and the entries of every sweep.
+
+    config/papers/<paper>/config.yaml has sections as config.yaml has, and under `scales` what a scale changes in them.
+    What `config` says already stays. `ConfigError` where two papers give one name to different things.
+    """
+    filled, own = deepcopy(dict(config)), dict[str, Any]()
+    for file in sorted(PAPERS.glob("*/config.yaml")):
+        part = yaml.safe_load(file.read_text())
+        scales = part.pop("scales", {})
+        known = {scale.stem for scale in (PAPERS.parent / "scales").glob("*.yaml")}
+        for stray in sorted(scales.keys() - known):
+            raise ConfigError(unknown(f"{file.parent.name}/config.yaml", "scale", stray, known))
+        cut = scales.get(config["scale"], {})
+        _under(cut, part)
+        for section, entries in cut.items():
+            _join(own.setdefault(section, {}), entries, section, deeper=section in ("stand_ins", "budgets"))
+    _under(filled, own)
+    for file in sorted(PAPERS.glob("*/paper.yaml")):
+        for figure in yaml.safe_load(file.read_text()).get("figures", {}).values():
+            if sweep := figure.get("sweep"):
+                field, name, _ = swept(sweep)
+                entries = filled[f"{field}s"]
+                if name not in entries:
+                    raise ConfigError(unknown(f"{file.parent.name}/paper.yaml: sweep", field, name, entries))
+                if not entries.keys() & set(_names(sweep)):  # a configuration that was filled before has them
+                    entries.update(expand(name, entries[name], sweep))
+    return filled
+
+
+def _under(config: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(config.setdefault(key, value), dict) and isinstance(value, dict):
+            _under(config[key], value)
+
+
+def _join(config: dict[str, Any], other: Mapping[str, Any], where: str, deeper: bool) -> None:
+    for key, value in other.items():
+        if deeper:
+            _join(config.setdefault(key, {}), value, f"{where}.{key}", deeper=False)
+        elif config.setdefault(key, value) != value:
+            raise ConfigError(
+                f"{where}.{key} is {config[key]} in one paper and {value} in another: name one otherwise."
+            )
+
+
+def expand(name: str, entry: Mapping[str, Any], sweep: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A variant of an entry for each value of a sweep that the entry does not have itself."""
+    method = entry.get("method", name)
+    own = {key: value for key, value in entry.items() if key not in ("method", "also_in")} if method != name else {}
+    return {
+        variant: {"method": method, **own, **values}
+        for variant, values in zip(_names(sweep), _values(sweep), strict=True)
+        if any(entry.get(key) != value for key, value in values.items())
+    }
+
+
+def places(sweep: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, float]:
+    """The names of a sweep's entries, in its order, and the value that each stands for (the first keyword's)."""
+    field, name, _ = swept(sweep)
+    return {
+        variant if variant in config[f"{field}s"] else name: next(iter(values.values()))
+        for variant, values in zip(_names(sweep), _values(sweep), strict=True)
+    }
+
+
+def swept(sweep: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Of a sweep the column, the entry there, and what the variants are called after."""
+    (field,) = {"attack", "unlearner", "defense"} & set(sweep)
+    return field, sweep[field], sweep.get("called", next(iter(sweep["keywords"])))
+
+
+def _values(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
+    keywords = sweep["keywords"]
+    return [dict(zip(keywords, values, strict=True)) for values in zip(*keywords.values(), strict=True)]
+
+
+def _names(sweep: Mapping[str, Any]) -> list[str]:
+    """`name_keyword_value`: 5 is 5, 0.001 is 1e3 and 0.025 is 2_5e2, since a name has neither point nor sign."""
+    _, name, called = swept(sweep)
+    found = []
+    for values in _values(sweep):
+        value = next(iter(values.values()))
+        if isinstance(value, float):
+            number, _, power = f"{value:e}".partition("e")
+            value = int(value) if value == int(value) else f"{float(number):g}e{abs(int(power))}".replace(".", "_")
+        found.append(f"{name}_{called}_{value}")
+    return found
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

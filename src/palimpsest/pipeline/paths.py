@@ -1,0 +1,50 @@
+"""Where everything lies below results/<scale>/: every path of every rule, with the wildcards in it."""
+
+from __future__ import annotations
+
+PLACE = "{dataset}/{model}/{forget}/{unlearner}"
+# By rule its outputs below results/<scale>/; the record stands beside the first.
+OUTPUTS: dict[str, dict[str, str]] = {
+    "data": {"images": "data/{dataset}.safetensors"},
+    "request": {"request": "requests/{dataset}/{request}/{block}.safetensors"},
+    "choose": {"request": "requests/{dataset}/{model}/{chain}/{request}/{block}.safetensors"},
+    "train": {
+        "model": "base/{dataset}/{model}/{base}/{block}.safetensors",
+        "kept": "base/{dataset}/{model}/{base}/{block}.kept.safetensors",
+    },
+    "tune": {"tuned": f"tuned/{PLACE}.json"},
+    "unlearn": {
+        "model": f"unlearned/{PLACE}/{{block}}.safetensors",
+        "kept": f"unlearned/{PLACE}/{{block}}.kept.safetensors",
+    },
+    "attack": {"attacked": f"attacked/{PLACE}/{{attack}}/{{block}}.safetensors"},
+    "probe": {"probed": f"probed/{PLACE}/{{attack}}/{{block}}.safetensors"},
+    "prepare": {"prepared": "defended/{dataset}/{forget}/{defense}/{block}.safetensors"},
+    "predict": {"outputs": f"outputs/{PLACE}/{{block}}.safetensors"},
+    "measure": {"rows": f"rows/{PLACE}.jsonl"},
+    "table": {kind: f"papers/{{paper}}/{{table}}.{kind}" for kind in ("csv", "md", "tex", "html")},
+    "figure": {kind: f"papers/{{paper}}/{{figure}}.{kind}" for kind in ("csv", "svg", "pdf")},
+    "page": {"page": "papers/{paper}/index.html"},
+}
+
+
+def outputs_of(results: str, stage: str) -> dict[str, str]:
+    """A rule's outputs with their wildcards, its record among them."""
+    found = {name: f"{results}/{pattern}" for name, pattern in OUTPUTS[stage].items()}
+    return found | {"record": record_of(next(iter(found.values())))}
+
+
+def record_of(path: str) -> str:
+    """The record beside a job's first output."""
+    return f"{path.rpartition('.')[0]}.record.json"
+
+
+def log_of(scale: str, stage: str) -> str:
+    """A rule's log with its wildcards."""
+    first = next(iter(OUTPUTS[stage].values()))
+    return f"logs/{scale}/{stage}/{first.partition('/')[2].rpartition('.')[0]}.log"
+
+
+def below(stage: str, name: str, **names: str) -> str:
+    """One output of a rule, below results/<scale>/."""
+    return OUTPUTS[stage][name].format(**names)

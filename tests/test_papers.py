@@ -1,0 +1,284 @@
+"""A paper is a folder: what it may say, what its cells may be derived from, and what a sweep stands for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_report import cell, rows_of
+
+from palimpsest.pipeline import configuration, papers
+from palimpsest.pipeline.cells import Cell, Plan, Run
+from palimpsest.pipeline.configuration import ROOT, load
+from palimpsest.pipeline.errors import ConfigError
+from palimpsest.report import claims, compare
+from palimpsest.report.compare import Verdict, derive, judge, two_proportions
+
+PAPERS = ROOT / "config" / "papers"
+ROW = dict.fromkeys(papers.COLUMNS, "") | {
+    "dataset": "cifar10", "model": "resnet50", "forget": "class_0", "unlearner": "finetune", "attack": "uma",
+    "epsilon": "8/255", "metric": "forget_accuracy",
+}  # fmt: skip
+
+
+# What paper.yaml and its CSVs may say
+
+
+def _set(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
+    def change(about: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            about = about[key]
+        about[path[-1]] = to
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_set("tables", "table5", "printed_trial", to=40), "'printed_trial'; Did you mean 'printed_trials'"),
+        (_set("titel", to="x"), "leakage/paper.yaml has no key 'titel'; Did you mean 'title'"),
+        (_set("tables", "table55", to={"title": "t", "caption": "c"}), "has table55, but there is no table55.csv"),
+        (lambda about: about["tables"].pop("table5"), "no table or figure 'table5'; Did you mean"),
+        (lambda about: about.pop("protocol"), "lacks the key 'protocol': what it does"),
+        (lambda about: about.pop("layout"), "no layout"),
+        (_set("figures", "figure5", "kind", to="pies"), "figures.figure5.kind cannot be 'pies': bars, lines"),
+        (_set("figures", "figure5", to={"kind": "bars", "title": "t", "caption": "c"}), "lacks the key 'panels'"),
+        (_set("figures", "restarts", "sweep", "keywords", "restarts", to=3), "cannot be 3: a list of two values"),
+        (_set("claims", 0, "cells", to={"metrik": "x"}), "claims.0.cells has no key 'metrik'; Did you mean 'metric'"),
+        (_set("claims", 0, "check", to={"at_least": 1, "at_most": 2}), "claims.0.check cannot be"),
+        (_set("claims", 0, "check", "tolerence", to=1), "no key 'tolerence'; Did you mean 'tolerance'"),
+        (_set("claims", 0, "table", to="table9"), "claims.0 has no table or figure 'table9'"),
+        (_set("checks", "rows", 0, "at_leest", to=1), "no key 'at_leest'; Did you mean 'at_least'"),
+    ],
+)  # fmt: skip
+def test_what_paper_yaml_cannot_mean_ends_in_one_sentence(
+    change: Callable[[dict[str, Any]], None], says: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "leakage"
+    shutil.copytree(PAPERS / "leakage", folder)
+    about = yaml.safe_load((folder / "paper.yaml").read_text())
+    change(about)
+    (folder / "paper.yaml").write_text(yaml.safe_dump(about))
+    with pytest.raises(ConfigError) as error:
+        papers.read(folder)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("dataset,metrik\n", "no column 'metrik'; Did you mean 'metric'"),
+        ("dataset,metric\n", "lacks the columns attack, forget, model, note, published, unlearner; it may leave out"),
+        ("{head},status\n{row},unreadible\n", "table.csv:2: status is not_applicable, unreadable or empty"),
+        ("{head},derive\n{row},minus\n", "derive cannot be 'minus'; it takes `minus field=value"),
+        ("{head},derive\n{row},highest unlerner\n", "derive cannot be 'highest unlerner'"),
+        ("{head},derive\n{row},sd unlearner\n", "derive cannot be 'sd unlearner'"),
+    ],
+)  # fmt: skip
+def test_what_a_table_cannot_mean_ends_in_one_sentence(text: str, says: str, tmp_path: Path) -> None:
+    head = "dataset,model,forget,unlearner,attack,metric,published,note"
+    row = "cifar10,resnet50,class_0,retrain,none,forget_accuracy,,x"
+    (tmp_path / "table.csv").write_text(text.format(head=head, row=row))
+    with pytest.raises(ConfigError) as error:
+        papers.rows(tmp_path / "table.csv", None, {})
+    assert says in str(error.value)
+
+
+# Cells that are derived
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return Plan(load(scale="paper"))
+
+
+def derived(plan: Plan, tmp_path: Path, values: dict[str, list[float]], **row: str) -> compare.Compared:
+    """A derived cell over rows that hold `values` for each unlearner and attack, the names separated by a blank."""
+    one = plan._cell("uma", "table1", 2, ROW | row)
+    for name, of in values.items():
+        unlearner, attack = name.split()
+        file = tmp_path / Run("cifar10", "resnet50", "class_0", unlearner).rows
+        file.parent.mkdir(parents=True, exist_ok=True)
+        measured = cell(attack=attack, epsilon="" if attack == "none" else "8/255")
+        with file.open("a") as handle:
+            handle.writelines(f"{json.dumps(row)}\n" for row in rows_of(of, measured))
+    (found,) = compare.compare([one], tmp_path)
+    return found
+
+
+def test_a_difference_is_taken_repetition_by_repetition(plan: Plan, tmp_path: Path) -> None:
+    values = {"finetune uma": [50.0, 70.0, 1.0], "finetune none": [49.0, 67.0]}
+    found = derived(plan, tmp_path, values, derive="minus attack=none; epsilon=", published="2")
+    assert found.values == {0: 1.0, 1: 3.0} and found.mean == 2.0
+    assert found.sd == pytest.approx(2**0.5) and found.verdict == "agrees"
+    assert found.half == pytest.approx(12.7062 * 2**0.5 * (1 + 1 / 2) ** 0.5, rel=1e-5), "no bound of a proportion"
+
+
+def test_the_highest_of_several_is_its_own_number_and_names_the_winner(plan: Plan, tmp_path: Path) -> None:
+    values = {"finetune uma": [10.0, 20.0], "retrain uma": [30.0, 2.0], "salun uma": [11.0, 12.0]}
+    several = {"unlearner": "finetune+retrain+salun"}
+    best = derived(plan, tmp_path, values, derive="highest unlearner", **several)
+    assert (best.mean, best.winner, best.sd) == (16.0, "retrain", pytest.approx(19.79899))
+    worst = derived(plan, tmp_path, values, derive="lowest unlearner", **several)
+    assert (worst.mean, worst.winner) == (11.5, "salun")
+    assert derived(plan, tmp_path, values, **several).mean == pytest.approx((10 + 20 + 30 + 2 + 11 + 12) / 6)
+
+
+def test_the_best_of_several_is_not_told_before_all_were_run(plan: Plan, tmp_path: Path) -> None:
+    values = {"finetune uma": [10.0, 20.0]}
+    found = derived(plan, tmp_path, values, unlearner="finetune+retrain", derive="highest unlearner")
+    assert (found.mean, found.verdict, found.winner) == (None, "not run", "")
+
+
+def test_a_standard_deviation_is_held_against_a_printed_one_of_as_many_trials(plan: Plan, tmp_path: Path) -> None:
+    found = derived(plan, tmp_path, {"finetune uma": [10.0, 20.0, 30.0]}, derive="sd", published="9")
+    assert (found.mean, found.sd, found.difference, found.verdict) == (10.0, None, 1.0, "no interval")
+    of_40 = compare.replace(found.cell, printed_trials=40)
+    for published, verdict in ((9.0, "agrees"), (70.0, "differs")):  # F(39, 2) at 97.5% is 39.47
+        one = derive(compare.replace(of_40, published=published), [judge(of_40.parts[0], rows_of([10.0, 20.0, 30.0]))])
+        assert one.verdict == verdict, one.why
+
+
+def test_what_a_derived_cell_needs_is_computed(plan: Plan) -> None:
+    own = Plan(plan.config)
+    row = ROW | {"unlearner": "finetune+salun", "derive": "highest unlearner"}
+    minus = ROW | {"derive": "minus attack=uma_unseen"}
+    own.__dict__["items"] = {("uma", "x"): [own._cell("uma", "x", 2, row), own._cell("uma", "x", 3, minus)]}
+    assert own.attacks_of("cifar10", "resnet50", "class_0", "finetune") == ["uma", "uma_unseen"]
+    assert own.rows("uma") == [f"rows/cifar10/resnet50/class_0/{name}.jsonl" for name in ("finetune", "salun")]
+
+
+def test_a_derived_cell_of_which_a_part_diverged_is_not_judged(plan: Plan, tmp_path: Path) -> None:
+    one = plan._cell("uma", "table1", 2, ROW | {"derive": "minus unlearner=retrain", "published": "1"})
+    whole, lost = judge(one.parts[0], rows_of([1.0, 2.0])), {"repetition": 1, "status": "diverged"}
+    assert derive(one, [whole, judge(one.parts[1], [*rows_of([1.0], one.parts[1]), lost])]).verdict == "diverged"
+
+
+# Two proportions of attempts
+
+
+def test_the_interval_of_two_proportions_is_newcombes() -> None:
+    # Newcombe (1998), Table II, method 10
+    for (a, m, b, n), (low, high) in {
+        (56, 70, 48, 80): (0.0524, 0.3339),
+        (9, 10, 3, 10): (0.1705, 0.8090),
+        (10, 10, 0, 20): (0.6791, 1.0),
+        (10, 10, 0, 10): (0.6075, 1.0),
+    }.items():
+        assert two_proportions((a, m), (b, n)) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+def attempts(values: list[float], one: Cell, n: int = 20) -> compare.Compared:
+    return judge(one, [row | {"kind": "attempts"} for row in rows_of(values, one, n=n)])
+
+
+def test_a_proportion_of_attempts_is_held_against_a_printed_one_of_attempts() -> None:
+    one = cell(published=80.0, printed_trials=70)
+    near, far = attempts([60.0, 70.0, 65.0], one), attempts([50.0, 60.0, 55.0], one)
+    assert near.successes == (39.0, 60) and near.verdict is Verdict.AGREES
+    assert far.successes == (33.0, 60) and far.verdict is Verdict.DIFFERS
+    assert "difference of two proportions from -0." in far.why
+    assert judge(one, rows_of([60.0, 70.0, 65.0], one, n=20)).successes is None
+
+
+@pytest.mark.parametrize(
+    ("with_attack", "verdict"),
+    [([95.0, 95.0], "holds"), ([65.0, 75.0], "cannot tell"), ([10.0, 10.0], "does not hold")],
+)
+def test_a_claim_of_attempts_is_decided_by_the_interval_of_their_difference(
+    with_attack: list[float], verdict: str
+) -> None:
+    one, other = cell(published=None), cell(epsilon="16/255", published=None)
+    check = {"no_less_than": {"epsilon": "16/255"}, "proportions": True}
+    about = {"claims": [{"says": "s", "source": "t", "cells": {"epsilon": "8/255"}, "check": check, "ours": True}]}
+    found = [attempts(with_attack, one), attempts([60.0, 60.0], other)]
+    assert claims.evaluate(about, found)[0].reproduced.verdict == verdict
+
+
+# Sweeps
+
+
+def general(scale: str) -> dict[str, Any]:
+    """config.yaml merged with its scale, without anything that some paper's folder says."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "config.yaml").read_text()) | {"scale": scale}
+    cut = yaml.safe_load((ROOT / "config" / "scales" / f"{scale}.yaml").read_text())
+    for file in PAPERS.glob("*/config.yaml"):
+        part = yaml.safe_load(file.read_text())
+        for section in ("forget_sets", "unlearners", "attacks", "defenses"):
+            for name in part.get(section, {}):
+                config[section].pop(name, None)
+                cut.get(section, {}).pop(name, None)
+                for kept in (cut.get("budgets", {}).get(section, {}), cut.get("budgets", {}).get("probes", {})):
+                    for key in [key for key in kept if key.split("/")[-1] == name]:
+                        kept.pop(key)
+        for kind, names in part["scales"].get(scale, {}).get("stand_ins", {}).items():
+            for name in names:
+                cut["stand_ins"].get(kind, {}).pop(name, None)
+    for name in [name for name, entry in config["attacks"].items() if entry.get("method") not in config["attacks"]]:
+        config["attacks"].pop(name)
+    configuration._update(config, cut)
+    return config
+
+
+@pytest.mark.parametrize("scale", ["demo", "laptop", "paper"])
+def test_the_general_configuration_and_the_papers_parts_make_the_whole(scale: str) -> None:
+    without = general(scale)
+    assert not without["attacks"] and not without["defenses"] and "adversarial" not in without["unlearners"]
+    whole = configuration.resolve(without)
+    assert whole == load(scale=scale)
+    assert configuration.resolve(whole) == whole, "a configuration that was filled and cut stays as it is"
+
+
+def test_what_the_configuration_says_itself_is_not_the_papers_to_change(plan: Plan) -> None:
+    config = configuration.load(scale="paper", gpu=0)
+    config["attacks"]["uma"] = {"steps": 7}
+    assert papers.fill(config)["attacks"]["uma"] == {**plan.config["attacks"]["uma"], "steps": 7}
+
+
+def test_two_papers_cannot_give_one_name_to_two_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for paper, classes in (("one", [0]), ("other", [1])):
+        (tmp_path / "papers" / paper).mkdir(parents=True)
+        part = {"forget_sets": {"class_0": {"classes": classes}, "class_2": {"classes": [2]}}}
+        (tmp_path / "papers" / paper / "config.yaml").write_text(yaml.safe_dump(part))
+    monkeypatch.setattr(papers, "PAPERS", tmp_path / "papers")
+    with pytest.raises(ConfigError, match=r"forget_sets.class_0 is .* in one paper and .* in another"):
+        papers.fill({"scale": "demo", "forget_sets": {}})
+
+
+def test_a_sweep_stands_for_the_entries_that_are_named_after_it(plan: Plan) -> None:
+    attacks = plan.config["attacks"]
+    assert attacks["inversion_white_box_restarts_1"] == {"method": "inversion_white_box", "restarts": 1}
+    small = {"method": "inversion_white_box", "l2_weight": 1e-3, "tv_weight": 1e-3}
+    assert attacks["inversion_white_box_weight_1e3"] == small
+    assert "label_leakage_size_20" in attacks and "label_leakage_size_100" not in attacks, "which the entry has itself"
+    for figure in plan.papers["leakage"]["figures"].values():
+        for name, entry in papers.expand(*_base(figure["sweep"], attacks)).items() if "sweep" in figure else ():
+            assert attacks[name] == entry, name
+
+
+def _base(sweep: dict[str, Any], attacks: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    return sweep["attack"], attacks[sweep["attack"]], sweep
+
+
+def test_the_cells_of_a_sweep_are_in_its_order_and_stand_at_their_values(plan: Plan) -> None:
+    sweep = plan.papers["leakage"]["figures"]["restarts"]["sweep"]
+    names = [f"inversion_white_box{end}" for end in ("_restarts_1", "_restarts_2", "", "_restarts_10")]
+    assert papers.places(sweep, plan.config) == dict(zip(names, (1, 2, 5, 10), strict=True))
+    assert [cell.attack for cell in plan.figures["leakage", "restarts"]] == names * 2
+
+
+def test_a_variant_of_a_variant_keeps_what_that_one_changed() -> None:
+    entry = {"method": "uma", "images": "unseen", "also_in": "uma_table1"}
+    made = papers.expand("uma_unseen", entry, {"attack": "uma_unseen", "keywords": {"steps": [1, 20]}})
+    assert made["uma_unseen_steps_1"] == {"method": "uma", "images": "unseen", "steps": 1}
+
+
+def test_the_names_of_a_sweeps_values_are_names() -> None:
+    sweep = {"unlearner": "u", "called": "c", "keywords": {"lr": [0.0, 1e-3, 2.5e-2, 2, "kl"]}}
+    assert list(papers.expand("u", {}, sweep)) == ["u_c_0", "u_c_1e3", "u_c_2_5e2", "u_c_2", "u_c_kl"]
