@@ -511,34 +511,33 @@ class TestChains:
     PUT = Samples(255 - DATA.images[FIRST], (DATA.labels[FIRST] + 1) % CLASSES)
 
     @pytest.mark.parametrize("slices", [1, 3])
-    @pytest.mark.parametrize("put", [None, PUT], ids=["removed", "replaced"])
-    def test_a_second_request_to_sisa_is_as_exact_as_the_first(self, slices: int, put: Samples | None) -> None:
+    @pytest.mark.parametrize("changed", [False, True], ids=["removed", "replaced"])
+    def test_a_second_request_to_sisa_is_as_exact_as_the_first(self, slices: int, changed: bool) -> None:
         recipe = Recipe(epochs=2, batch_size=4, lr=0.02)
         base = sisa.train_base(tiny_model(), DATA, Base(SEED, recipe), shards=3, slices=slices)
-        after_one = serve(sisa, base, DATA, self.FIRST, recipe, replacement=put)
-        left = parted(DATA, self.FIRST)[1] if put is None else replaced(DATA, self.FIRST, put)
-        after_two = serve(sisa, after_one, left, self.SECOND, recipe)
+        place = list(zip(base[1]["assignment/shard"].tolist(), base[1]["assignment/slice"].tolist(), strict=True))
+        # The first asks for early slices, the second for late ones of the same shards: it goes on from the first's.
+        first = [next(i for i in range(40) if place[i] == (k, 0)) for k in range(3)]
+        second = [[i for i in range(40) if place[i] == (k, slices - 1)][-1] for k in range(3)]
+        asked = torch.tensor(sorted(first))
+        put = Samples(255 - DATA.images[asked], (DATA.labels[asked] + 1) % CLASSES) if changed else None
+        one = serve(sisa, base, DATA, asked, recipe, replacement=put)
+        left = replaced(DATA, asked, put) if put else parted(DATA, asked)[1]
+        shift = [0 if changed else sum(other < i for other in first) for i in sorted(second)]
+        two = serve(sisa, one, left, torch.tensor(sorted(second)) - torch.tensor(shift), recipe)
 
-        # Retrained from the very first weights, one sample after the other taken from where the base put it.
-        gone = torch.arange(40)[torch.isin(torch.arange(40), self.FIRST) & torch.tensor(put is None)]
-        whole = DATA if put is None else left
-        stays = parted(Samples(torch.arange(40), torch.arange(40)), gone)[1].labels
-        removed = {*gone.tolist(), *stays[self.SECOND].tolist()}
+        # Retrained from the very first weights on what is left, where the base put it.
+        whole, gone = (left, {*second}) if changed else (DATA, {*first, *second})
         for k in range(3):
             member = models.fresh(tiny_model(), stable_seed(SEED, k, "initial"))
             for s in range(slices):
-                chosen = [
-                    i
-                    for i in range(40)
-                    if i not in removed and base[1]["assignment/shard"][i] == k and base[1]["assignment/slice"][i] <= s
-                ]
+                chosen = [i for i in range(40) if i not in gone and place[i][0] == k and place[i][1] <= s]
                 part = Samples(whole.images[chosen], whole.labels[chosen])
-                once = Recipe(sisa.slice_epochs(2, slices)[s], 4, 0.02)
-                fit(member, part, once, seed=stable_seed(SEED, k, s))
-            found = after_two.network.net.members[k]
+                fit(member, part, Recipe(sisa.slice_epochs(2, slices)[s], 4, 0.02), seed=stable_seed(SEED, k, s))
+            found = two.network.net.members[k]
             assert torch.equal(flat(found), flat(member.net)), k
             assert not torch.equal(flat(found), flat(base[0].net.members[k])), "each shard was asked"
-        assert len(after_two.kept["assignment/shard"]) == 40 - len(removed)
+        assert len(two.kept["assignment/shard"]) == len(two.kept["assignment/slice"]) == 40 - len(gone)
 
     @pytest.mark.parametrize("at", [3, 9, 14])
     def test_a_third_step_fine_tunes_the_result_and_ends_the_same_after_a_kill(
@@ -562,6 +561,23 @@ class TestChains:
         assert checkpoint.path.exists() == (at > 6), "written after every epoch of six steps"
         again = serve(finetune, two, left, third, recipe, training=training, checkpoint=checkpoint).network
         assert torch.equal(flat(again), flat(whole))
+
+    @pytest.mark.parametrize("at", [3, 9])
+    def test_a_second_request_to_sisa_that_was_killed_ends_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    ) -> None:
+        recipe = Recipe(epochs=3, batch_size=4, lr=0.02)
+        base = sisa.train_base(tiny_model(), DATA, Base(SEED, recipe), shards=2, slices=2)
+        one = serve(sisa, base, DATA, self.FIRST, recipe)
+        left = parted(DATA, self.FIRST)[1]
+        whole = serve(sisa, one, left, self.SECOND, recipe)
+        checkpoint = Checkpoint(tmp_path / "two.resume", "key", seconds=0)
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killing(patch, sisa, at)
+            serve(sisa, one, left, self.SECOND, recipe, checkpoint=checkpoint)
+        again = serve(sisa, one, left, self.SECOND, recipe, checkpoint=checkpoint)
+        assert torch.equal(flat(again.network), flat(whole.network)) and again.kept.keys() == whole.kept.keys()
+        assert all(torch.equal(tensor, whole.kept[name]) for name, tensor in again.kept.items())
 
     @pytest.mark.parametrize("put", [None, PUT], ids=["removed", "replaced"])
     @pytest.mark.parametrize("epochs", [0, 2])

@@ -93,11 +93,12 @@ def test_bytes_and_floats_in_zero_to_one_are_the_same_samples(dtype: torch.dtype
     assert torch.equal(*found)
 
 
-def test_features_without_height_and_width_are_trained_on_too() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_features_without_height_and_width_are_trained_on_too(dtype: torch.dtype) -> None:
     features = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
     data = Samples(features, (features[:, 0] > 0).long())
-    model = train.fit(torch.nn.Linear(5, 2), data, Recipe(20, 10, 0.1), seed=0)
-    assert (model(features).argmax(1) == data.labels).float().mean() > 0.95
+    model = train.fit(torch.nn.Linear(5, 2).to(dtype), data, Recipe(20, 10, 0.1), seed=0)
+    assert (model(features.to(dtype)).argmax(1) == data.labels).float().mean() > 0.95
 
 
 def test_a_batch_of_one_takes_batch_normalisations_running_statistics_and_leaves_them() -> None:

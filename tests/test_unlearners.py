@@ -13,8 +13,9 @@ import torch
 from palimpsest import models
 from palimpsest.data import Samples, pixels
 from palimpsest.pipeline import method
+from palimpsest.tasks import reconstruction
 from palimpsest.train import Recipe
-from palimpsest.unlearners import Base, Step, gathered, random_label
+from palimpsest.unlearners import Base, Step, gathered, random_label, unlearner
 
 METHODS = method.names("unlearners")
 CLASSES = 4
@@ -168,6 +169,17 @@ class TestContract:
             unlearn_of(name)(tiny_model(), FORGET, RETAIN, Step(0, RECIPE), learning_rat=1)
 
 
+def test_weights_that_a_method_leaves_out_of_the_numbers_are_a_divergence_and_no_result() -> None:
+    @unlearner
+    def unlearn(model: models.Network, forget: Samples, retain: Samples, at: Step) -> models.Network:
+        with torch.no_grad():
+            next(model.parameters())[0] = float("inf")
+        return model
+
+    with pytest.raises(models.Diverged, match="is not finite after test_unlearners"):
+        unlearn(tiny_model(), FORGET, RETAIN, Step(0, RECIPE))
+
+
 def unlearn_of(name: str) -> Any:
     return import_module(f"palimpsest.unlearners.{name}").unlearn
 
@@ -252,3 +264,46 @@ def test_random_label_passes_over_forget_first_and_draws_anew_each_epoch(monkeyp
     first, second = (seen["relabel"](epoch, generator, labels) for epoch in range(2))  # type: ignore[operator]
     assert not torch.equal(first[:8], second[:8])
     assert torch.equal(first[8:], RETAIN.labels) and torch.equal(second[8:], RETAIN.labels)
+
+
+class Through(torch.nn.Module):
+    """An image (N, 1, 8, 8) through a narrow layer and back: a network without classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Linear(8, 64))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images.flatten(1)).view(images.shape)
+
+
+@pytest.mark.parametrize(("name", "of", "rises"), [("finetune", RETAIN, False), ("negative_gradient", FORGET, True)])
+def test_what_trains_on_serves_a_task_without_labels(name: str, of: Samples, rises: bool) -> None:
+    def error(model: Any) -> float:
+        return float(reconstruction.loss(model(pixels(of.images)), reconstruction.targets(of)).detach())
+
+    method, nobodys = import_module(f"palimpsest.unlearners.{name}"), Samples(FORGET.images, FORGET.labels - 99)
+    settings = {"lr": 0.1, "epochs": 3, "batch_size": 8, "weight_decay": 0.0}
+    made = served(method, Through(), nobodys, RETAIN, task=reconstruction, **settings)
+    assert (error(made) > 1.05 * error(Through())) if rises else (error(made) < 0.95 * error(Through()))
+
+
+def test_a_step_that_asks_for_nothing_new_goes_on_from_what_is_there() -> None:
+    """What is gone already has no place in the training set; the step needs to know what it was, no more."""
+    at = Step(7, RECIPE)
+    assert at.indices is None
+    found = unlearn_of("finetune")(tiny_model(), FORGET, RETAIN, at).network
+    assert torch.equal(flat(found), flat(run("finetune", tiny_model(), FORGET)))
+
+
+def test_replacements_go_where_their_samples_stood_in_whatever_order_they_come() -> None:
+    whole, order = samples(40), torch.tensor([30, 2, 17])
+    stays = torch.ones(40, dtype=torch.bool)
+    stays[order] = False
+    put = Samples(255 - whole.images[order], (whole.labels[order] + 1) % CLASSES)
+    at = Step(0, RECIPE, indices=order, replacement=put)
+    found = at.remaining(Samples(whole.images[stays], whole.labels[stays]))
+    for place in range(40):
+        one, row = (put, order.tolist().index(place)) if place in order.tolist() else (whole, place)
+        assert torch.equal(found.images[place], one.images[row]) and found.labels[place] == one.labels[row]

@@ -51,7 +51,8 @@ def train_base(model: Network, data: Samples, at: Base) -> tuple[Network, dict[s
     """
     network, sums = deepcopy(model), dict[str, torch.Tensor]()
     _logged(network, data, at.recipe, at, at.requests, sums)
-    return network, {f"request{number}/indices": one.clone() for number, one in enumerate(at.requests)} | sums
+    requests = [indices.to(data.labels.device, copy=True) for indices in at.requests]
+    return network, {f"request{number}/indices": one for number, one in enumerate(requests)} | sums
 
 
 @unlearner(replaces=True)
@@ -75,7 +76,7 @@ def unlearn(
     which = [
         number
         for number, logged in enumerate(requests)
-        if at.indices is not None and torch.equal(logged.sort().values, at.indices.sort().values)
+        if at.indices is not None and torch.equal(logged.sort().values, at.indices.to(logged.device).sort().values)
     ]
     if not which:
         raise ValueError(

@@ -45,7 +45,7 @@ def unlearn(
     """
     watched = torch.randperm(len(forget.labels), generator=torch.Generator().manual_seed(at.seed))[:WATCHED]
     images, labels = (tensor[watched.to(tensor.device)] for tensor in forget)
-    images = pixels(images, model.mean.dtype)
+    images = pixels(images, next(model.parameters()).dtype)
 
     def forgotten(model: nn.Module, batch: Batch) -> bool:
         with evaluated(model), torch.inference_mode():
