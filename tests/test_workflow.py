@@ -30,7 +30,7 @@ TINY = {
     "stand_ins": {
         "datasets": dict.fromkeys(("cifar10", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "svhn"), "digits"),
         "models": dict.fromkeys(("resnet50", "lenet", "resnet18_imagenet"), "small_cnn_narrow"),
-        "forget_sets": {
+        "requests": {
             "classes_5_16_25_34_78": "class_0",
             "classes_4_12_66_72_97_143_149_165_175_190": "class_0",
             "random_5000": "random_tenth",
@@ -57,11 +57,11 @@ TINY = {
         },
         "defenses": {"denoiser": {"steps": 5}},
     },
-    "forget_sets": {
-        f"{number}_classes" if number != "single" else "single_class": {"trials": 2}
+    "requests": {
+        f"{number}_classes" if number != "single" else "single_class": {"repetitions": 2}
         for number in ("single", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     },
-    "block": 2,
+    "block": {"other": 2},
     "repetitions": 1,
     "warm_start": True,
 }
