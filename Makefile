@@ -39,7 +39,7 @@ checked: .venv/installed
 	$(IN_VENV) snakefmt --check Snakefile workflow
 	$(IN_VENV) ruff check
 	$(IN_VENV) ruff format --check
-	$(IN_VENV) mypy src
+	$(IN_VENV) mypy
 
 clean-env:  ## remove .venv; results stay
 	rm -rf .venv

@@ -16,7 +16,7 @@ from palimpsest.pipeline import configuration, papers
 from palimpsest.pipeline.cells import Cell, Plan, Run
 from palimpsest.pipeline.configuration import ROOT, load
 from palimpsest.pipeline.errors import ConfigError
-from palimpsest.report import claims, compare
+from palimpsest.report import claims, compare, formats, page, tables
 from palimpsest.report.compare import Verdict, derive, judge, two_proportions
 
 PAPERS = ROOT / "config" / "papers"
@@ -41,7 +41,8 @@ def _set(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_set("tables", "table5", "printed_trial", to=40), "'printed_trial'; Did you mean 'printed_trials'"),
+        (_set("tables", "table5", "printed_trial", to=40), "leakage/paper.yaml: tables.table5 has no key 'prin"),
+        (_set("tables", "table5", "printed_trial", to=40), "Did you mean 'printed_trials'"),
         (_set("titel", to="x"), "leakage/paper.yaml has no key 'titel'; Did you mean 'title'"),
         (_set("tables", "table55", to={"title": "t", "caption": "c"}), "has table55, but there is no table55.csv"),
         (lambda about: about["tables"].pop("table5"), "no table or figure 'table5'; Did you mean"),
@@ -282,3 +283,91 @@ def test_a_variant_of_a_variant_keeps_what_that_one_changed() -> None:
 def test_the_names_of_a_sweeps_values_are_names() -> None:
     sweep = {"unlearner": "u", "called": "c", "keywords": {"lr": [0.0, 1e-3, 2.5e-2, 2, "kl"]}}
     assert list(papers.expand("u", {}, sweep)) == ["u_c_0", "u_c_1e3", "u_c_2_5e2", "u_c_2", "u_c_kl"]
+
+
+# A paper is its folder
+
+TOY = {
+    "paper.yaml": """
+title: A toy paper
+cite: Nobody, 2026.
+protocol: It forgets a class and looks.
+names: {cifar10: CIFAR-10, resnet50: ResNet50, class_9: class 9, finetune: FT, finetune_toy: FT of the toy}
+layout:
+  groups:
+    - {label: All, short: "", cells: {derive: ""}, columns: [UA]}
+    - {label: Best, short: best, cells: {derive: highest unlearner}, columns: [UA]}
+  places: {UA: 2}
+  metrics: {forget_accuracy: {column: UA, says: accuracy on the forgotten images}}
+tables: {main: {title: Table 1. Toy, caption: The table shows a toy.}}
+figures:
+  rates:
+    kind: lines
+    sweep: {unlearner: finetune_toy, keywords: {lr: [0.01, 0.1]}}
+    hue: [metric]
+    xlabel: learning rate
+    y: UA
+    title: Figure 1. Rates.
+    caption: The line shows the rates.
+claims:
+  - {says: It forgets., source: Table 1, cells: {table: main, unlearner: finetune_toy}, check: {at_most: 100}}
+""",
+    "main.csv": """dataset,model,forget,unlearner,attack,metric,derive,published,note
+cifar10,resnet50,class_9,finetune,none,forget_accuracy,,,toy
+cifar10,resnet50,class_9,finetune_toy,none,forget_accuracy,,55,
+cifar10,resnet50,class_9,finetune+finetune_toy,none,forget_accuracy,highest unlearner,70,
+""",
+    "rates.csv": """dataset,model,forget,unlearner,attack,metric,published,note
+cifar10,resnet50,class_9,finetune_toy,none,forget_accuracy,,toy
+""",
+    "config.yaml": """
+forget_sets: {class_9: {classes: [9]}}
+unlearners: {finetune_toy: {method: finetune, lr: 0.01}}
+scales: {demo: {budgets: {unlearners: {finetune_toy: {epochs: 1}}}}}
+""",
+    "sections.py": """
+def sections(context):
+    return [("A section of its own", context.render("own.html.j2", values=context.found))]
+""",
+    "own.html.j2": "<p>{{ values | length }} cells of {{ about.title }} were <b>compared</b>.</p>\n",
+    "checks.py": """
+from palimpsest.report.checks import Check
+
+def checks(context):
+    return [Check("A toy is never wrong.", 3, ("it was",))]
+""",
+}
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """A plan at scale demo with one paper more than there are, which is nothing but its folder."""
+    shutil.copytree(PAPERS, tmp_path / "papers")
+    shutil.copytree(PAPERS.parent / "scales", tmp_path / "scales")
+    (tmp_path / "papers" / "toy").mkdir()
+    for name, text in TOY.items():
+        (tmp_path / "papers" / "toy" / name).write_text(text)
+    monkeypatch.setattr(papers, "PAPERS", tmp_path / "papers")
+    return Plan(load(scale="demo"))
+
+
+def test_a_paper_is_its_folder(toy: Plan, tmp_path: Path) -> None:
+    assert [cell.unlearner for cell in toy.figures["toy", "rates"]] == ["finetune_toy", "finetune_toy_lr_1e1"]
+    assert "finetune_toy: epochs 1" in map(str, toy.tables["toy", "main"][1].reductions)
+    for unlearner, values in (("finetune", [40.0, 50.0]), ("finetune_toy", [60.0, 70.0])):
+        one = next(cell for cell in toy.tables["toy", "main"] if cell.unlearner == unlearner)
+        file = tmp_path / "results" / one.runs[0].rows
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows = rows_of(values, cell(attack="none", epsilon=""))
+        file.write_text("".join(f"{json.dumps(row | {'defense': ''})}\n" for row in rows))
+    text = page.render(toy, "toy", tmp_path / "results")
+    for said in (
+        "A section of its own",
+        "3 cells of A toy paper were <b>compared</b>",
+        "A toy is never wrong",
+        "It forgets.",
+    ):
+        assert said in text
+    made, found = tables.of(toy, "toy", "main", tmp_path / "results")
+    assert [one.winner for one in found] == ["", "", "finetune_toy"]
+    assert "65.0±7.1 FT of the toy ~" in formats.markdown(made)

@@ -289,11 +289,8 @@ def test_markdown_fits_into_a_terminal_of_120_columns(demo: Plan, reduced: Path,
             assert len({line.count("|") for line in grids}) <= 3  # the blocks and their controls are each one shape
 
 
-@pytest.mark.parametrize("text", ["cifar10 → digits", "uma", "random_label: epochs 5"])
-def test_stand_ins_are_named_on_top_of_every_format(demo: Plan, reduced: Path, text: str) -> None:
-    named = {"cifar10 → digits": "CIFAR-10 → digits", "uma": "UMA: steps 10", "random_label: epochs 5": "RL: epochs"}[
-        text
-    ]
+@pytest.mark.parametrize("named", ["CIFAR-10 → digits", "UMA to a wrong label: steps 10", "FT, RL, SalUn: epochs 5;"])
+def test_stand_ins_are_named_on_top_of_every_format(demo: Plan, reduced: Path, named: str) -> None:
     made = texts(demo, reduced)
     flat = {name: re.sub(r"[\s>]+", " ", body) for name, body in made.items()}
     assert named.split(" →")[0] in flat["md"].split("## ")[0]

@@ -1,10 +1,9 @@
 """Rule measure: every metric that some cell asks of a model, all repetitions, from what was predicted."""
 
 from palimpsest.pipeline.job import imported, job
-from palimpsest.seeds import numbers
 
 with job(globals().get("snakemake")) as run:
-    from palimpsest import measure, predict
+    from palimpsest import measure, models, numbered, predict
 
     blocks = run.asks.blocks
     predicted = {}
@@ -13,19 +12,18 @@ with job(globals().get("snakemake")) as run:
     truth = {number: one.tensors["forgotten"] for number, one in predicted.items()}
 
     def found(files, attack, among):
-        """What an attack on labels got out of each repetition's server; of none that diverged."""
-        start = among.index(attack) * len(blocks)
-        each = {
-            number: {name: tensor.cpu() for name, tensor in run.read_tensors(file, number).items()}
-            for block, file in zip(blocks, files[start : start + len(blocks)], strict=True)
-            for number in numbers(block)
-        }
-        return {number: tensors for number, tensors in each.items() if tensors}
+        """What an attack on labels got out of each repetition's server, or why it got nothing."""
+        start, found = among.index(attack) * len(blocks), {}
+        for file in files[start : start + len(blocks)]:
+            for number, about in numbered.about(file).items():
+                lost = about.get("diverged")
+                found[number] = models.Diverged(lost) if lost else numbered.read(file, number)
+        return found
 
     judged = {}
     for name, told in run.asks.judges.items():
         probed = found(run.input.probed, name, list(run.asks.judges))
-        shadows = found(run.input.shadows, name, run.asks.shadowed) if name in run.asks.shadowed else None
+        shadows = found(run.input.shadows, name, run.asks.shadowed) if name in run.asks.shadowed else {}
         judged[name] = measure.judge(
             imported("attacks", told["method"]).judge,
             probed,

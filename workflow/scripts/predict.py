@@ -5,7 +5,7 @@ from functools import partial
 from palimpsest.pipeline.job import imported, job
 
 with job(globals().get("snakemake")) as run:
-    from palimpsest import data, models, predict, requests
+    from palimpsest import data, models, numbered, predict, requests
 
     images = data.read(run.input.images).to(run.device)
     trained = dict(zip(run.asks.trained, run.input.prepared, strict=True))
@@ -14,6 +14,8 @@ with job(globals().get("snakemake")) as run:
         found = {}
         for name, told in run.asks.defenses.items():
             purify = partial(imported("defenses", told["method"]).purify, **told["keywords"])
+            if name in trained and (lost := numbered.about(trained[name])[number].get("diverged")):
+                raise models.Diverged(f"{name}: {lost}")
             kept = {"kept": run.read_tensors(trained[name], number)} if name in trained else {}
             found[name] = partial(purify, **kept)
         return found

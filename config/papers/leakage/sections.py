@@ -53,7 +53,7 @@ class Against:
 
     @property
     def wins(self) -> bool | None:
-        """Whether the attack is above its rival; None where that cannot be told."""
+        """Whether the attack is above its rival; None where it cannot be decided."""
         if self.half is None or abs(self.difference) <= self.half:
             return None
         return self.difference > 0
@@ -125,14 +125,8 @@ def survivals(found: Sequence[Compared], results: Path) -> list[Survival]:
         rate, trivial, balanced, nothing, _, idle = islice(measured, 6)
         if not rate.values:
             continue
-        made.append(
-            Survival(
-                one=rate,
-                trivial=_against(rate, trivial),
-                nothing=_against(rate, nothing) if control else None,
-                balanced=_against(balanced, idle) if control else None,
-            )
-        )
+        beside = (_against(rate, nothing), _against(balanced, idle)) if control else (None, None)
+        made.append(Survival(rate, _against(rate, trivial), *beside))
     return made
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from palimpsest.pipeline import method
 from palimpsest.pipeline.cells import ORIGINAL, SAME, Plan, Run
 from palimpsest.pipeline.configuration import (
+    ROOT,
     SECTIONS,
     ConfigError,
     grid_of,
@@ -34,7 +35,7 @@ from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
 from palimpsest.seeds import numbers, stable_seed
 
 PLAIN = "plain"  # the base model that no method trains in its own way
-TEMPLATES = ("parts.html.j2", "table.html.j2", "page.html.j2", "style.css")
+LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "style.css", "looks.yaml")
 
 
 @dataclass(frozen=True)
@@ -298,7 +299,7 @@ class Addresses:
         """What unlearning needs, whether to tune or to do it."""
         request, unlearner = run.steps[-1]
         grid, before = grid_of(self.config, unlearner), self.before(run, block)
-        told = self._told("unlearners", unlearner)
+        told = self._told("unlearners", unlearner, "unlearn")
         told["keywords"] = {key: value for key, value in told["keywords"].items() if key not in grid}
         told |= {
             "recipe": recipe_of(self.config, run.dataset, run.model),
@@ -353,12 +354,8 @@ class Addresses:
         trained = [name for name in defenses if method.has("defenses", kinds[name], "prepare")]
         told = {
             "attacks": attacks,
-            "defenses": {
-                name: {"method": kinds[name], "keywords": taken_by(self.config, "defenses", name, "purify")}
-                for name in defenses
-            },
+            "defenses": {name: self._told("defenses", name, "purify") for name in defenses},
             "trained": trained,
-            "needs": self.plan.needs_of(run),
             "task": self._task(run.model),
         }
         above: dict[str, Any] = {
@@ -371,7 +368,7 @@ class Addresses:
                 for name in trained
             ],
         }
-        if "before" in told["needs"]:
+        if "before" in self.plan.needs_of(run):
             above["original"] = self.base(run, block)["model"]
         return told, above, "predict", *(self._module("defenses", name) for name in defenses)
 
@@ -385,15 +382,11 @@ class Addresses:
             "metrics": self.plan.metrics_of(run),
             "families": self.plan.families_of(run),
             "blocks": every,
-            "judges": {
-                name: {"method": files[name], "keywords": taken_by(self.config, "attacks", name, "judge")}
-                for name in judged
-            },
+            "judges": {name: self._told("attacks", name, "judge") for name in judged},
+            "shows": {k: v for file in files.values() for k, v in (method.literal(file, "METRICS") or {}).items()},
             "shadowed": shadowed,
         }
         above = {
-            "images": self._images(run.dataset),
-            "requests": [file for block in every for file in self.requests(run, block)],
             "outputs": [self("predict", **run.names, block=block)["outputs"] for block in every],
             "probed": [self("probe", **run.names, attack=a, block=b)["probed"] for a in judged for b in every],
             "shadows": [self("probe", **shadow.names, attack=a, block=b)["probed"] for a in shadowed for b in every],
@@ -431,7 +424,9 @@ class Addresses:
 
     def _behind(self, paper: str, name: str | None = None) -> dict[str, Any]:
         rows = [self("measure", **run.names)["rows"] for run in self.plan.runs(paper, name)]
-        return {"rows": rows, "templates": [f"workflow/report/{template}" for template in TEMPLATES]}
+        own = sorted(file.name for file in (ROOT / "config/papers" / paper).glob("*.[pj]*"))
+        look = [f"workflow/report/{file}" for file in LOOK] + [f"config/papers/{paper}/{file}" for file in own]
+        return {"rows": rows, "look": look}
 
     # Parts of these
 

@@ -18,7 +18,6 @@ from palimpsest.pipeline import method, papers, paths
 from palimpsest.pipeline.configuration import (
     PROBES,
     RESERVED,
-    ROOT,
     keywords_of,
     method_of,
 )
@@ -32,7 +31,7 @@ NO_ATTACK = "none"
 NO_DEFENSE = ""
 STEP = "-"  # between the steps of a chain
 SAME = "same"  # the request of a step that asks for nothing new: it goes on after those before it
-SHAPE = ("dataset", "model", "forget", "attack", "epsilon", "defense", "screening", "metric", "derive")
+SHAPE = ("dataset", "model", "forget", "attack", "epsilon", "defense", "screening", "metric")
 BEFORE = "_before"  # ends the name of a metric of the model before unlearning
 
 
@@ -154,7 +153,7 @@ class Plan:
     @cached_property
     def papers(self) -> dict[str, dict[str, Any]]:
         """What each paper's `paper.yaml` says, by the paper's short name."""
-        files = sorted((ROOT / "config" / "papers").glob("*/paper.yaml"))
+        files = sorted(papers.PAPERS.glob("*/paper.yaml"))
         return {file.parent.name: papers.read(file.parent) for file in files}
 
     @cached_property
@@ -260,7 +259,7 @@ class Plan:
         return sorted({cell.attack for cell in self.asked.get(run, [])} - {NO_ATTACK})
 
     def _read(self, paper: str, table: str) -> Iterator[Cell]:
-        file = ROOT / "config" / "papers" / paper / f"{table}.csv"
+        file = papers.PAPERS / paper / f"{table}.csv"
         figure = self.papers[paper].get("figures", {}).get(table, {})
         rows = papers.rows(file, figure.get("sweep"), self.config)
         only = self._shared(rows) if figure.get("same_data_sets") else None
@@ -268,7 +267,7 @@ class Plan:
         for line, row in rows:
             key = tuple(row[column] for column in papers.IDENTITY)
             if key in seen:
-                raise ConfigError(f"{file.relative_to(ROOT)}:{line} repeats the cell of line {seen[key]}.")
+                raise ConfigError(f"{paper}/{table}.csv:{line} repeats the cell of line {seen[key]}.")
             seen[key] = line
             yield self._cell(paper, table, line, row, only)
         yield from self._invited(paper, table, rows)
@@ -288,12 +287,11 @@ class Plan:
             shapes: set[tuple[str, ...]] = set()
             for line, row in rows:
                 shape = tuple(row[c] for c in SHAPE)
-                if row["unlearner"] == ORIGINAL or row["control"] or shape in shapes:
+                if row["unlearner"] == ORIGINAL or row["control"] or row["derive"] or shape in shapes:
                     continue
                 shapes.add(shape)
-                yield self._cell(
-                    paper, table, line, {**row, "unlearner": name, "published": "", "note": "not in the paper"}
-                )
+                guest = {"unlearner": name, "published": "", "status": "", "note": "not in the paper"}
+                yield self._cell(paper, table, line, row | guest)
 
     def _cell(
         self, paper: str, table: str, line: int, row: dict[str, str], only: Collection[str] | None = None

@@ -28,12 +28,15 @@ def unknown(where: str, what: str, name: str, valid: Iterable[str]) -> str:
     return f"{where} has no {what} {name!r};{hint} it takes {', '.join(known) or 'none'}."
 
 
-def check(content: Any, schema: str, whole: str) -> None:
-    """Hold `content` against workflow/schemas/<schema>.schema.yaml; `whole` is what the sentence calls it."""
+def check(content: Any, schema: str, whole: str, inside: str = "") -> None:
+    """Hold `content` against workflow/schemas/<schema>.schema.yaml.
+
+    whole: what the sentence calls it. inside: what it says before the keys that lead to a part of it.
+    """
     rules = yaml.safe_load((SCHEMAS / f"{schema}.schema.yaml").read_text())
     errors = jsonschema.Draft202012Validator(rules).iter_errors(content)
     for error in sorted(errors, key=lambda error: list(map(str, error.path))):
-        where = ".".join(map(str, error.path)) or whole
+        where = inside + ".".join(map(str, error.path)) if error.path else whole
         if error.validator == "additionalProperties":
             known = error.schema["properties"]
             stray = sorted(set(error.instance) - set(known))[0]

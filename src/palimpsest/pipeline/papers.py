@@ -46,7 +46,7 @@ def read(folder: Path) -> dict[str, Any]:
     """What a paper's `paper.yaml` says; `ConfigError` for what no table, figure, claim or check understands."""
     about = yaml.safe_load((folder / "paper.yaml").read_text())
     where = f"{folder.name}/paper.yaml"
-    check(about, "paper", where)
+    check(about, "paper", where, f"{where}: ")
     items = {**about.get("tables", {}), **about.get("figures", {})}
     there = {file.stem for file in folder.glob("*.csv")}
     for name in sorted(items.keys() - there):

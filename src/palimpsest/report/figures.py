@@ -33,6 +33,7 @@ from palimpsest.pipeline.values import SEVERAL, named
 from palimpsest.report import compare, tables
 from palimpsest.report.compare import Compared
 
+Words = Mapping[str, Any]  # of paper.yaml
 LOOKS = ROOT / "workflow" / "report" / "looks.yaml"
 COLUMN, PAGE = 3.5, 7.16  # inches, of a page of two columns
 OTHERS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")  # of what is no unlearner
@@ -80,9 +81,7 @@ def numbers(found: Sequence[Compared], results: Path) -> str:
     return text.getvalue()
 
 
-def bars(
-    plan: Plan, about: Mapping[str, Any], own: Mapping[str, Any], found: Sequence[Compared], results: Path
-) -> Figure:
+def bars(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
     """Bars of each data set by unlearner; a panel for each value of `panels`. The paper's numbers are diamonds."""
     names = about.get("names", {})
     panels = list(dict.fromkeys(_field(one, own["panels"]) for one in found))
@@ -98,9 +97,8 @@ def bars(
                 one = here.get((data_set, unlearner))
                 x = position + (place - (len(unlearners) - 1) / 2) * width
                 if one and one.mean is not None:
-                    axis.bar(
-                        x, one.mean, width * 0.92, color=_lighter(colour), edgecolor=colour, hatch=hatch, linewidth=0.6
-                    )
+                    filled: dict[str, Any] = {"color": _lighter(colour), "edgecolor": colour, "hatch": hatch}
+                    axis.bar(x, one.mean, width * 0.92, linewidth=0.6, **filled)
                     axis.errorbar(x, one.mean, one.sd or 0, color="#333333", linewidth=0.7, capsize=1.2)
                 elif one:
                     axis.text(x, 2, one.short, rotation=90, ha="center", fontsize=5)
@@ -115,10 +113,10 @@ def bars(
         axis.set_title(names.get(panel, panel), loc="left")
         axis.set_xticks(range(len(data_sets)), [_label(found, data_set, names) for data_set in data_sets])
         axis.tick_params(axis="x", length=0)
-    handles: list[Any] = []
-    for unlearner in unlearners:
-        colour, hatch, _ = style(plan, unlearner)
-        handles.append(mpl.patches.Patch(facecolor=_lighter(colour), edgecolor=colour, hatch=hatch))
+    handles: list[Any] = [
+        mpl.patches.Patch(facecolor=_lighter(colour), edgecolor=colour, hatch=hatch)
+        for colour, hatch, _ in (style(plan, unlearner) for unlearner in unlearners)
+    ]
     labels = [names.get(unlearner, unlearner) for unlearner in unlearners]
     if any(one.cell.published is not None for one in found):
         handles.append(
@@ -128,16 +126,13 @@ def bars(
     for label in _rivals(found, about):
         handles.append(Line2D([], [], **RIVAL))
         labels.append(label)
-    figure.legend(
-        handles, labels, loc="upper center", ncols=len(handles), bbox_to_anchor=(0.5, 1.03 if len(panels) > 1 else 1.08)
-    )
+    above = (0.5, 1.03 if len(panels) > 1 else 1.08)
+    figure.legend(handles, labels, loc="upper center", ncols=len(handles), bbox_to_anchor=above)
     figure.tight_layout()
     return figure
 
 
-def lines(
-    plan: Plan, about: Mapping[str, Any], own: Mapping[str, Any], found: Sequence[Compared], results: Path
-) -> Figure:
+def lines(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
     """A line for each value of `hue` over `x`, whose values have their numbers in `at`; bands are ± one deviation."""
     names = about.get("names", {})
     sweep = own.get("sweep")
@@ -180,20 +175,11 @@ def lines(
     return figure
 
 
-def distributions(
-    plan: Plan, about: Mapping[str, Any], own: Mapping[str, Any], found: Sequence[Compared], results: Path
-) -> Figure:
+def distributions(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
     """Every value as a point, forgotten classes apart from the others; a panel for each cell."""
-    names = about.get("names", {})
-    panels = list(found)
-    figure, axes = plt.subplots(
-        1,
-        len(panels),
-        figsize=(COLUMN if len(panels) < 3 else PAGE, 2.0),
-        squeeze=False,
-        sharey=own.get("share", False),
-    )
-    for axis, one in zip(axes[0], panels, strict=True):
+    names, size = about.get("names", {}), (COLUMN if len(found) < 3 else PAGE, 2.0)
+    figure, axes = plt.subplots(1, len(found), figsize=size, squeeze=False, sharey=own.get("share", False))
+    for axis, one in zip(axes[0], found, strict=True):
         frame = pd.DataFrame(_samples(one, results))
         axis.set_title(_panel(one, own, names))
         axis.set_ylabel(own["y"] if axis is axes[0, 0] else "")
@@ -218,9 +204,7 @@ def distributions(
     return figure
 
 
-def images(
-    plan: Plan, about: Mapping[str, Any], own: Mapping[str, Any], found: Sequence[Compared], results: Path
-) -> Figure:
+def images(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
     """For each cell the inverted image of every class, and above it a training image of that class."""
     from safetensors import safe_open  # the only figure that reads pixels
 
@@ -345,8 +329,7 @@ def _samples(one: Compared, results: Path) -> list[dict[str, Any]]:
 
 
 def _forgotten(one: Compared, results: Path) -> list[int]:
-    run = one.cell.runs[0]
-    rows = compare.read_rows(results / run.rows)
+    rows = compare.read_rows(results / one.cell.runs[0].rows)
     return next((list(row["forgotten"]) for row in rows if "forgotten" in row), [])
 
 

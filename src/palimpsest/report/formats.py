@@ -17,6 +17,7 @@ from palimpsest.pipeline.values import Status
 from palimpsest.report.compare import Compared, Verdict
 from palimpsest.report.tables import Column, Line, Table
 
+SPREAD = re.compile(r"\$\\pm\$[\d.]+")  # in TeX, a smaller one
 WIDTH = 110  # of prose in Markdown; tables stay within 120 columns
 TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -46,22 +47,18 @@ def printed(one: Compared, column: Column) -> str:
 
 
 def bracketed(one: Compared, table: Table) -> str:
-    """`(n)`, where it is not the n of the caption."""
-    return f"({one.n})" if one.n and one.n != table.n else ""
+    """`(n)`, where it is not the n of the caption, and which of several is the highest or lowest."""
+    return (f"({one.n})" if one.n and one.n != table.n else "") + (f" {one.winner}" if one.winner else "")
 
 
 def spread(table: Table) -> str:
     """The sentence that says what stands in a cell."""
     if table.n == 0:
         return "Nothing was run yet."
-    other = " Where the number of repetitions is another, it stands in brackets." if _several(table) else ""
+    said = " Where the number of repetitions is another, it stands in brackets."
+    other = said if any(one.n not in (0, table.n) for one in table.cells) else ""
     what = "one repetition" if table.n == 1 else f"the mean ± sample standard deviation over n = {table.n} repetitions"
     return f"Our number is {what}; the printed number stands below it.{other}"
-
-
-def _several(table: Table) -> bool:
-    lines = [line for block in table.blocks for line in block.lines + block.controls]
-    return any(one and bracketed(one, table) for line in lines for one in line.cells)
 
 
 def below(line: Line, table: Table) -> list[str]:
@@ -71,8 +68,7 @@ def below(line: Line, table: Table) -> list[str]:
 
 def notes(table: Table) -> list[str]:
     """The footnotes: what each column means for each data set, and why what is not there was not run."""
-    cells = [one for block in table.blocks for line in block.lines + block.controls for one in line.cells if one]
-    why = dict.fromkeys(one.why for one in cells if one.verdict in (Verdict.NOT_RUN, Verdict.DIVERGED))
+    why = dict.fromkeys(one.why for one in table.cells if one.verdict in (Verdict.NOT_RUN, Verdict.DIVERGED))
     missing = [f"Some cells were not run or diverged: {'; '.join(why)}."] if why else []
     return [*(block.variants for block in table.blocks), *table.footnotes, *missing]
 
@@ -105,21 +101,22 @@ def markdown(table: Table) -> str:
     return "\n\n".join([*parts, *map(_wrap, said)]) + "\n"
 
 
-def _cells(line: Line, table: Table) -> list[str]:
-    if line.reason:
-        first = next(one for one in line.cells if one)
-        return [first.short if one is first else "" for one in line.cells]
+def texts(line: Line, table: Table, small: str, blank: str = "") -> list[str]:
+    """The cells of a line as text. small: how a spread is written. blank: what stands where there is no sign."""
     found = []
     for one, column in zip(line.cells, table.columns, strict=True):
-        if one is None:
-            found.append("")
-        elif one.mean is None:
-            found.append(one.short)
+        if one is None or one.mean is None:
+            found.append(one.short if one else "")
         else:
             mean, sd = ours(one, column)
-            small = f"±{sd}" if sd else ""
-            found.append(f"{mean}{small}{bracketed(one, table)} {one.verdict.sign or ' '}")
+            found.append(f"{mean}{small.format(sd) if sd else ''}{bracketed(one, table)} {one.verdict.sign or blank}")
     return found
+
+
+def _cells(line: Line, table: Table) -> list[str]:
+    if line.reason:
+        return [one.short if one and place == line.first else "" for place, one in enumerate(line.cells)]
+    return texts(line, table, "±{}", " ")
 
 
 def _wrap(text: str, indent: str = "") -> str:
@@ -153,16 +150,9 @@ def latex(table: Table) -> str:
 
 def tex_cells(line: Line, table: Table, label: str) -> str:
     """The cells of a line as TeX; a long label takes the columns that are empty before the first number too."""
-    first = next(i for i, one in enumerate(line.cells) if one)
-    found = [rf"\multicolumn{{{first + 1}}}{{l}}{{{label}}}" if first else label]
-    for one, column in list(zip(line.cells, table.columns, strict=True))[first:]:
-        if one is None or one.mean is None:
-            found.append(escape(one.short) if one else "")
-        else:
-            mean, sd = ours(one, column)
-            small = rf"{{\tiny$\pm${sd}}}" if sd else ""
-            found.append(f"{mean}{small}{bracketed(one, table)} {escape(one.verdict.sign)}".rstrip())
-    return " & ".join(found)
+    head = rf"\multicolumn{{{line.first + 1}}}{{l}}{{{label}}}" if line.first else label
+    cells = (escape(text).rstrip() for text in texts(line, table, "±{}")[line.first :])
+    return " & ".join([head, *(SPREAD.sub(r"{\\tiny\g<0>}", text) for text in cells)])
 
 
 def environment() -> jinja2.Environment:
@@ -187,11 +177,10 @@ def tooltip(one: Compared) -> str:
     sd = "" if one.sd is None else f", sd {one.sd:.4g}"
     runs = f"{one.n} repetition{'s' if one.n != 1 else ''}"
     images = f" on {one.images} images" if one.images else ""
-    printed = (
-        "" if one.cell.published is None else f"; printed {one.cell.published:g}, difference {one.difference:+.4g}"
-    )
-    seeds = ", ".join(one.seeds)
-    return f"{one.verdict}{printed}; mean {one.mean:.6g}{sd}, {runs}{images}; seeds {seeds}; open the record"
+    theirs = one.cell.published
+    printed = "" if theirs is None else f"; printed {theirs:g}, difference {one.difference:+.4g}"
+    mean = f"mean {one.mean:.6g}{sd}, {runs}{images}"
+    return f"{one.verdict}{printed}; {mean}; seeds {', '.join(one.seeds)}; open the record"
 
 
 def html(table: Table) -> str:

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from palimpsest.pipeline import papers
 from palimpsest.pipeline.cells import Plan
-from palimpsest.pipeline.configuration import ROOT
 from palimpsest.report import formats
 from palimpsest.report.compare import Compared
-
-PAPERS = ROOT / "config" / "papers"
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,13 @@ class Context:
 
     def render(self, template: str, **values: Any) -> str:
         """A template of the paper's folder as HTML; it may import those of workflow/report/."""
-        text = (PAPERS / self.paper / template).read_text()
+        text = (papers.PAPERS / self.paper / template).read_text()
         return formats.environment().from_string(text).render(about=self.about, **values)
 
 
 def call(context: Context, name: str) -> list[Any]:
     """What the function `name` of the paper's file of that name gives; nothing where there is none."""
-    file = PAPERS / context.paper / f"{name}.py"
+    file = papers.PAPERS / context.paper / f"{name}.py"
     return list(getattr(load(file), name)(context)) if file.is_file() else []
 
 

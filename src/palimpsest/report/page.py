@@ -48,14 +48,8 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         compared = compare.compare(plan.figures[paper, name], results)
         file = results / paths.below("figure", "svg", paper=paper, figure=name)
         drawing = base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
-        figures.append(
-            {
-                **figure,
-                "name": name,
-                "drawing": drawing,
-                "banner": tables.banner((one.cell for one in compared), about.get("names", {})),
-            }
-        )
+        banner = tables.banner((one.cell for one in compared), about.get("names", {}))
+        figures.append({**figure, "name": name, "drawing": drawing, "banner": banner})
         found += compared
     names = about.get("names", {})
     runs = dict.fromkeys(run for one in found for run in one.cell.runs)
@@ -114,15 +108,12 @@ def searches(plan: Plan, runs: Iterable[Run], names: Mapping[str, str], results:
         if not file.is_file():
             continue
         content = json.loads(file.read_text())
+        tried = [(one["values"], one["gap"]) for one in content["trials"]]
         trials = tuple(
-            (
-                ", ".join(f"{key} {value:g}" for key, value in trial["values"].items()),
-                trial["gap"],
-                trial["values"] == content["chosen"],
-            )
-            for trial in content["trials"]
+            (", ".join(f"{key} {value:g}" for key, value in values.items()), gap, values == content["chosen"])
+            for values, gap in tried
         )
-        grid = {key: [trial["values"][key] for trial in content["trials"]] for key in content["chosen"]}
+        grid = {key: [values[key] for values, _ in tried] for key in content["chosen"]}
         edge = any(content["chosen"][key] in (min(values), max(values)) for key, values in grid.items())
         where = f"{names.get(run.dataset, run.dataset)}, {names.get(run.forget, run.forget)}"
         record = str(file.with_suffix(".record.json").relative_to(results))

@@ -11,7 +11,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,11 @@ class Line:
     cells: tuple[Compared | None, ...]
     reason: str
 
+    @property
+    def first(self) -> int:
+        """Where its first number stands: a control has no test accuracy, and its long label takes that place too."""
+        return next(place for place, one in enumerate(self.cells) if one)
+
 
 @dataclass(frozen=True)
 class Block:
@@ -68,6 +73,11 @@ class Table:
     n: int
     footnotes: tuple[str, ...]
     signs: tuple[Verdict, ...]
+
+    @property
+    def cells(self) -> list[Compared]:
+        """Every cell that it has."""
+        return [one for block in self.blocks for line in block.lines + block.controls for one in line.cells if one]
 
     @property
     def groups(self) -> list[tuple[str, int, int]]:
@@ -116,7 +126,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         if index in line:
             where = f"config/papers/{cell.paper}/{cell.table}.csv:{cell.line}"
             raise ConfigError(f"{where}: two cells stand in one place of the layout in paper.yaml.")
-        line[index] = one
+        line[index] = replace(one, winner=named(one.winner, names)) if one.winner else one
     of_controls = dict.fromkeys((one.cell.control, one.cell.metric) for one in found if one.cell.control)
     controls = [
         f"The control “{names.get(label, label)}” gives the {layout['metrics'][metric]['says']}."
@@ -193,9 +203,18 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
         else f"{len(reduced)} of {len(ran)} numbers here do not reproduce a printed one, so they are not judged."
     )
     found = [f"{'Stand-ins' if stand_ins else 'Reduced budget' if budgets else 'Not all data sets'}. {says}"]
-    for title, cuts in (("What stands for what", stand_ins), ("Budgets are reduced", budgets)):
-        if cuts:
-            found.append(f"{title}: " + "; ".join(dict.fromkeys(cut.says(names) for cut in cuts)) + ".")
+    if stand_ins:
+        found.append(f"What stands for what: {'; '.join(dict.fromkeys(cut.says(names) for cut in stand_ins))}.")
+    cuts: dict[str, list[str]] = {}  # of each method, and then the methods with the same
+    for cut in budgets:
+        cuts.setdefault(named(cut.what, names), []).append(f"{cut.theirs} {cut.ours}")
+    alike: dict[str, list[str]] = {}
+    for name, said in cuts.items():
+        alike.setdefault(", ".join(said), []).append(name)
+    if alike:
+        found.append(
+            "Budgets are reduced: " + "; ".join(f"{', '.join(of)}: {said}" for said, of in alike.items()) + "."
+        )
     if absent:
         means = [set(cell.reductions) for cell in ran if SEVERAL in cell.dataset]
         lacking = {one: all(one in cuts for cuts in means) for one in absent}
