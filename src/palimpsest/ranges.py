@@ -24,7 +24,6 @@ from fractions import Fraction
 from functools import cache, wraps
 from numbers import Integral, Real
 from operator import add, mul, sub, truediv
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,7 +44,7 @@ class Range:
 
 
 @cache
-def parse(text: str, facts: Mapping[str, float] = MappingProxyType({})) -> Range:
+def parse(text: str, **facts: float) -> Range:
     """The range that an annotation's text says. Raises `ValueError` for an interval that cannot be read.
 
     facts: the values of names in an interval's ends; where one is not given, that end is open.

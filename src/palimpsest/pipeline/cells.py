@@ -208,7 +208,9 @@ class Plan:
         grid = grid_of(self.config, name) if section == "unlearners" else {}
         for key, value in keywords_of(self.config, section, name).items():
             for one in grid.get(key, [value]):
-                if key in valid and (refusal := ranges.parse(valid[key], facts).refusal(f"{section}.{name}", key, one)):
+                if key in valid and (
+                    refusal := ranges.parse(valid[key], **facts).refusal(f"{section}.{name}", key, one)
+                ):
                     raise ConfigError(f"{refusal}, on {run.dataset} with {run.model}.")
 
     def runs(self, paper: str, name: str | None = None) -> list[Run]:
