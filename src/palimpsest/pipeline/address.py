@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any
 
 from palimpsest.pipeline import method
-from palimpsest.pipeline.cells import ORIGINAL, SAME, Plan, Run
+from palimpsest.pipeline.cells import ORIGINAL, SAME, STEP, Plan, Run
 from palimpsest.pipeline.configuration import (
     ROOT,
     SECTIONS,
@@ -339,13 +339,14 @@ class Addresses:
         return told, above, self._module("attacks", attack)
 
     def _prepare(self, dataset: str, forget: str, defense: str, block: str) -> tuple[Any, ...]:
-        if self._at_hand(forget):
+        asked = [request for request in forget.split(STEP) if request != SAME]
+        if any(map(self._at_hand, asked)):
             raise ConfigError(
                 f"defense {defense} is trained without the forget set, and {forget} differs from model to model."
             )
         told = self._told("defenses", defense, "prepare")
-        request = self("request", dataset=dataset, request=forget, block=block)["request"]
-        return told, {"images": self._images(dataset), "requests": [request]}, self._module("defenses", defense)
+        requests = [self("request", dataset=dataset, request=request, block=block)["request"] for request in asked]
+        return told, {"images": self._images(dataset), "requests": requests}, self._module("defenses", defense)
 
     def _predict(self, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)

@@ -326,8 +326,13 @@ class Plan:
         where = f"config/papers/{paper}/{table}.csv:{line}"
         if row["dataset"].count(SEVERAL) != row["model"].count(SEVERAL):
             raise ConfigError(f"{where}: as many networks as data sets, one for each; both separated by {SEVERAL}.")
-        for section, names in (("datasets", row["dataset"]), ("models", row["model"]), ("requests", row["forget"])):
-            for name in names.split(SEVERAL):
+        first, *later = row["forget"].split(STEP)
+        for section, names in (
+            ("datasets", row["dataset"].split(SEVERAL)),
+            ("models", row["model"].split(SEVERAL)),
+            ("requests", [first, *(name for name in later if name != SAME)]),
+        ):
+            for name in names:
                 if name not in self.config[section]:
                     raise ConfigError(
                         f"{where} has no {section} {name!r}; it takes {', '.join(sorted(self.config[section]))}."
@@ -371,18 +376,23 @@ class Plan:
         if row["status"] == Status.NOT_APPLICABLE:
             return None, Missing(Why.NOT_APPLICABLE, row["note"])
         for kind in ("unlearners", "attacks", "defenses"):
-            name = row[kind.removesuffix("s")]
-            if name not in (ORIGINAL, NO_ATTACK, NO_DEFENSE) and name not in self.config[kind]:
-                return None, Missing(Why.NOT_BUILT, f"{kind.removesuffix('s')} {name}")
+            for name in row[kind.removesuffix("s")].split(STEP):
+                if name not in (ORIGINAL, NO_ATTACK, NO_DEFENSE) and name not in self.config[kind]:
+                    return None, Missing(Why.NOT_BUILT, f"{kind.removesuffix('s')} {name}")
         substitutes = {
             "dataset": self._stand_in("datasets", row["dataset"], row["dataset"]),
             "model": self._stand_in("models", row["model"], row["dataset"]),
-            "forget": self._stand_in("requests", row["forget"], row["dataset"]),
+            "forget": self._asked(row["forget"], row["dataset"]),
         }
         absent = [row[kind] for kind, name in substitutes.items() if name is None]
         if absent:
             return None, Missing(Why.NO_DATA if substitutes["dataset"] is None else Why.NOT_RUN, ", ".join(absent))
         return Run(unlearner=row["unlearner"], **{kind: str(name) for kind, name in substitutes.items()}), None
+
+    def _asked(self, forget: str, dataset: str) -> str | None:
+        """What stands for the requests of a chain at this scale."""
+        found = [name if name == SAME else self._stand_in("requests", name, dataset) for name in forget.split(STEP)]
+        return None if None in found else STEP.join(map(str, found))
 
     def _stand_in(self, kind: str, name: str, dataset: str) -> str | None:
         """What stands for `name` at this scale: itself, another, by data set where that is given, or None."""
@@ -395,8 +405,8 @@ class Plan:
             for field in ("dataset", "model", "forget")
             if row[field] != getattr(run, field)
         ]
-        for kind in ("unlearners", "attacks", "defenses"):
-            name = row[kind.removesuffix("s")]
+        several = [(kind, row[kind.removesuffix("s")]) for kind in ("unlearners", "attacks", "defenses")]
+        for kind, name in ((kind, name) for kind, names in several for name in names.split(STEP)):
             if name in self.config[kind]:
                 budgets = self.config["budgets"].get(kind, {})
                 backbone = keywords_of(self.config, kind, name).get("backbone", "")

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -30,6 +30,9 @@ from safetensors.torch import save_file
 
 from palimpsest.data import Images, Samples, replaced
 from palimpsest.models import Diverged, Network
+
+if TYPE_CHECKING:
+    from palimpsest.train import Recipe
 
 
 class RequestError(Exception):
@@ -55,8 +58,8 @@ class Choice:
 
     seed: of all that is random. repetition: which of several that are compared, from 0. model: a network of the chain
     so far. unlearner: what a crafted request is made against, the method's function; its settings are `.keywords`.
-    surrogate: a network that stands in for `model` where that is not known. The last three are None for a kind that
-    does not name them in `NEEDS`.
+    surrogate: a network that stands in for `model` where that is not known. These three are None for a kind that does
+    not name them in `NEEDS`. recipe: how the base models were trained, as the `Step` of `unlearner` takes it.
     """
 
     seed: int
@@ -64,6 +67,7 @@ class Choice:
     model: Network | None = None
     unlearner: partial[Any] | None = None
     surrogate: Network | None = None
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)
