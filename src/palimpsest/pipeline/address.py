@@ -150,10 +150,7 @@ class Addresses:
 
     def base(self, run: Run, block: str) -> Address:
         """The job that trained the base models of a run."""
-        own = self._trainer(run)
-        total = self._trained.get((run.dataset, run.model, own), self.plan.repetitions(run))
-        within = self.plan.within(total, run.model, block)
-        return self("train", dataset=run.dataset, model=run.model, base=own, block=within)
+        return self._shared(run.dataset, run.model, self._trainer(run), block)
 
     def model(self, run: Run, block: str) -> Address:
         """The job that made the models of a run: its last step, or the base training of what forgot nothing."""
@@ -181,6 +178,11 @@ class Addresses:
             else:
                 found.append(self("request", dataset=run.dataset, request=request, block=within)["request"])
         return found
+
+    def _shared(self, dataset: str, model: str, base: str, block: str) -> Address:
+        """The job that trained the base models of a block, which several runs may share."""
+        within = self.plan.within(self._trained.get((dataset, model, base), 0), model, block)
+        return self("train", dataset=dataset, model=model, base=base, block=within)
 
     @cached_property
     def _trained(self) -> dict[tuple[str, str, str], int]:
@@ -224,8 +226,7 @@ class Addresses:
         if run:
             above |= {"model": self.model(run, block)["model"], "requests": self.requests(run, block)}
         else:
-            within = self.plan.within(self._trained[dataset, model, chain], model, block)
-            above["model"] = self("train", dataset=dataset, model=model, base=chain, block=within)["model"]
+            above["model"] = self._shared(dataset, model, chain, block)["model"]
         if "against" in entry:
             told |= {
                 "against": self._told("unlearners", entry["against"]),
@@ -233,10 +234,7 @@ class Addresses:
             }
             modules.append(self._module("unlearners", entry["against"]))
         if "surrogate" in entry:
-            within = self.plan.within(self._trained[dataset, entry["surrogate"], PLAIN], entry["surrogate"], block)
-            above["surrogate"] = self("train", dataset=dataset, model=entry["surrogate"], base=PLAIN, block=within)[
-                "model"
-            ]
+            above["surrogate"] = self._shared(dataset, entry["surrogate"], PLAIN, block)["model"]
         return told, above, *modules
 
     def _train(self, dataset: str, model: str, base: str, block: str) -> tuple[Any, ...]:

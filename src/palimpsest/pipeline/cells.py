@@ -241,10 +241,12 @@ class Plan:
         return blocks(self.repetitions(run), self._size(run.model))
 
     def within(self, total: int, model: str, block: str) -> str:
-        """The block of `total` repetitions of a network that holds those of `block`."""
+        """The block of `total` repetitions of a network that holds those of `block`; itself where none does.
+
+        None holds the one that tuning uses, nor any that no table asks for.
+        """
         wanted = set(numbers(block))
-        held_out = {self.config["tuning_seed"]} == wanted  # the repetition that no table uses is a block of its own
-        return block if held_out else next(b for b in blocks(total, self._size(model)) if wanted <= set(numbers(b)))
+        return next((one for one in blocks(total, self._size(model)) if wanted <= set(numbers(one))), block)
 
     def _size(self, model: str) -> int:
         return int(self.config["block"].get(model, self.config["block"]["other"]))
