@@ -132,7 +132,9 @@ cite: "Nobody, 2026."
 protocol: It shows that a paper is its own folder.
 names: {toy: a toy}
 layout:
-  groups: [{label: All, short: "", cells: {}, columns: [UA, N]}]
+  groups:
+    - {label: No attack, short: "", cells: {epsilon: [""]}, columns: [UA, N]}
+    - {label: Noise, short: noise, cells: {epsilon: [8/255]}, columns: [UA]}
   places: {UA: 2, N: 0}
   metrics:
     forget_accuracy: {column: UA, says: accuracy on the forgotten images}
