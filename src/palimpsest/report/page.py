@@ -102,7 +102,7 @@ def searches(plan: Plan, runs: Iterable[Run], names: Mapping[str, str], results:
     """Every search of rule `tune` behind the runs, in their order; those not run yet are left out."""
     found = []
     for run in runs:
-        if run.unlearner == ORIGINAL or not grid_of(plan.config, run.unlearner):
+        if run.unlearner == ORIGINAL or not grid_of(plan.config, run.steps[-1][1]):
             continue
         file = results / paths.below("tune", "tuned", **run.names)
         if not file.is_file():
