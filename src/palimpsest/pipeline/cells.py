@@ -20,6 +20,7 @@ from palimpsest.pipeline.configuration import (
     RESERVED,
     keywords_of,
     method_of,
+    task_of,
 )
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.papers import COLUMNS
@@ -241,7 +242,7 @@ class Plan:
 
     def families_of(self, run: Run) -> list[str]:
         """The families of metrics that measure one run: those of all runs, and those that some cell asks for."""
-        return sorted(families.asked(self.metrics_of(run), self._families))
+        return sorted(families.asked(self.metrics_of(run), self._families, task_of(self.config, run.model)))
 
     def needs_of(self, run: Run) -> list[str]:
         """What these families need to be predicted."""
