@@ -18,6 +18,7 @@ from palimpsest.pipeline import method, papers, paths
 from palimpsest.pipeline.configuration import (
     PROBES,
     RESERVED,
+    grid_of,
     keywords_of,
     method_of,
     task_of,
@@ -323,6 +324,9 @@ class Plan:
                 (one, *(self._run(one) if only is None or one["dataset"] in only else (None, left_out)))
                 for one in _each(row)
             ]
+            for one, run, _ in found:
+                if run:
+                    self._check_tasks(where, one, run)
             runs = tuple(dict.fromkeys(run for _, run, _ in found if run))
             missing = None if runs else found[0][2]
             cuts = [cut for one, run, _ in found if run for cut in self._reductions(one, run)]
@@ -358,6 +362,20 @@ class Plan:
         if absent:
             return None, Missing(Why.NO_DATA if substitutes["dataset"] is None else Why.NOT_RUN, ", ".join(absent))
         return Run(unlearner=row["unlearner"], **{kind: str(name) for kind, name in substitutes.items()}), None
+
+    def _check_tasks(self, where: str, row: Mapping[str, str], run: Run) -> None:
+        """Refuse a row that asks of a network what its task does not have."""
+        asked = [("requests", name) for name, _ in run.steps] + [("unlearners", name) for _, name in run.steps]
+        asked.append(("attacks", row["attack"]))
+        there = [(kind, name) for kind, name in asked if name in self.config[kind]]
+        of = {name: method.tasks(kind, method_of(self.config, kind, name)) for kind, name in there}
+        tuned = [name for kind, name in there if kind == "unlearners" and grid_of(self.config, name)]
+        of |= {f"tuning of {name}": method.literal(method.PACKAGE / "tune.py", "TASKS") for name in tuned}
+        of |= {name: one.tasks for one in self._families.values() for name in one.metrics if name == row["metric"]}
+        task = task_of(self.config, run.model)
+        for name, tasks in of.items():
+            if tasks is not None and task not in tasks:
+                raise ConfigError(f"{where}: {name} is for {', '.join(tasks)}; the network {run.model} is for {task}.")
 
     def _stand_in(self, kind: str, name: str, dataset: str) -> str | None:
         """What stands for `name` at this scale: itself, another, by data set where that is given, or None."""
