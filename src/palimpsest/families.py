@@ -8,8 +8,10 @@ Each file of metrics/ is one family (a name that begins with `_` is a helper). I
 and has `measure(outputs) -> Iterator[Number]` (see `metrics`). `kind` says what a number is, and so what interval it
 may have: one of `KINDS`. `bounds` are the lowest and the highest value that it can take, None where there is none;
 between those of a proportion lies the whole set. `of` is the sample set that it is measured on. NEEDS names what must
-be there for the family to measure anything, some of `OUTPUTS`. A family with `ALWAYS = True` measures every model, so
-that pages can check what no table prints; any other measures where one of its metrics is asked for.
+be there for the family to measure anything, some of `OUTPUTS`. TASKS, where a family reads what only some tasks keep of
+answers, names these tasks: `TASKS = ("classification",)`; without it the family is of every task. A family with
+`ALWAYS = True` measures every model, so that pages can check what no table prints; any other measures where one of its
+metrics is asked for.
 """
 
 from __future__ import annotations
@@ -56,12 +58,13 @@ class Metric:
 
 @dataclass(frozen=True)
 class Family:
-    """A file of metrics/: its metrics by name, what it needs, and whether it measures every model."""
+    """A file of metrics/: its metrics by name, what it needs, whether it measures every model, and of which tasks."""
 
     file: Path
     metrics: Mapping[str, Metric]
     needs: tuple[str, ...]
     always: bool
+    tasks: tuple[str, ...] | None  # None is all
 
 
 def declared(folders: Iterable[Path] = (FOLDER,)) -> dict[str, Family]:
@@ -83,12 +86,13 @@ def declared(folders: Iterable[Path] = (FOLDER,)) -> dict[str, Family]:
     return found
 
 
-def asked(wanted: Collection[str] | None, families: Mapping[str, Family]) -> dict[str, Family]:
-    """The families that measure always, and those that have one of the wanted metrics; all where `wanted` is None."""
+def asked(wanted: Collection[str] | None, families: Mapping[str, Family], task: str) -> dict[str, Family]:
+    """Of a task's families those that measure always, and those that have one of the wanted metrics; None wants all."""
     return {
         name: one
         for name, one in families.items()
-        if wanted is None or one.always or not one.metrics.keys().isdisjoint(wanted)
+        if (one.tasks is None or task in one.tasks)
+        and (wanted is None or one.always or not one.metrics.keys().isdisjoint(wanted))
     }
 
 
@@ -102,7 +106,7 @@ def _read(file: Path) -> Family:
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            if name in ("METRICS", "NEEDS", "ALWAYS"):
+            if name in ("METRICS", "NEEDS", "ALWAYS", "TASKS"):
                 try:
                     literals[name] = ast.literal_eval(node.value)
                 except ValueError as error:
@@ -119,4 +123,5 @@ def _read(file: Path) -> Family:
             raise MetricError(
                 f"{file}: the metric {name!r} is declared with unit, kind, bounds and of: {error}"
             ) from error
-    return Family(file, found, tuple(literals["NEEDS"]), bool(literals.get("ALWAYS")))
+    tasks = tuple(literals["TASKS"]) if "TASKS" in literals else None
+    return Family(file, found, tuple(literals["NEEDS"]), bool(literals.get("ALWAYS")), tasks)

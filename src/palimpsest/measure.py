@@ -37,6 +37,7 @@ def measure(
     wanted: Collection[str] | None = None,
     judged: Mapping[str, Judged] = MappingProxyType({}),
     *,
+    task: str = "classification",
     shows: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     folders: Sequence[Path] = (families.FOLDER,),
 ) -> Iterator[Row]:
@@ -44,13 +45,13 @@ def measure(
 
     wanted: metrics; each family that has one of them measures, and those that always do, as long as what they need is
     there. None is all of them.
-    judged: by attack on labels, what `judge` gave. shows: METRICS of the attacks' own files, for values that they show
-    and no family declares. folders: where families are looked for. Raises `MetricError` where a family measures what it
-    does not declare, twice the same, or beyond its bounds.
+    judged: by attack on labels, what `judge` gave. task: what the model answers, as a file of tasks/. shows: METRICS of
+    the attacks' own files, for values that they show and no family declares. folders: where families are looked for.
+    Raises `MetricError` where a family measures what it does not declare, twice the same, or beyond its bounds.
     """
     every = families.declared(folders)
     known = families.metrics(every) | {name: Metric(**fields) for name, fields in shows.items()}
-    chosen = [(family, _module(family)) for family in families.asked(wanted, every).values()]
+    chosen = [(family, _module(family)) for family in families.asked(wanted, every, task).values()]
     for repetition, answers in sorted(predicted.items()):
         about = {**answers.header.get("about", {}), "repetition": repetition}
         lost = {name: of[repetition] for name, of in judged.items() if isinstance(of.get(repetition), Diverged)}
@@ -74,26 +75,29 @@ def outputs_of(repetition: int, predicted: Predicted, judged: Mapping[str, Judge
     """The answers of a repetition as families see them, with what attacks on labels say of it."""
     tensors, header = predicted
     labels = {of: tensors[f"{of}/labels"] for of in ("forget", "retain", "test")}
-    retained = Answers("retain", labels["retain"], tensors["retain/predicted"], tensors["retain/true"])
-    sets = [retained]
-    if "before" in tensors:
-        sets.append(Answers.whole("before", tensors["before"], labels["test"]))
+    asked: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        place, _, kept = name.rpartition("/")
+        if kept != "labels":
+            asked.setdefault(place, {})[kept] = tensor
+    sets = [Answers("retain", labels["retain"], asked["retain"])]
+    if "before" in asked:
+        sets.append(Answers("before", labels["test"], asked["before"]))
     for defense in ("", *header["defenses"]):
         prefix = f"{defense}:" if defense else ""
         for of in ("forget", "test"):
-            sets.append(Answers.whole(of, tensors[f"{prefix}{of}"], labels[of], defense=defense))
+            sets.append(Answers(of, labels[of], asked[f"{prefix}{of}"], defense=defense))
         for attack, made in header["attacks"].items():
-            own = {key: tensors[f"attacked/{attack}/{key}"] for key in ("labels", "targets", "loss", "change")}
+            own = {key: tensors[f"attacked/{attack}/{key}"] for key in ("labels", "loss", "change")}
             for index, epsilon in enumerate(made["epsilons"]):
                 sets.append(
-                    Answers.whole(
+                    Answers(
                         made["on"],
-                        tensors[f"{prefix}attacked/{attack}/{epsilon}"],
                         own["labels"],
+                        asked[f"{prefix}attacked/{attack}/{epsilon}"],
                         attack=attack,
                         epsilon=epsilon,
                         defense=defense,
-                        targets=own["targets"],
                         loss=None if epsilon == CLEAN else own["loss"][index - 1],
                         change=float(own["change"][index]),
                     )

@@ -52,40 +52,28 @@ class Answers:
     """What a model said of one set of samples.
 
     of: `forget`, `retain` or `test`; `before`, the test images asked of the model before unlearning; of attacked images
-    the set that the attack was tried on, `forget` or `unseen`. labels, predicted: int64 (N,). true: float32 (N,), the
-    probability of the label. probabilities: (N, K); none of `retain`. Of attacked images also `targets`, int64 (N,),
-    the classes that the attack aimed at, `loss` (N,), none at epsilon "0", and `change`, the largest change of a pixel
-    in grey levels.
+    the set that the attack was tried on, `forget` or `unseen`. labels: int64 (N,), the samples' own. kept: what the
+    model's task keeps of answers, (N, ...) by name (see `kept` in the task's file). Of attacked images also `loss`
+    (N,), none at epsilon "0", and `change`, the largest change of a pixel in grey levels.
     """
 
     of: str
     labels: torch.Tensor
-    predicted: torch.Tensor
-    true: torch.Tensor
-    probabilities: torch.Tensor | None = None
+    kept: Mapping[str, torch.Tensor]
     attack: str = "none"
     epsilon: str = ""
     defense: str = ""
-    targets: torch.Tensor | None = None
     loss: torch.Tensor | None = None
     change: float | None = None
 
-    @classmethod
-    def whole(cls, of: str, probabilities: torch.Tensor, labels: torch.Tensor, **more: Any) -> Answers:
-        """Answers of which all probabilities (N, K) are there."""
-        true = probabilities.gather(1, labels[:, None]).squeeze(1)
-        return cls(of, labels, probabilities.argmax(1), true, probabilities, **more)
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """One of what is kept."""
+        return self.kept[name]
 
     def only(self, chosen: torch.Tensor) -> Answers:
         """Those of the samples that bool or int64 `chosen` names; of an unattacked set."""
-        probabilities = None if self.probabilities is None else self.probabilities[chosen]
-        return replace(
-            self,
-            labels=self.labels[chosen],
-            predicted=self.predicted[chosen],
-            true=self.true[chosen],
-            probabilities=probabilities,
-        )
+        kept = {name: tensor[chosen] for name, tensor in self.kept.items()}
+        return replace(self, labels=self.labels[chosen], kept=kept)
 
     def number(self, metric: str, value: float) -> Number:
         """A number of all of these samples, where they stand."""

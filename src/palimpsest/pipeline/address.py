@@ -30,6 +30,7 @@ from palimpsest.pipeline.configuration import (
     method_of,
     recipe_of,
     taken_by,
+    task_of,
 )
 from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
 from palimpsest.seeds import stable_seed
@@ -240,7 +241,7 @@ class Addresses:
     def _train(self, dataset: str, model: str, base: str, block: str) -> tuple[Any, ...]:
         told: dict[str, Any] = {
             "network": self._told("models", model),
-            "task": self._task(model),
+            "task": task_of(self.config, model),
             "recipe": recipe_of(self.config, dataset, model),
             "trainer": {},
         }
@@ -301,7 +302,7 @@ class Addresses:
         told["keywords"] = {key: value for key, value in told["keywords"].items() if key not in grid}
         told |= {
             "recipe": recipe_of(self.config, run.dataset, run.model),
-            "task": self._task(run.model),
+            "task": task_of(self.config, run.model),
             "same": request == SAME,
             "served": self.plan.request(request).get("served", 0),
             "blocks": [block],
@@ -312,7 +313,7 @@ class Addresses:
             "kept": [before["kept"]],
             "requests": self.requests(run, block),
         }
-        modules = [self._module("unlearners", unlearner)]
+        modules = [self._module("unlearners", unlearner), f"tasks.{told['task']}"]
         if backbone := told["keywords"].get("backbone"):
             modules.append(method.module("unlearners", backbone))
         return told, above, *modules
@@ -326,8 +327,12 @@ class Addresses:
             "model": self.model(run, block)["model"],
             "requests": self.requests(run, block),
         }
-        told = {**self._told("attacks", attack), "on": entry.get("images", "forget"), "task": self._task(run.model)}
-        return told, above, self._module("attacks", attack)
+        told = {
+            **self._told("attacks", attack),
+            "on": entry.get("images", "forget"),
+            "task": task_of(self.config, run.model),
+        }
+        return told, above, self._module("attacks", attack), f"tasks.{told['task']}"
 
     def _probe(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
@@ -355,7 +360,7 @@ class Addresses:
             "attacks": attacks,
             "defenses": {name: self._told("defenses", name, "purify") for name in defenses},
             "trained": trained,
-            "task": self._task(run.model),
+            "task": task_of(self.config, run.model),
         }
         above: dict[str, Any] = {
             "images": self._images(run.dataset),
@@ -369,7 +374,8 @@ class Addresses:
         }
         if "before" in self.plan.needs_of(run):
             above["original"] = self.base(run, block)["model"]
-        return told, above, "predict", *(self._module("defenses", name) for name in defenses)
+        modules = [f"tasks.{told['task']}", *(self._module("defenses", name) for name in defenses)]
+        return told, above, "predict", *modules
 
     def _measure(self, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
@@ -378,6 +384,7 @@ class Addresses:
         shadowed = [name for name, file in files.items() if "shadows" in (method.literal(file, "NEEDS") or ())]
         shadow = run.with_last(self.config["reference"])
         told = {
+            "task": task_of(self.config, run.model),
             "metrics": self.plan.metrics_of(run),
             "families": self.plan.families_of(run),
             "blocks": every,
@@ -441,6 +448,3 @@ class Addresses:
 
     def _module(self, section: str, name: str) -> str:
         return method.module(SECTIONS[section], method_of(self.config, section, name))
-
-    def _task(self, model: str) -> str:
-        return str(self.config["models"][model].get("task", "classification"))

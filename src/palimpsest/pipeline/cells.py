@@ -23,6 +23,7 @@ from palimpsest.pipeline.configuration import (
     keywords_of,
     method_of,
     recipe_of,
+    task_of,
 )
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.papers import COLUMNS
@@ -269,7 +270,7 @@ class Plan:
 
     def families_of(self, run: Run) -> list[str]:
         """The families of metrics that measure one run: those of all runs, and those that some cell asks for."""
-        return sorted(families.asked(self.metrics_of(run), self._families))
+        return sorted(families.asked(self.metrics_of(run), self._families, task_of(self.config, run.model)))
 
     def needs_of(self, run: Run) -> list[str]:
         """What these families need to be predicted."""
@@ -355,6 +356,9 @@ class Plan:
                 (one, *(self._run(one) if only is None or one["dataset"] in only else (None, left_out)))
                 for one in _each(row)
             ]
+            for one, run, _ in found:
+                if run:
+                    self._check_tasks(where, one, run)
             runs = tuple(dict.fromkeys(run for _, run, _ in found if run))
             missing = None if runs else found[0][2]
             cuts = [cut for one, run, _ in found if run for cut in self._reductions(one, run)]
@@ -395,6 +399,20 @@ class Plan:
         """What stands for the requests of a chain at this scale."""
         found = [name if name == SAME else self._stand_in("requests", name, dataset) for name in forget.split(STEP)]
         return None if None in found else STEP.join(map(str, found))
+
+    def _check_tasks(self, where: str, row: Mapping[str, str], run: Run) -> None:
+        """Refuse a row that asks of a network what its task does not have."""
+        asked = [("requests", name) for name, _ in run.steps] + [("unlearners", name) for _, name in run.steps]
+        asked.append(("attacks", row["attack"]))
+        there = [(kind, name) for kind, name in asked if name in self.config[kind]]
+        of = {name: method.tasks(kind, method_of(self.config, kind, name)) for kind, name in there}
+        tuned = [name for kind, name in there if kind == "unlearners" and grid_of(self.config, name)]
+        of |= {f"tuning of {name}": method.literal(method.PACKAGE / "tune.py", "TASKS") for name in tuned}
+        of |= {name: one.tasks for one in self._families.values() for name in one.metrics if name == row["metric"]}
+        task = task_of(self.config, run.model)
+        for name, tasks in of.items():
+            if tasks is not None and task not in tasks:
+                raise ConfigError(f"{where}: {name} is for {', '.join(tasks)}; the network {run.model} is for {task}.")
 
     def _stand_in(self, kind: str, name: str, dataset: str) -> str | None:
         """What stands for `name` at this scale: itself, another, by data set where that is given, or None."""

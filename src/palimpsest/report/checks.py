@@ -7,9 +7,9 @@ and forget sets whose indices are ascending, unique and within the training set.
     rows:  [{says: …, rows: {unlearner: retrain, metric: forget_accuracy}, at_most: 1}]
 
 `rows` is a filter, `whole_classes` asks whether the forget set is one of classes. `at_least` and `at_most` give a
-bound, for all or by the paper's data set; `at_most_epsilon: 255` is so many times the row's ε. `no_less_than` and
-`equal_to` name a partner, the row of the same model that differs in these fields. `tolerance` is the most of `points`,
-`images` and `standard_errors` of the difference of two proportions.
+bound, for all or by the paper's data set; `at_most_epsilon: 255` is so many times the row's ε, and says nothing of an ε
+of `none`. `no_less_than` and `equal_to` name a partner, the row of the same model that differs in these fields.
+`tolerance` is the most of `points`, `images` and `standard_errors` of the difference of two proportions.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ SAYS = {
     "equal_to": "as much as",
 }  # fmt: skip
 FIELDS = ("attack", "epsilon", "metric")
+UNBOUNDED = "none"  # the epsilon of an attack that nothing but the range of pixels bounds
 
 
 class Status(StrEnum):
@@ -112,6 +113,8 @@ def rows_hold(
                 continue
             tolerance = 0.0
             if kind == "at_most_epsilon":
+                if row["epsilon"] == UNBOUNDED:
+                    continue
                 wanted = float(Fraction(row["epsilon"]) * own[kind])
             elif kind in ("at_least", "at_most"):
                 if isinstance(own[kind], Mapping) and run.dataset not in bounds:

@@ -1,6 +1,8 @@
-"""Tasks: what a network is trained to answer. Each file is one task and has the four functions of `Task`.
+"""Tasks: what a network is trained to answer. Each file is one task and has the functions of `Task`.
 
-Nothing outside a task assumes what its targets are, nor what a network's outputs mean.
+Nothing outside a task assumes what its targets are, nor what a network's outputs mean. A method that does (of models,
+unlearners, attacks, requests or metrics) says of which tasks it is, `TASKS = ("classification",)`, a literal that the
+workflow reads; a method that says nothing is of all. `models.<name>.task` in the configuration names a network's task.
 """
 
 from __future__ import annotations
@@ -25,14 +27,21 @@ class Task(Protocol):
     """What a file of this package is.
 
     targets: what the network shall answer to samples. loss: how far outputs (N, ...) are from targets, a scalar, their
-    mean. answer: what is kept of outputs as a prediction. distance: how far outputs are from wanted outputs, for each
-    sample (N,); `kind` is one of the task's own words.
+    mean. answer: outputs as a prediction. decided: what outputs would have as their targets; the target of an attack
+    that wants them. distance: how far outputs are from wanted outputs, for each sample (N,); `kind` is one of the
+    task's own words. kept: what is written down of answers (N, ...), for metrics to measure, as tensors (N, ...) by
+    name. The answers are to samples, or to what was made of them by an attack or a defense; aimed: what the attack
+    aimed at; brief: of a large set, of which no more can be kept than a few numbers a sample.
     """
 
     def targets(self, samples: Shown) -> torch.Tensor: ...
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor: ...
     def answer(self, outputs: torch.Tensor) -> torch.Tensor: ...
+    def decided(self, outputs: torch.Tensor) -> torch.Tensor: ...
     def distance(self, outputs: torch.Tensor, wanted: torch.Tensor, kind: str) -> torch.Tensor: ...
+    def kept(
+        self, answers: torch.Tensor, samples: Shown, aimed: torch.Tensor | None, brief: bool
+    ) -> dict[str, torch.Tensor]: ...
 
 
 def loss_of(task: Task) -> Callable[[nn.Module, Any], torch.Tensor]:

@@ -39,6 +39,7 @@ from palimpsest.models import Network
 from palimpsest.ranges import checked
 
 NEEDS = ("own_samples", "shadows")
+TASKS = ("classification",)
 
 
 @checked
