@@ -9,7 +9,7 @@ a Hessian or a Fisher matrix here is the mean over the samples given.
 
 Hessian times vector is forward-over-reverse differentiation (Pearlmutter, Neural Computation 1994); the Fisher
 products are a Jacobian-vector and a vector-Jacobian product; H^-1 v is LiSSA (Agarwal et al., JMLR 2017) in the form
-of Warnecke et al.'s code (methods.md 2.4).
+of Warnecke et al.'s code (docs/methods.md 2.4).
 
 BatchNorm: everything here is computed in evaluation mode. A batch's statistics would tie its samples together, and
 there would be no gradient of one sample. Running statistics are constants; scale and shift are parameters.

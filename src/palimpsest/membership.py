@@ -1,6 +1,6 @@
 """The attacker that calls members of the training set: a support vector machine on one number.
 
-SalUn's SVC_MIA (SVC_MIA.py:53-82, methods.md 2.11): one feature, the softmax probability of the true class;
+SalUn's SVC_MIA (SVC_MIA.py:53-82; docs/methods.md 2.11): one feature, the softmax probability of the true class;
 SVC(C=3, gamma="auto", kernel="rbf") trained on members, the first len(test) retained training images in data-set
 order, against non-members, the test images; then the share of forget images predicted as members. The UMA paper's
 MIA is this share (original 0.98, retrained 0.00 for a class); SalUn prints one minus it.

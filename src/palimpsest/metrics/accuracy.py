@@ -1,11 +1,11 @@
 """Accuracies after unlearning, in percent, of the clean sets and of attacked ones.
 
-The papers' TA, UA and RA (methods.md 2.11). UA is accuracy on the forget set, lower is better; SalUn's UA is 100
-minus this. What TA means in the class scenario is not said and differs between the UMA paper's data sets (decision
-U-3): `test_accuracy_full` scores all test images, `test_accuracy_retained` those of classes that were kept. The
-label-leakage paper's accuracy on D_f is `test_accuracy_forgotten`, on test images of the classes forgotten whole; where
-none was, there is none. Under attack images are scored with their label (decision U-8): `forget_accuracy`, or
-`unseen_accuracy` where the attack was tried on test images.
+The papers' TA, UA and RA (docs/methods.md 2.11). UA is accuracy on the forget set, lower is better; SalUn's UA is 100
+minus this. What TA means in the class scenario is not said and differs between the UMA paper's data sets (see
+docs/methods.md#u-3): `test_accuracy_full` scores all test images, `test_accuracy_retained` those of classes that were
+kept. The label-leakage paper's accuracy on D_f is `test_accuracy_forgotten`, on test images of the classes forgotten
+whole; where none was, there is none. Under attack images are scored with their label (docs/methods.md#u-8):
+`forget_accuracy`, or `unseen_accuracy` where the attack was tried on test images.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """How well an attack names the forgotten classes, with what the label-leakage paper's success rate leaves out.
 
-    ASR = correctly inferred classes / classes          (S001:180-181, eq. 12; "random guessing baseline of 50%")
+    ASR = correctly inferred classes / classes          (Section V-B, eq. 12; "random guessing baseline of 50%")
 
-Of ten classes one is forgotten, so whoever says "nothing was forgotten" has 90%, and 70% where three are (L-2): that is
-`trivial_asr`, the number to hold an ASR against. `balanced_accuracy` gives forgotten and retained classes half the
-weight each, so both trivial attackers have 50%; `forgotten_f1` counts the forgotten class alone; `exact_match` wants
-every class of a trial right.
+Of ten classes one is forgotten, so whoever says "nothing was forgotten" has 90%, and 70% where three are
+(docs/methods.md#l-2): that is `trivial_asr`, the number to hold an ASR against. `balanced_accuracy` gives forgotten and
+retained classes half the weight each, so both trivial attackers have 50%; `forgotten_f1` counts the forgotten class
+alone; `exact_match` wants every class of a trial right.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """An ensemble that votes: several networks of one architecture, wherever a network is accepted.
 
-SISA (Bourtoule et al., S&P 2021) answers with the class that most members name (public code, aggregation.py:65:
-argmax of the summed one-hot votes; both papers here, S003:81 and S004:199, use it). Counts of votes are no logits:
-their logarithm is infinite, they have members + 1 values and no gradient. What comes out here is
+SISA (Bourtoule et al., S&P 2021) answers with the class that most members name (public code, aggregation.py:65: argmax
+of the summed one-hot votes; the healing paper, Section 5.1, and the malicious paper, Section 5.2, use it). Counts of
+votes are no logits: their logarithm is infinite, they have members + 1 values and no gradient. What comes out here is
 
     log p,  p = mean_k softmax(z_k),   with the entries of the vote's winner and of p's largest exchanged
 

@@ -8,9 +8,9 @@ Each file of this package is one kind and has one function,
 than the data and a seed says so, `NEEDS = ("model",)`: any of the fields `model`, `unlearner` and `surrogate`.
 
 Indices count into the training set as it was before anything was forgotten, whatever was asked before: `split` finds
-them in what is left of it. The UMA paper forgets whole classes or 5,000 random images (S000:276), the label-leakage
-paper one class, three, or up to nine at random (S001:190), the healing paper serves its requests in mini-batches
-(S003:81), and the malicious one asks to replace images by changed ones (S004:93-98).
+them in what is left of it. The UMA paper forgets whole classes or 5,000 random images (Section 5.1), the label-leakage
+paper one class, three, or up to nine at random (its Section VI), the healing paper serves its requests in mini-batches
+(its Section 5.1), and the malicious one asks to replace images by changed ones (its Section 3.2).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The samples that a model is least sure of: those with the smallest margin of the true class, worst first.
 
-The healing paper removes the "worst 25 logits" (S003, Table 5) and does not say what that is. Our reading: the smallest
+The healing paper removes the "worst 25 logits" (Table 5) and does not say what that is. Our reading: the smallest
 
     z_y - max_{j != y} z_j
 

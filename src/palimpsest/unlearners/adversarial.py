@@ -1,17 +1,18 @@
-"""Adversarial unlearning: another unlearner, trained on attacked forget images beside the clean ones (S000:338-362).
+"""Adversarial unlearning: another unlearner, trained on attacked forget images beside the clean ones (UMA paper,
+Section 5.3).
 
     min_{f_u} E{ L_u(f_u(x_u), y) + max_{delta in A(f, f_u, x)} L_u(f_u(delta), y) }                        (eq. 5)
 
 L_u is the loss that the other method, the backbone, has on the forget set; A is UMA against the network of the moment.
 Backbone in the paper's Table 4: random labels. Methods that do not train on the forget set have no L_u and are
-refused, as the paper says of retraining and fine-tuning (S000:362).
+refused, as the paper says of retraining and fine-tuning (Section 5.3).
 
 Eq. 5 takes the worst input that A can make, and A, which seeks the original's answer f(x), does not maximise L_u:
 `inner="uma"` trains on what A ends at, `inner="loss"` is the literal maximum of L_u over the ball. The paper gives no
-number for A here. Our decisions (methods.md 2.7): 8/255, 10 steps, and as in attacks/uma.py eta = 2.5 epsilon / steps,
-KL divergence, random start, evaluation mode; afresh for every batch, from its augmented images, not rounded to 8 bits.
-Loss on attacked images is taken in training mode and with the batch's other images around them: BatchNorm then sees
-the mixture that it sees for the clean ones, and a lone forget image is no batch of one.
+number for A here. Our decisions (docs/methods.md 2.7): 8/255, 10 steps, and as in attacks/uma.py eta = 2.5 epsilon /
+steps, KL divergence, random start, evaluation mode; afresh for every batch, from its augmented images, not rounded to 8
+bits. Loss on attacked images is taken in training mode and with the batch's other images around them: BatchNorm then
+sees the mixture that it sees for the clean ones, and a lone forget image is no batch of one.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def unlearn(
         raise ValueError(f"{refused}: there is no file unlearners/{backbone}.py")
     method = import_module(f"palimpsest.unlearners.{backbone}")
     if "penalty" not in getattr(method, "NEEDS", ()):
-        raise ValueError(f"{refused}: it does not train on the forget set (S000:362), as random_label and salun do")
+        raise ValueError(
+            f"{refused}: it does not train on the forget set (UMA paper, Section 5.3), as random_label and salun do"
+        )
     train = method.unlearn
     original = deepcopy(model).eval().requires_grad_(False)
     radius, count = float(Fraction(epsilon)), len(forget.labels)

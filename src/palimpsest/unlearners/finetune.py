@@ -2,7 +2,7 @@
 
 min_theta CE(retain), from the original weights. Values of the public code that the UMA paper's peers share
 (Unlearn-Sparse, SalUn: FT.py, argument defaults): 10 epochs, SGD, lr 0.01, momentum 0.9, weight decay 5e-4,
-batch 256; their milestones lie beyond the last epoch, so the rate is constant (methods.md 2.2).
+batch 256; their milestones lie beyond the last epoch, so the rate is constant (docs/methods.md 2.2).
 """
 
 from __future__ import annotations

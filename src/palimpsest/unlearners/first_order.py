@@ -2,10 +2,10 @@
 
     theta_u = theta - tau (sum_replacement dl(z~) - sum_forget dl(z))
 
-(S004:66), without the first sum where data is removed; evaluation mode. tau 2e-5 is the malicious paper's on CIFAR-10
-(S004:191; 0.02 on Dogfish) and the public code's. The gradients are summed, not averaged, as in that code (M-9).
-The paper's theta is all parameters; the public code moves the last six tensors only, its dense head
-(core.py; methods.md 2.5): `last_tensors=6`.
+(malicious paper, Section 2), without the first sum where data is removed; evaluation mode. tau 2e-5 is the malicious
+paper's on CIFAR-10 (Section 5.1; 0.02 on Dogfish, Section 5.4) and the public code's. The gradients are summed, not
+averaged, as in that code (docs/methods.md#m-9). The paper's theta is all parameters; the public code moves the last six
+tensors only, its dense head (core.py; docs/methods.md 2.5): `last_tensors=6`.
 
 BatchNorm: evaluation mode; running statistics stay, scale and shift move like any parameter.
 """

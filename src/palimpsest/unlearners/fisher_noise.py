@@ -1,14 +1,14 @@
 """Fisher noise: blur the weights that the retained data does not need (Golatkar et al., CVPR 2020; healing paper).
 
 `form="noise"`, the healing paper's ("for deep learning models, the update simplifies to only noise injection", diagonal
-F; S003:58-61), after Mahadevan and Mathioudakis without their Newton step:
+F; Section 5.1), after Mahadevan and Mathioudakis without their Newton step:
 
     theta <- theta + alpha (F + damping)^-exponent * b,   b ~ N(0, I),   F = diagonal of the empirical Fisher matrix
 
 of the retained data, once for each mini-batch of `batch_forget` forgotten images, F anew each time: sequential updates
-are what makes its Table 2 collapse to one class, while 25 images are one update (methods.md 2.4). The paper's formula
-is lost; exponent 1/4 is Mahadevan's, 1/2 is the other reading. Values: damping 1e-6, alpha 3.5e-3 for MNIST (Table 6;
-3.5e-5 for CIFAR-10, 1e-3 for AFHQ); batch_forget 1024 as for its Influence. Noise never has a deviation above
+are what makes its Table 2 collapse to one class, while 25 images are one update (docs/methods.md 2.4). The paper's
+formula is lost; exponent 1/4 is Mahadevan's, 1/2 is the other reading. Values: damping 1e-6, alpha 3.5e-3 for MNIST
+(Table 6; 3.5e-5 for CIFAR-10, 1e-3 for AFHQ); batch_forget 1024 as for its Influence. Noise never has a deviation above
 alpha * damping^-exponent. Tables 2 and 6 come from different values, which the paper does not give for Table 2.
 
 `form="class_conditional"`, what SalUn's repository has as fisher_new (fisher.py), from batches of 32:

@@ -2,12 +2,12 @@
 
     theta <- theta + 1/n H^-1 sum_forget dl,   n = all training samples
 
-(S003:62-65), H^-1 by LiSSA (S003:79), "dividing each deletion set into minibatches and applying sequential unlearning
-updates" (S003:81). How is not said; ours (methods.md 2.4): for each mini-batch of `batch_forget` in turn, at the
-weights that the last one left, v is its mean gradient, each step of LiSSA takes the Hessian of `batch_retain` retained
-samples drawn anew, and theta += share of n * u, shortened to `max_norm`. The paper's Table 3 has a column "Max norm"
-without saying of what; shortening u before it is multiplied by the share would hardly move the weights, and its
-accuracies do fall.
+(healing paper, Section 5.1), H^-1 by LiSSA, "dividing each deletion set into minibatches and applying sequential
+unlearning updates" (also Section 5.1). How is not said; ours (docs/methods.md 2.4): for each mini-batch of
+`batch_forget` in turn, at the weights that the last one left, v is its mean gradient, each step of LiSSA takes the
+Hessian of `batch_retain` retained samples drawn anew, and theta += share of n * u, shortened to `max_norm`. The paper's
+Table 3 has a column "Max norm" without saying of what; shortening u before it is multiplied by the share would hardly
+move the weights, and its accuracies do fall.
 
 Values: Table 3's for MNIST, 5% removed (batches 1024 and 2048, damping 1e-4, max norm 1, depth 10, scale 10); for 25
 images of a class Table 6 has damping 1e-6 and depth / scale 5000 / 1000 on MNIST, 1000 / 10000 on CIFAR-10 and 100 /

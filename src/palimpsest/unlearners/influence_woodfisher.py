@@ -12,7 +12,7 @@ the Gram matrix K of their gradients, W(v) = (v - G^T (N damping I + K)^-1 G v) 
 block by block, so memory is `memory` bytes twice, and 16 N^2 more, whatever the network's size.
 
 `variant="as_released"` is what the public code computes (SalUn and Unlearn-Sparse, Wfisher.py; copied by RUM,
-deepunlearn and torchunlearn; methods.md 2.3), N = 1000 and the first N + 2 retained images in order:
+deepunlearn and torchunlearn; docs/methods.md 2.3), N = 1000 and the first N + 2 retained images in order:
 
     o = g_1, k = v;   for each next g:   k <- k - (k.g)/(N + o.g) o;   o <- o - (o.g)/(N + o.g) o
 

@@ -4,7 +4,7 @@
 
 with t the epoch from 0 and E all epochs; the norm is taken over all parameters, biases and BatchNorm's scale and
 shift included (Unlearn-Sparse and SalUn, FT.py, reached through FT_prune; nothing is pruned despite the name;
-methods.md 2.3). Values of their argument defaults: 10 epochs, SGD, lr 0.01, momentum 0.9, weight decay 5e-4, batch
+docs/methods.md 2.3). Values of their argument defaults: 10 epochs, SGD, lr 0.01, momentum 0.9, weight decay 5e-4, batch
 256, E_no_l1 0. alpha was never published; 5e-4 is our choice from the middle of the grid 1e-5 to 1e-3, to be tuned.
 
 BatchNorm: training mode; the running statistics follow the retained data.

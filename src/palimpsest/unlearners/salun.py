@@ -3,10 +3,11 @@
     m_i = 1 for the share `ratio` of all parameters with the largest |sum_forget d CE / d theta_i|, else 0
     theta_u = m * theta_RL + (1 - m) * theta_0
 
-Mask: generate_mask.py of the public code, methods.md 2.3: one ranking over all parameters of the network, evaluation
-mode, exact count by rank. There each batch of 256 gives its mean gradient; here every image weighs the same, which
-differs where the last batch is smaller. Ties go to the parameter that comes first: a dead unit has many exact zeros.
-Training: `random_label`, with gradient * mask. Values: ratio 0.5, 10 epochs, lr 0.013, as there (SalUn's README).
+Mask: generate_mask.py of the public code (docs/methods.md 2.3): one ranking over all parameters of the network,
+evaluation mode, exact count by rank. There each batch of 256 gives its mean gradient; here every image weighs the same,
+which differs where the last batch is smaller. Ties go to the parameter that comes first: a dead unit has many exact
+zeros. Training: `random_label`, with gradient * mask. Values: ratio 0.5, 10 epochs, lr 0.013, as there (SalUn's
+README).
 
 `variant="corrected"` sets the weights outside the mask back after every step. The public code did so only from
 February 2026 on (pull request 33): before, weight decay moved them, although their gradient was masked, and every

@@ -2,14 +2,14 @@
 
     theta_u = theta - H^-1 (sum_replacement dl(z~) - sum_forget dl(z))
 
-(S004:68-70), without the first sum where data is removed; evaluation mode, H^-1 by LiSSA (S004:123). H is the Hessian
-of the summed loss of what remains (`retain`, and `replacement`), so the step is the mean Hessian's inverse times the
-sum over their number m. l is the training's objective: with `weight_decay` w each sample carries w/2 |theta|^2, which
-adds w to the Hessian and, where data is removed, w * theta for each removed sample to the gradient. On a convex
-objective at its minimum the step is then Newton's towards exact retraining; 0 leaves the loss alone, as the public
-code does.
+(malicious paper, Section 2), without the first sum where data is removed; evaluation mode, H^-1 by LiSSA (Section 3.3
+says: by Hessian-vector products). H is the Hessian of the summed loss of what remains (`retain`, and `replacement`), so
+the step is the mean Hessian's inverse times the sum over their number m. l is the training's objective: with
+`weight_decay` w each sample carries w/2 |theta|^2, which adds w to the Hessian and, where data is removed, w * theta
+for each removed sample to the gradient. On a convex objective at its minimum the step is then Newton's towards exact
+retraining; 0 leaves the loss alone, as the public code does.
 
-Values: the paper gives none. Public code (core.py, configs/unlearn.json; methods.md 2.5): batches of 1024, damping
+Values: the paper gives none. Public code (core.py, configs/unlearn.json; docs/methods.md 2.5): batches of 1024, damping
 1e-4, patience 20, one repetition, 100 ceil(m / 1024) steps; its scale 2e5 belongs to a loss summed over a batch, 2e5
 / 1024 = 200 for the mean taken here. There the Hessian of one batch stands for that of all m, which lengthens the step
 m / 1024 times; here it does not. The result is (H + damping * scale * I)^-1: 0.02 of damping, tune both together.

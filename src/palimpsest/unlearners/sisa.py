@@ -17,10 +17,10 @@ stretched to its epochs (ours; public code and both papers train at a constant r
 are part of a slice's state and go back with it. Members begin with weights of their own (the public code's are not
 seeded); what is random in shard k's slice s depends on the seed, k and s. Aggregation: see `models.ensemble`.
 
-Requests that modify data put the replacement into its sample's place and retrain from there (S004:57, 199).
-Values: 5 shards (S004:199) and one slice (public code's default); the healing paper has 3 and 5 (S003:81).
-Kept are shards x slices states: for 3 x 5 ResNet-18 0.7 GB. A request leaves them as they are after it, so a second one
-is as exact as the first.
+Requests that modify data put the replacement into its sample's place and retrain from there (malicious paper, Sections
+2 and 5.2). Values: 5 shards (malicious paper, Section 5.2) and one slice (public code's default); the healing paper has
+3 and 5 (Section 5.1). Kept are shards x slices states: for 3 x 5 ResNet-18 0.7 GB. A request leaves them as they are
+after it, so a second one is as exact as the first.
 """
 
 from __future__ import annotations

@@ -3,13 +3,14 @@
     theta_u = theta_T + copies * lr * sum_forget dl(z; theta_0)
 
 Every epoch of SGD subtracts about lr times that gradient, to first order of a Taylor series around theta_0; `copies`
-counts the epochs (S004:72; public code: Unlearning/finetune.py; methods.md 2.5). Modified data: z replaced by z~ adds
-back dl(z; theta_0) - dl(z~; theta_0), our reading, the malicious paper being silent.
+counts the epochs (malicious paper, Section 2; public code: Unlearning/finetune.py; docs/methods.md 2.5). Modified data:
+z replaced by z~ adds back dl(z; theta_0) - dl(z~; theta_0), our reading, the malicious paper being silent.
 
-theta_0 are the weights before the training phase that is to be undone: `initial`, a pre-training checkpoint where
-there was fine-tuning. Without one the trained weights stand in, and this is `first_order` with tau = copies * lr.
-Values: lr 1.5e-4, one copy (S004:191; lr 0.02 on Dogfish). reduction: the public code takes the `mean` over its one
-forget batch; over a large request that does nothing at this rate, so we take the `sum`, as `first_order` does (M-9).
+theta_0 are the weights before the training phase that is to be undone: `initial`, a pre-training checkpoint where there
+was fine-tuning. Without one the trained weights stand in, and this is `first_order` with tau = copies * lr. Values: lr
+1.5e-4, one copy (Section 5.1; lr 0.02 on Dogfish, Section 5.4). reduction: the public code takes the `mean` over its
+one forget batch; over a large request that does nothing at this rate, so we take the `sum`, as `first_order` does
+(docs/methods.md#m-9).
 
 BatchNorm: evaluation mode, with theta_0's own running statistics; those of theta_T stay, scale and shift move.
 """

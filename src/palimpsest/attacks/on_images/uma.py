@@ -2,9 +2,9 @@
 
     argmin_{delta_x} L(f_u(delta_x; theta_u), f(x; theta)),   delta <- clip(delta - eta * sign(grad L), 0, 1)
 
-(S000:191-214, eq. 2-4, Algorithm 1): projected gradient descent of Madry et al. towards what the original model f
-said about x. Never stated there: the number of steps, eta, which loss, and the projection to the epsilon-ball that
-Proposition 3 asks for on classifiers. Our decisions (methods.md 2.7): 100 steps, eta = 2.5 epsilon / steps, KL
+(Sections 4.2 and 4.3, eq. 2-4, Algorithm 1): projected gradient descent of Madry et al. towards what the original model
+f said about x. Never stated there: the number of steps, eta, which loss, and the projection to the epsilon-ball that
+Proposition 3 asks for on classifiers. Our decisions (docs/methods.md 2.7): 100 steps, eta = 2.5 epsilon / steps, KL
 divergence, start at x + U(-epsilon, epsilon), projection to the epsilon-ball and to [0, 1] after every step, both
 models in evaluation mode; the last iterate is kept, as in Algorithm 1, and rounded to 8 bits, since an image that
 cannot be saved attacks nobody. The clean image lies on the grey-level grid, so rounding stays within epsilon when

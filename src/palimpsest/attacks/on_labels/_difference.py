@@ -2,13 +2,13 @@
 
     d_j = w_j - w_server,   label 1 for a head of a forgotten class, 0 for a retained one
 
-(S001:103-106, 241): a tree is trained on labelled differences and calls each head of the target one or the other. What
-it is trained and tested on is not stated. Taken from the target itself, labels and all, the split decides nothing: a
-head's difference shows the class it was trained on, whatever the server forgot, and a tree that has seen other heads of
-that class need only recognise it. That is `oracle_split`, which most likely explains the published 91 to 96% and is no
-attack. By default [R] the tree is trained on shadow servers that the attacker unlearnt itself (L-3), of which the
-caller leaves out those that forgot the target's classes (`_heads.leave_class_out`): recognising does not help then.
-It can hurt: to such a tree all heads of the class in question were retained ones.
+(Sections IV-B1 and VI-B1): a tree is trained on labelled differences and calls each head of the target one or the
+other. What it is trained and tested on is not stated. Taken from the target itself, labels and all, the split decides
+nothing: a head's difference shows the class it was trained on, whatever the server forgot, and a tree that has seen
+other heads of that class need only recognise it. That is `oracle_split`, which most likely explains the published 91 to
+96% and is no attack. By default [R] the tree is trained on shadow servers that the attacker unlearnt itself
+(docs/methods.md#l-3), of which the caller leaves out those that forgot the target's classes (`_heads.leave_class_out`):
+recognising does not help then. It can hurt: to such a tree all heads of the class in question were retained ones.
 
 Between servers trained apart the shadow tree has a harder task than the paper's text lets one see: the units of one
 network's last hidden layer are not those of another's, so a coordinate of d means nothing there. Two arrangements [R,

@@ -1,7 +1,7 @@
 """Auxiliary heads: final layers that an attacker trains on images of one class each, on a server's frozen features.
 
-What the parameter attacks of the label-leakage paper hold against the server's own final layer (S001:62-106);
-`label_leakage` trains them, `_dot` and `_difference` judge them.
+What the parameter attacks of the label-leakage paper hold against the server's own final layer (Sections IV-A1 to
+IV-B1); `label_leakage` trains them, `_dot` and `_difference` judge them.
 """
 
 from __future__ import annotations

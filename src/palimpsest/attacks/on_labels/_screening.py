@@ -2,16 +2,17 @@
 
 Row k of `probabilities` (K, K) is the prediction vector of the input that an inversion attack made for class k.
 
-Threshold criterion (S001:155-161, eq. 27-30), with p_k the largest entry of row k, mu and sigma their mean and standard
-deviation (over K, not K - 1):
+Threshold criterion (label-leakage paper, Section IV-C4, eq. 27-30), with p_k the largest entry of row k, mu and sigma
+their mean and standard deviation (over K, not K - 1):
 
     forgotten = { k : p_k < mu - coefficient * sigma }
 
-The coefficient is not in the paper's text; 1.0 is our decision (methods.md 2.8). With m of K classes at one low value
-and the others at one high value, a low one lies sqrt((K - m) / m) sigma below the mean: at coefficient 1 the criterion
-is blind from half of the classes on, and between unequal values of classes that were all kept it finds some as well.
+The coefficient is not in the paper's text; 1.0 is our decision (docs/methods.md 2.8). With m of K classes at one low
+value and the others at one high value, a low one lies sqrt((K - m) / m) sigma below the mean: at coefficient 1 the
+criterion is blind from half of the classes on, and between unequal values of classes that were all kept it finds some
+as well.
 
-Entropy criterion (S001:162-164, eq. 31): the entries of each row are sorted, so that the order of the classes plays no
+Entropy criterion (Section IV-C4, eq. 31): the entries of each row are sorted, so that the order of the classes plays no
 part; k-means with k = 2 splits the rows; the cluster with the higher mean entropy is the forgotten one. It always
 finds someone where there are two clusters to be found, also in a network that forgot nothing.
 

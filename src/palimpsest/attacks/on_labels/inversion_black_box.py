@@ -2,14 +2,14 @@
 
     x* = argmax_{x in [0, 1]^d} f_k(x),   fitness(x) = f_k(x), the softmax probability of class k       (eq. 22, 23)
 
-For every class (S001:137-152): a population uniform in [0, 1]^d; in each generation the fittest individuals, the
+For every class (Section IV-C3): a population uniform in [0, 1]^d; in each generation the fittest individuals, the
 elites, move on as they are, and the other places go to children. A child has two parents drawn with probability in
 proportion to fitness, the genes of the first up to a random point and those of the second from there on (eq. 24), and
 one random gene changed by a random amount, projected to [0, 1] (eq. 25); the amount shrinks by a factor a generation
 (eq. 26). What the network says about the fittest individual of the last generation is the inverted prediction vector.
 
 Not in the paper's text: population, generations, elites, strength and decay, and how the amount is distributed. Our
-decisions (methods.md 2.8): 100, 200, 5, 1.0 and 0.99, uniform in [-strength, strength]. Parents are drawn with
+decisions (docs/methods.md 2.8): 100, 200, 5, 1.0 and 0.99, uniform in [-strength, strength]. Parents are drawn with
 replacement, so an individual can be both; a population without any fitness, which happens where a probability
 underflows, draws them evenly; the point of crossing leaves each parent at least one gene.
 

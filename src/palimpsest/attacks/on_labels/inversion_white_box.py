@@ -2,14 +2,14 @@
 
     x_0 ~ N(0, I),   x <- x - eta * grad_x [ CE(f(x), k) + lambda_1 ||x||^2 + lambda_2 TV(x) ]
 
-(S001:125-136, eq. 18-21), from R starts for every class k; the end with the smallest objective is kept, and what the
+(Section IV-C2, eq. 18-21), from R starts for every class k; the end with the smallest objective is kept, and what the
 network says about it is the class's inverted prediction vector. A class that was forgotten should have no input that
 the network is sure of; `_screening` judges that from the vectors.
 
 R, eta, both lambdas, the number of steps and the forms of both penalties are not in the paper's text. Our decisions
-(methods.md 2.8): 5 starts, 200 steps, lambda_1 = lambda_2 = 1e-4, Adam at 0.1 instead of the plain gradient descent
-that is written there (`optimizer="sgd"` is that); ||x||^2 is the sum of squares, TV the sum of absolute differences
-between neighbours, along rows and along columns; the network in evaluation mode.
+(docs/methods.md 2.8): 5 starts, 200 steps, lambda_1 = lambda_2 = 1e-4, Adam at 0.1 instead of the plain gradient
+descent that is written there (`optimizer="sgd"` is that); ||x||^2 is the sum of squares, TV the sum of absolute
+differences between neighbours, along rows and along columns; the network in evaluation mode.
 
 The paper's networks get normalised images, so its x ~ N(0, I) and both penalties live in that space; ours take pixels
 and normalise inside. `space="normalised"` therefore searches z, and the network sees the pixels mean + std * z;
