@@ -22,6 +22,7 @@ configfile: configuration.scale_file(config["scale"])
 
 config = configuration.resolve(config)
 PLAN = cells.Plan(config)
+PLAN.check()
 AT = address.Addresses(PLAN)
 OUT, LOGS, READS, ASKS, KEY = AT.for_rules()
 # What a job that computes with networks asks for.

@@ -15,7 +15,7 @@ from test_unlearners import samples, tiny_model
 from palimpsest import data, models, train, tune
 from palimpsest.data import Samples
 from palimpsest.models import Diverged, Network
-from palimpsest.pipeline import cells, configuration
+from palimpsest.pipeline import configuration
 from palimpsest.pipeline.configuration import ConfigError
 
 RETRAINED = {"forget_accuracy": 0.0, "retain_accuracy": 100.0, "test_accuracy_retained": 90.0, "member_rate": 5.0}
@@ -120,8 +120,8 @@ def test_a_grid_in_the_configuration_is_told_from_fixed_values_and_inherited() -
     config = configuration.load(scale="paper")
     grid = configuration.grid_of(config, "influence_woodfisher_corrected")
     assert set(grid) == {"alpha"} and len(grid["alpha"]) > 2
-    fixed = cells.fixed_of(config, "influence_woodfisher_corrected")
-    assert fixed["variant"] == "woodfisher" and fixed["samples"] == 1000 and "alpha" not in fixed
+    keywords = configuration.keywords_of(config, "unlearners", "influence_woodfisher_corrected")
+    assert keywords["variant"] == "woodfisher" and keywords["samples"] == 1000
     assert configuration.grid_of(config, "finetune") == {}
 
 

@@ -13,13 +13,16 @@ from dataclasses import asdict, astuple, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from palimpsest import families
+from palimpsest import families, ranges
 from palimpsest.pipeline import method, papers, paths
 from palimpsest.pipeline.configuration import (
     PROBES,
     RESERVED,
+    SECTIONS,
+    grid_of,
     keywords_of,
     method_of,
+    recipe_of,
 )
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.papers import COLUMNS
@@ -186,6 +189,29 @@ class Plan:
                 for run in cell.runs:
                     found.setdefault(run, []).append(cell)
         return found
+
+    def check(self) -> None:
+        """Refuse what does not fit the data set or the recipe that it meets: `ConfigError` in one sentence."""
+        for run in self.asked:
+            facts = {
+                **self.config["plan"]["images"].get(run.dataset, {}),
+                **recipe_of(self.config, run.dataset, run.model),
+            }
+            numbers = {name: value for name, value in facts.items() if isinstance(value, int | float)}
+            for request, unlearner in run.steps:
+                for section, name in (("requests", request), ("unlearners", unlearner)):
+                    if name not in (SAME, ORIGINAL):
+                        self._check(section, name, numbers, run)
+
+    def _check(self, section: str, name: str, facts: Mapping[str, float], run: Run) -> None:
+        valid = method.every_keyword(SECTIONS[section], method_of(self.config, section, name))
+        grid = grid_of(self.config, name) if section == "unlearners" else {}
+        for key, value in keywords_of(self.config, section, name).items():
+            for one in grid.get(key, [value]):
+                if key in valid and (
+                    refusal := ranges.parse(valid[key], **facts).refusal(f"{section}.{name}", key, one)
+                ):
+                    raise ConfigError(f"{refusal}, on {run.dataset} with {run.model}.")
 
     def runs(self, paper: str, name: str | None = None) -> list[Run]:
         """The runs behind a table or figure, or behind all of a paper."""

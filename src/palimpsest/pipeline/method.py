@@ -169,10 +169,13 @@ def _closure(files: list[Path]) -> set[Path]:
 
 @cache
 def _imports(file: Path) -> tuple[Path, ...]:
-    """The files of this package that a module imports, wherever in it."""
+    """The files of this package that a module imports, wherever in it; not those that only its types are of."""
+    tree = ast.parse(file.read_text())
+    typing = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    only_types = {inner for node in typing for inner in ast.walk(node)}
     found = []
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in only_types and (node.module or "").startswith(PACKAGE.name):
             base = PACKAGE.joinpath(*(node.module or "").split(".")[1:])
             for alias in node.names:
                 found += [base / f"{alias.name}.py", base / alias.name / "__init__.py"]

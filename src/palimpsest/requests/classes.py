@@ -23,8 +23,8 @@ def choose(
     images: Images,
     at: Choice,
     *,
-    classes: Sequence[Annotated[int, "[0, inf)"]] | None = None,
-    random: Annotated[int, "[1, inf)"] | None = None,
+    classes: Sequence[Annotated[int, "[0, classes)"]] | None = None,
+    random: Annotated[int, "[1, classes)"] | None = None,
 ) -> Request:
     """All training samples of these classes, ascending.
 

@@ -20,9 +20,9 @@ def choose(
     images: Images,
     at: Choice,
     *,
-    count: Annotated[int, "[1, inf)"] | None = None,
+    count: Annotated[int, "[1, train)"] | None = None,
     share: Annotated[float, "(0, 1)"] | None = None,
-    classes: Sequence[Annotated[int, "[0, inf)"]] | None = None,
+    classes: Sequence[Annotated[int, "[0, classes)"]] | None = None,
     keep_classes: bool = False,
 ) -> Request:
     """Training samples drawn by `at.seed` alone, ascending.

@@ -50,8 +50,8 @@ def train_base(
     data: Samples,
     at: Base,
     *,
-    shards: Annotated[int, "[1, inf)"] = 5,
-    slices: Annotated[int, "[1, inf)"] = 1,
+    shards: Annotated[int, "[1, train]"] = 5,
+    slices: Annotated[int, "[1, 2 * epochs - 1]"] = 1,
 ) -> tuple[Network, dict[str, torch.Tensor]]:
     """The ensemble of networks like `model`, with fresh weights of their own, trained on `data`; and what it leaves.
 
