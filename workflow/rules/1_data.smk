@@ -1,4 +1,4 @@
-"""Data and requests: each data set as one file, and what is asked to be forgotten of it.
+"""Data and requests: each data set as one file, and what shall be forgotten of it.
 
 in: the data root (files that lie there are used; else they are fetched); a model, for a request chosen with one at hand
 out: data/{dataset}.safetensors

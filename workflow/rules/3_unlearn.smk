@@ -1,4 +1,4 @@
-"""Unlearning: one step on a base model or on the step before; tuning where an unlearner's line asks for it.
+"""Unlearning: one step on a base model or on the step before; tuning where an unlearner's line has `tune`.
 
 in: base/… or unlearned/…, data/{dataset}, requests/…
 out: unlearned/{dataset}/{model}/{forget}/{unlearner}/{block}.safetensors, and {block}.kept.safetensors for a next step

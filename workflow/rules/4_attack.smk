@@ -1,4 +1,4 @@
-"""Attacks: images crafted against each unlearned model; what a server says of its labels.
+"""Attacks: images crafted against each unlearned model, and what attacks on labels extract from a server.
 
 in: base/…, unlearned/…, data/{dataset}, requests/…
 out: attacked/{dataset}/{model}/{forget}/{unlearner}/{attack}/{block}.safetensors

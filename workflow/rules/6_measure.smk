@@ -1,4 +1,4 @@
-"""Measurement: what each model answers, once, on the card; then every metric that some cell asks for, on the CPU.
+"""Measurement: each model's outputs, computed once on the card; then every metric that a cell needs, on the CPU.
 
 in: base/… or unlearned/…, attacked/…, defended/…, probed/…, data/{dataset}, requests/…
 out: outputs/{dataset}/{model}/{forget}/{unlearner}/{block}.safetensors
