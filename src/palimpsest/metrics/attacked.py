@@ -1,8 +1,8 @@
 """What attacks on images reached besides accuracy: their target class, their loss, and how far they moved a pixel.
 
-`target_accuracy` is the percentage of images that the model puts into the class the attack aimed at, for UMA what the
-original model said of the clean image. The loss and the change are the attack's own, so they are the same behind any
-defense, and are given without.
+`target_accuracy` is the percentage of images that the model puts into the class the attack aimed at; for UMA that is
+the class that the original model gave the clean image. The loss and the change are the attack's own. They are the same
+behind any defense, so they are given once, without one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ METRICS = {
 
 
 def measure(outputs: Outputs) -> Iterator[Number]:
-    """For each attack, epsilon and defense; the loss of made images only."""
+    """Yield these numbers for each attack, epsilon and defense; the loss only for images that the attack made."""
     for answers in outputs.attacked():
         assert answers.targets is not None and answers.change is not None
         yield answers.number("target_accuracy", percent(answers.predicted, answers.targets))
