@@ -1,4 +1,4 @@
-"""Seeds that are made from the names of what they are for, so that they are the same in every process, order and block."""
+"""Seeds made from the names of what they are for, so that they are the same in every process, order and block."""
 
 from __future__ import annotations
 

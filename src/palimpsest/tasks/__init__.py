@@ -24,9 +24,9 @@ class Shown(Protocol):
 class Task(Protocol):
     """What a file of this package is.
 
-    targets: what the network shall answer to samples. loss: how far outputs (N, ...) are from targets, a scalar, their
-    mean. answer: what is kept of outputs as a prediction. distance: how far outputs are from wanted outputs, for each
-    sample (N,); `kind` is one of the task's own words.
+    targets: what the network shall answer for samples. loss: the mean distance of outputs (N, ...) from targets, a
+    scalar. answer: what a prediction keeps of outputs. distance: how far outputs are from wanted outputs, for each
+    sample (N,); `kind` is one of the words that the task knows.
     """
 
     def targets(self, samples: Shown) -> torch.Tensor: ...

@@ -3,23 +3,24 @@
     theta_u = theta_T - sum_{steps t whose batch holds a sample of the request} (theta_{t+1} - theta_t)
 
 and then fine-tune on what is left (malicious paper, Section 2; public code: AmnesiacML's notebooks; docs/methods.md
-2.2). The base model must have been trained with the log, by `train_base`, which has to know the requests; it trains bit
-for bit as without one. The public code stores every such update in a file of its own and subtracts them later; only
-their sums are needed, in float64, in which they do not drift. A batch that several requests touch must be taken back
-once, whichever comes first: so there is a sum for every set of requests that some batch touches, as many as such sets
-occur. A request takes back the sums of all sets that it is in; the others, and the updates of its fine-tuning, stay for
-the requests to come.
+2.2). The base model must have been trained with a log of the updates, by `train_base`, which has to know the requests
+in advance; the training is bit for bit the same as without a log. The public code stores every such update in a file of
+its own and subtracts them later. Only their sums are needed, in float64, in which they do not drift. A batch that
+several requests touch must be taken back once, whichever request comes first. So there is a sum for every set of
+requests that some batch touches, as many as such sets occur. A request takes back the sums of all sets that it is in;
+the other sums, and the updates of its fine-tuning, stay for the requests to come.
 
-As there, weights and biases are taken back, BatchNorm's scale and shift included; running statistics, which saw the
-data too, stay until fine-tuning moves them. With shuffled batches of 64 a whole class of ten touches all but 0.1% of
-them: what is left after the subtraction is nearly the initial network, and fine-tuning does the work.
+As in public code, weights and biases are taken back, BatchNorm's scale and shift included. Running statistics, which
+saw the data too, stay until fine-tuning moves them. With shuffled batches of 64 a whole class of ten touches all but
+0.1% of the batches: what is left after the subtraction is nearly the initial network, and fine-tuning does the work.
 
-Requests that modify data (docs/methods.md 2.5): the same subtraction, then fine-tuning with the replacements; our
-reading, the malicious paper being silent. What replaced a sample is then in its place, for the requests to come too.
+Requests that modify data (docs/methods.md 2.5) cause the same subtraction, then fine-tuning with the replacements. This
+is our reading, since the malicious paper is silent. A replacement then stands in its sample's place for later requests
+too.
 
 Values: 1 epoch of fine-tuning at lr 1e-4 (malicious paper, Section 5.1). The notebooks, which the leakage paper's
 accuracies fit, train on with their Adam at 1e-3 for 10 epochs: `epochs=10, lr=1e-3`. Neither paper names another
-optimiser for it, so it is the base recipe's, with its batch size and weight decay, at a constant rate; it starts fresh,
+optimiser for it, so it is the base recipe's, with its batch size and weight decay, at a constant rate. It starts fresh,
 where the notebooks keep the moments of the training.
 """
 

@@ -36,11 +36,11 @@ def unlearn(
     order: Literal["as_released", "forget_first", "mixed"] = "as_released",
     training: Recipe = Recipe(epochs=10, lr=0.013, batch_size=256, momentum=0.9, weight_decay=5e-4),
 ) -> Network:
-    """`model` trained on for some passes over both sets, forget labels drawn uniformly from all classes.
+    """Return `model` trained on for some passes over both sets, forget labels drawn uniformly from all classes.
 
-    true_label: whether the true label may be drawn. order: `forget_first` or `mixed`; `as_released` takes the first
-    for ten classes or fewer, else the second. The optimiser `adam` is the leakage paper's, whose base models have it.
-    In a batch the forget images have the indices from 0 on, which `adversarial` tells them by.
+    true_label: whether the true label may be drawn. order: `forget_first` or `mixed`; `as_released` takes the first for
+    ten classes or fewer, else the second. The optimiser `adam` is the leakage paper's, whose base models have it. In a
+    batch the forget images have the indices from 0 on, by which `adversarial` recognises them.
     """
     return train(model, forget, retain, at, true_label=true_label, order=order, training=training)
 
