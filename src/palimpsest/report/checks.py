@@ -136,6 +136,8 @@ def rows_hold(
 
 
 def _tolerance(asked: Mapping[str, float], value: float, n: int, other: float, m: int) -> float:
+    if not (n and m):
+        return 0.0
     p = (value * n + other * m) / (n + m) / 100
     error = 100 * math.sqrt(max(p * (1 - p), 0.0) * (1 / n + 1 / m))
     return max(asked.get("points", 0.0), asked.get("images", 0) * 100 / m, asked.get("standard_errors", 0) * error)
