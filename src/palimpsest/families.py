@@ -9,8 +9,10 @@ literals,
 and has a function `measure(outputs) -> Iterator[Number]` (see `metrics`). `kind` says what a number is, and so which
 interval it may have: it is one of `KINDS`. `bounds` are the lowest and the highest possible value, None where there is
 none; a proportion has both. `of` is the set of samples that is measured. NEEDS lists what must have been predicted
-before the family can measure anything: some of `OUTPUTS`. A family with `ALWAYS = True` measures every model, so that
-pages can check what no table prints; any other measures where a cell needs one of its metrics.
+before the family can measure anything: some of `OUTPUTS`. A family that reads what only some tasks keep of outputs
+names these tasks, `TASKS = ("classification",)`; without it a family belongs to every task. A family with `ALWAYS =
+True` measures every model, so that pages can check what no table prints; any other measures where a cell needs one of
+its metrics.
 """
 
 from __future__ import annotations
@@ -57,12 +59,13 @@ class Metric:
 
 @dataclass(frozen=True)
 class Family:
-    """A file of metrics/: its metrics by name, what it needs, and whether it measures every model."""
+    """A file of metrics/: its metrics by name, what it needs, whether it measures every model, and of which tasks."""
 
     file: Path
     metrics: Mapping[str, Metric]
     needs: tuple[str, ...]
     always: bool
+    tasks: tuple[str, ...] | None  # None is all
 
 
 def declared(folders: Iterable[Path] = (FOLDER,)) -> dict[str, Family]:
@@ -84,12 +87,14 @@ def declared(folders: Iterable[Path] = (FOLDER,)) -> dict[str, Family]:
     return found
 
 
-def asked(wanted: Collection[str] | None, families: Mapping[str, Family]) -> dict[str, Family]:
-    """Return the families that measure always, and those that have a wanted metric; all where `wanted` is None."""
+def asked(wanted: Collection[str] | None, families: Mapping[str, Family], task: str) -> dict[str, Family]:
+    """Return a task's families that measure always, and those with a wanted metric; all of them where `wanted` is None.
+    """
     return {
         name: one
         for name, one in families.items()
-        if wanted is None or one.always or not one.metrics.keys().isdisjoint(wanted)
+        if (one.tasks is None or task in one.tasks)
+        and (wanted is None or one.always or not one.metrics.keys().isdisjoint(wanted))
     }
 
 
@@ -103,7 +108,7 @@ def _read(file: Path) -> Family:
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            if name in ("METRICS", "NEEDS", "ALWAYS"):
+            if name in ("METRICS", "NEEDS", "ALWAYS", "TASKS"):
                 try:
                     literals[name] = ast.literal_eval(node.value)
                 except ValueError as error:
@@ -120,4 +125,5 @@ def _read(file: Path) -> Family:
             raise MetricError(
                 f"{file}: the metric {name!r} is declared with unit, kind, bounds and of: {error}"
             ) from error
-    return Family(file, found, tuple(literals["NEEDS"]), bool(literals.get("ALWAYS")))
+    tasks = tuple(literals["TASKS"]) if "TASKS" in literals else None
+    return Family(file, found, tuple(literals["NEEDS"]), bool(literals.get("ALWAYS")), tasks)

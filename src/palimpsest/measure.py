@@ -37,20 +37,21 @@ def measure(
     wanted: Collection[str] | None = None,
     judged: Mapping[str, Judged] = MappingProxyType({}),
     *,
+    task: str = "classification",
     shows: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     folders: Sequence[Path] = (families.FOLDER,),
 ) -> Iterator[Row]:
     """Yield the rows of a model, in the order of its repetitions, of the families' names and of the sets of samples.
 
     wanted: names of metrics. Each family that has one of them measures, and so do those that always do, as long as what
-    they need is there; None means all families. judged: by attack on labels, what `judge` returned. shows: the METRICS
-    declared in the attacks' own files, for values that they show and no family declares. folders: where families are
-    looked for. Raises `MetricError` where a family measures what it does not declare, measures the same number twice,
-    or exceeds its bounds.
+    they need is there; None means all families. judged: by attack on labels, what `judge` returned. task: the model's
+    task, as the name of a file of tasks/. shows: the METRICS declared in the attacks' own files, for values that they
+    show and no family declares. folders: where families are looked for. Raises `MetricError` where a family measures
+    what it does not declare, measures the same number twice, or exceeds its bounds.
     """
     every = families.declared(folders)
     known = families.metrics(every) | {name: Metric(**fields) for name, fields in shows.items()}
-    chosen = [(family, _module(family)) for family in families.asked(wanted, every).values()]
+    chosen = [(family, _module(family)) for family in families.asked(wanted, every, task).values()]
     for repetition, answers in sorted(predicted.items()):
         about = {**answers.header.get("about", {}), "repetition": repetition}
         lost = {name: of[repetition] for name, of in judged.items() if isinstance(of.get(repetition), Diverged)}
@@ -74,26 +75,29 @@ def outputs_of(repetition: int, predicted: Predicted, judged: Mapping[str, Judge
     """Return the outputs of a repetition as families read them, with what attacks on labels decided."""
     tensors, header = predicted
     labels = {of: tensors[f"{of}/labels"] for of in ("forget", "retain", "test")}
-    retained = Answers("retain", labels["retain"], tensors["retain/predicted"], tensors["retain/true"])
-    sets = [retained]
-    if "before" in tensors:
-        sets.append(Answers.whole("before", tensors["before"], labels["test"]))
+    asked: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        place, _, kept = name.rpartition("/")
+        if kept != "labels":
+            asked.setdefault(place, {})[kept] = tensor
+    sets = [Answers("retain", labels["retain"], asked["retain"])]
+    if "before" in asked:
+        sets.append(Answers("before", labels["test"], asked["before"]))
     for defense in ("", *header["defenses"]):
         prefix = f"{defense}:" if defense else ""
         for of in ("forget", "test"):
-            sets.append(Answers.whole(of, tensors[f"{prefix}{of}"], labels[of], defense=defense))
+            sets.append(Answers(of, labels[of], asked[f"{prefix}{of}"], defense=defense))
         for attack, made in header["attacks"].items():
-            own = {key: tensors[f"attacked/{attack}/{key}"] for key in ("labels", "targets", "loss", "change")}
+            own = {key: tensors[f"attacked/{attack}/{key}"] for key in ("labels", "loss", "change")}
             for index, epsilon in enumerate(made["epsilons"]):
                 sets.append(
-                    Answers.whole(
+                    Answers(
                         made["on"],
-                        tensors[f"{prefix}attacked/{attack}/{epsilon}"],
                         own["labels"],
+                        asked[f"{prefix}attacked/{attack}/{epsilon}"],
                         attack=attack,
                         epsilon=epsilon,
                         defense=defense,
-                        targets=own["targets"],
                         loss=None if epsilon == CLEAN else own["loss"][index - 1],
                         change=float(own["change"][index]),
                     )

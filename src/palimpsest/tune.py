@@ -25,6 +25,8 @@ from palimpsest import membership
 from palimpsest.data import Images, Samples
 from palimpsest.models import Diverged, Network, predict
 
+TASKS = ("classification",)
+
 log = logging.getLogger(__name__)
 
 METRICS = ("forget_accuracy", "retain_accuracy", "test_accuracy_retained", "member_rate")

@@ -32,5 +32,5 @@ with job(globals().get("snakemake")) as run:
             shadows,
             **told["keywords"],
         )
-    rows = measure.measure(predicted, run.asks.metrics, judged, shows=run.asks.shows)
+    rows = measure.measure(predicted, run.asks.metrics, judged, task=run.asks.task, shows=run.asks.shows)
     run.write_rows(run.output.rows, ({**run.names, **row} for row in rows))

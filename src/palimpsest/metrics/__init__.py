@@ -56,40 +56,28 @@ class Answers:
     """A model's outputs for one set of samples.
 
     of: `forget`, `retain` or `test`; `before` means the outputs of the model before unlearning for the test images. For
-    attacked images it is the set on which the attack was tried, `forget` or `unseen`. labels, predicted: int64 (N,).
-    true: float32 (N,), the probability of the label. probabilities: (N, K); None for `retain`. Attacked images also
-    have `targets`, int64 (N,), the classes that the attack aimed at; `loss` (N,), None at epsilon "0"; and `change`,
-    the largest change of a pixel in grey levels.
+    attacked images it is the set on which the attack was tried, `forget` or `unseen`. labels: int64 (N,), those of the
+    samples. kept: what the model's task keeps of outputs, (N, ...) by name (see `kept` in the task's file). Attacked
+    images also have `loss` (N,), None at epsilon "0", and `change`, the largest change of a pixel in grey levels.
     """
 
     of: str
     labels: torch.Tensor
-    predicted: torch.Tensor
-    true: torch.Tensor
-    probabilities: torch.Tensor | None = None
+    kept: Mapping[str, torch.Tensor]
     attack: str = "none"
     epsilon: str = ""
     defense: str = ""
-    targets: torch.Tensor | None = None
     loss: torch.Tensor | None = None
     change: float | None = None
 
-    @classmethod
-    def whole(cls, of: str, probabilities: torch.Tensor, labels: torch.Tensor, **more: Any) -> Answers:
-        """Return outputs of which all probabilities (N, K) are known."""
-        true = probabilities.gather(1, labels[:, None]).squeeze(1)
-        return cls(of, labels, probabilities.argmax(1), true, probabilities, **more)
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """Return one of the kept tensors."""
+        return self.kept[name]
 
     def only(self, chosen: torch.Tensor) -> Answers:
         """Return the outputs for the samples that `chosen`, bool or int64, selects from a set that was not attacked."""
-        probabilities = None if self.probabilities is None else self.probabilities[chosen]
-        return replace(
-            self,
-            labels=self.labels[chosen],
-            predicted=self.predicted[chosen],
-            true=self.true[chosen],
-            probabilities=probabilities,
-        )
+        kept = {name: tensor[chosen] for name, tensor in self.kept.items()}
+        return replace(self, labels=self.labels[chosen], kept=kept)
 
     def number(self, metric: str, value: float) -> Number:
         """Return a number over all of these samples, with their attack and defense."""

@@ -6,6 +6,8 @@ data sets (docs/methods.md#u-3): `test_accuracy_full` scores all test images, `t
 that were kept. The label-leakage paper's accuracy on D_f is `test_accuracy_forgotten`, on test images of the classes
 forgotten whole; where no class was, there is no such number. Under attack images are scored with their label
 (docs/methods.md#u-8): as `forget_accuracy`, or as `unseen_accuracy` where the attack was tried on test images.
+`target_accuracy` is then the percentage of images that the model puts into the class the attack aimed at; for UMA that
+is the class that the original model gave the clean image.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from palimpsest.metrics import Answers, Number, Outputs
 
 ALWAYS = True
+TASKS = ("classification",)
 NEEDS = ("forget", "retain", "test")
 METRICS = {
     "forget_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "forget"},
@@ -25,6 +28,7 @@ METRICS = {
     "test_accuracy_full": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
     "test_accuracy_retained": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
     "test_accuracy_forgotten": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
+    "target_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "attacked"},
 }
 
 
@@ -34,16 +38,18 @@ def measure(outputs: Outputs) -> Iterator[Number]:
         if answers.of == "test":
             yield from of_test(answers, outputs.test_retained)
         elif answers.of != "before":
-            yield answers.number(f"{answers.of}_accuracy", percent(answers.predicted, answers.labels))
+            yield answers.number(f"{answers.of}_accuracy", percent(answers["predicted"] == answers.labels))
+        if answers.attack != "none":
+            yield answers.number("target_accuracy", percent(answers["reached"]))
 
 
 def of_test(answers: Answers, retained: torch.Tensor) -> Iterator[Number]:
     """Yield the accuracies on test images; bool `retained` (N,) selects those of classes that were kept."""
     for name, chosen in (("full", torch.ones_like(retained)), ("retained", retained), ("forgotten", ~retained)):
         part = answers.only(chosen)
-        yield part.number(f"test_accuracy_{name}", percent(part.predicted, part.labels))
+        yield part.number(f"test_accuracy_{name}", percent(part["predicted"] == part.labels))
 
 
-def percent(predicted: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the percentage of entries (N,) that are equal; nan for none."""
-    return (predicted == labels).double().mean().item() * 100 if len(labels) else float("nan")
+def percent(right: torch.Tensor) -> float:
+    """Return the percentage of bool entries (N,) that are true; nan for none."""
+    return right.double().mean().item() * 100 if len(right) else float("nan")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from palimpsest.metrics import Number, Outputs, accuracy
 
 NEEDS = ("before",)
+TASKS = ("classification",)
 METRICS = {
     "test_accuracy_full_before": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
     "test_accuracy_retained_before": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},

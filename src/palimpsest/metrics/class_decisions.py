@@ -18,6 +18,7 @@ from palimpsest.metrics import Number, Outputs
 
 ALWAYS = True
 NEEDS = ("judged",)
+TASKS = ("classification",)
 METRICS = {
     "asr_class_decisions": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "classes"},
     "trivial_asr": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "classes"},

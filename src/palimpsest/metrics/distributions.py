@@ -16,6 +16,7 @@ from palimpsest.metrics import Number, Outputs
 
 SHOWN = 20  # test images a class
 NEEDS = ("test",)
+TASKS = ("classification",)
 METRICS = {
     "max_probability": {"unit": "", "kind": "mean", "bounds": (0, 1), "of": "test"},
     "dot_products": {"unit": "", "kind": "mean", "bounds": (None, None), "of": "judged"},
@@ -27,8 +28,7 @@ def measure(outputs: Outputs) -> Iterator[Number]:
     """Yield the largest probabilities of test images, for the first repetition."""
     if outputs.repetition == 0:
         test = outputs.clean("test")
-        assert test.probabilities is not None
         classes = test.labels.unique()
         chosen = torch.cat([(test.labels == label).nonzero().flatten()[:SHOWN] for label in classes])
-        values = test.probabilities[chosen].amax(1)
+        values = test["probabilities"][chosen].amax(1)
         yield Number.one_by_one("none", "max_probability", values, test.labels[chosen], outputs.forgotten)

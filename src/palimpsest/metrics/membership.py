@@ -16,6 +16,7 @@ from palimpsest import membership
 from palimpsest.metrics import Answers, Number, Outputs
 
 NEEDS = ("forget", "retain", "test")
+TASKS = ("classification",)
 METRICS = {
     "member_rate": {"unit": "fraction", "kind": "samples", "bounds": (0, 1), "of": "forget"},
     "member_rate_full_test": {"unit": "fraction", "kind": "samples", "bounds": (0, 1), "of": "forget"},
@@ -44,4 +45,4 @@ def measure(outputs: Outputs) -> Iterator[Number]:
 
 def _column(answers: Answers) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the probabilities of the labels (N, 1), and the number of that column for each sample (N,)."""
-    return answers.true[:, None], torch.zeros_like(answers.labels)
+    return answers["true"][:, None], torch.zeros_like(answers.labels)

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from palimpsest.data import pixels
+from palimpsest.tasks import Task, classification
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -174,21 +175,40 @@ def _opened(path: Path | str, number: int) -> tuple[Any, dict[str, Any]]:
     return file, networks[str(number)]
 
 
-def predict(model: nn.Module, images: torch.Tensor, batch_size: int = 500, *, of: str = "the images") -> torch.Tensor:
-    """Softmax probabilities (N, classes), float32, of images (N, C, H, W), `uint8` or in [0, 1], in evaluation mode.
+@torch.inference_mode()
+def answers(
+    model: nn.Module,
+    images: torch.Tensor,
+    batch_size: int = 500,
+    *,
+    task: Task = classification,
+    of: str = "the images",
+) -> Iterator[torch.Tensor]:
+    """What a network answers to images (N, ...), `uint8` or in [0, 1], in evaluation mode, batch by batch.
 
-    Raises `Diverged` where the network's outputs are not finite, though its weights may be; `of` names the images then.
+    Raises `Diverged` after the last batch where outputs are not finite, though the weights may be; `of` names the
+    images then.
     """
     model.eval()
-    parts, lost = [], torch.zeros((), dtype=torch.int64, device=images.device)
-    with torch.inference_mode():
-        for batch in images.split(batch_size):
-            outputs = model(pixels(batch)).float()
-            lost = lost + (~torch.isfinite(outputs)).flatten(1).any(1).sum()
-            parts.append(torch.softmax(outputs, 1))
-        if lost:  # one look, so that a card is not waited for at every batch
-            raise Diverged(
-                f"the network's outputs are not finite for {int(lost)} of {len(images)} of {of}; "
-                "a smaller step or rate may mend it"
-            )
-        return torch.cat(parts) if parts else torch.empty(0, 0)
+    lost = torch.zeros((), dtype=torch.int64, device=images.device)
+    for batch in images.split(batch_size):
+        outputs = model(pixels(batch)).float()
+        lost = lost + (~torch.isfinite(outputs)).flatten(1).any(1).sum()
+        yield task.answer(outputs)
+    if lost:  # one look, so that a card is not waited for at every batch
+        raise Diverged(
+            f"the network's outputs are not finite for {int(lost)} of {len(images)} of {of}; "
+            "a smaller step or rate may mend it"
+        )
+
+
+def predict(
+    model: nn.Module,
+    images: torch.Tensor,
+    batch_size: int = 500,
+    *,
+    task: Task = classification,
+    of: str = "the images",
+) -> torch.Tensor:
+    """All that `answers` gives as one tensor: of classification softmax probabilities (N, classes), float32."""
+    return torch.cat([*answers(model, images, batch_size, task=task, of=of)])

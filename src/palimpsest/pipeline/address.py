@@ -31,9 +31,10 @@ from palimpsest.pipeline.configuration import (
     method_of,
     recipe_of,
     taken_by,
+    task_of,
 )
 from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
-from palimpsest.seeds import numbers, stable_seed
+from palimpsest.seeds import stable_seed
 
 PLAIN = "plain"  # the base model that the one training loop makes, without an unlearner's own `train_base`
 LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "style.css", "looks.yaml")
@@ -248,7 +249,7 @@ class Addresses:
     def _train(self, dataset: str, model: str, base: str, block: str) -> tuple[Any, ...]:
         told: dict[str, Any] = {
             "network": self._told("models", model),
-            "task": self._task(model),
+            "task": task_of(self.config, model),
             "recipe": recipe_of(self.config, dataset, model),
             "trainer": {},
         }
@@ -268,7 +269,7 @@ class Addresses:
             if (run.dataset, run.model, self._trainer(run)) != (dataset, model, base):
                 continue
             for request, _ in run.steps:
-                if request == SAME or numbers(block)[-1] >= self.plan.repetitions(run):
+                if request == SAME:
                     continue
                 if self._at_hand(request):
                     raise ConfigError(
@@ -309,7 +310,7 @@ class Addresses:
         told["keywords"] = {key: value for key, value in told["keywords"].items() if key not in grid}
         told |= {
             "recipe": recipe_of(self.config, run.dataset, run.model),
-            "task": self._task(run.model),
+            "task": task_of(self.config, run.model),
             "same": request == SAME,
             "served": self.plan.request(request).get("served", 0),
             "blocks": [block],
@@ -320,7 +321,7 @@ class Addresses:
             "kept": [before["kept"]],
             "requests": self.requests(run, block),
         }
-        modules = [self._module("unlearners", unlearner)]
+        modules = [self._module("unlearners", unlearner), f"tasks.{told['task']}"]
         if backbone := told["keywords"].get("backbone"):
             modules.append(method.module("unlearners", backbone))
         return told, above, *modules
@@ -334,8 +335,12 @@ class Addresses:
             "model": self.model(run, block)["model"],
             "requests": self.requests(run, block),
         }
-        told = {**self._told("attacks", attack), "on": entry.get("images", "forget"), "task": self._task(run.model)}
-        return told, above, self._module("attacks", attack)
+        told = {
+            **self._told("attacks", attack),
+            "on": entry.get("images", "forget"),
+            "task": task_of(self.config, run.model),
+        }
+        return told, above, self._module("attacks", attack), f"tasks.{told['task']}"
 
     def _probe(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
@@ -362,7 +367,7 @@ class Addresses:
             "attacks": attacks,
             "defenses": {name: self._told("defenses", name, "purify") for name in defenses},
             "trained": trained,
-            "task": self._task(run.model),
+            "task": task_of(self.config, run.model),
         }
         above: dict[str, Any] = {
             "images": self._images(run.dataset),
@@ -376,7 +381,8 @@ class Addresses:
         }
         if "before" in self.plan.needs_of(run):
             above["original"] = self.base(run, block)["model"]
-        return told, above, "predict", *(self._module("defenses", name) for name in defenses)
+        modules = [f"tasks.{told['task']}", *(self._module("defenses", name) for name in defenses)]
+        return told, above, "predict", *modules
 
     def _measure(self, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
@@ -385,6 +391,7 @@ class Addresses:
         shadowed = [name for name, file in files.items() if "shadows" in (method.literal(file, "NEEDS") or ())]
         shadow = run.with_last(self.config["reference"])
         told = {
+            "task": task_of(self.config, run.model),
             "metrics": self.plan.metrics_of(run),
             "families": self.plan.families_of(run),
             "blocks": every,
@@ -448,6 +455,3 @@ class Addresses:
 
     def _module(self, section: str, name: str) -> str:
         return method.module(SECTIONS[section], method_of(self.config, section, name))
-
-    def _task(self, model: str) -> str:
-        return str(self.config["models"][model].get("task", "classification"))

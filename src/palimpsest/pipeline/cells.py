@@ -23,6 +23,7 @@ from palimpsest.pipeline.configuration import (
     keywords_of,
     method_of,
     recipe_of,
+    task_of,
 )
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.papers import COLUMNS
@@ -274,7 +275,7 @@ class Plan:
         """Return the families of metrics that measure a run: those that measure every run, and those that some cell
         needs.
         """
-        return sorted(families.asked(self.metrics_of(run), self._families))
+        return sorted(families.asked(self.metrics_of(run), self._families, task_of(self.config, run.model)))
 
     def needs_of(self, run: Run) -> list[str]:
         """Return which predictions these families need."""
@@ -359,6 +360,9 @@ class Plan:
                 (one, *(self._run(one) if only is None or one["dataset"] in only else (None, left_out)))
                 for one in _each(row)
             ]
+            for one, run, _ in found:
+                if run:
+                    self._check_tasks(where, one, run)
             runs = tuple(dict.fromkeys(run for _, run, _ in found if run))
             missing = None if runs else found[0][2]
             cuts = [cut for one, run, _ in found if run for cut in self._reductions(one, run)]
@@ -394,6 +398,20 @@ class Plan:
         if absent:
             return None, Missing(Why.NO_DATA if substitutes["dataset"] is None else Why.NOT_RUN, ", ".join(absent))
         return Run(unlearner=row["unlearner"], **{kind: str(name) for kind, name in substitutes.items()}), None
+
+    def _check_tasks(self, where: str, row: Mapping[str, str], run: Run) -> None:
+        """Refuse a row that combines a network with a method or metric that is not for the network's task."""
+        asked = [("requests", name) for name, _ in run.steps] + [("unlearners", name) for _, name in run.steps]
+        asked.append(("attacks", row["attack"]))
+        there = [(kind, name) for kind, name in asked if name in self.config[kind]]
+        of = {name: method.tasks(kind, method_of(self.config, kind, name)) for kind, name in there}
+        tuned = [name for kind, name in there if kind == "unlearners" and grid_of(self.config, name)]
+        of |= {f"tuning of {name}": method.literal(method.PACKAGE / "tune.py", "TASKS") for name in tuned}
+        of |= {name: one.tasks for one in self._families.values() for name in one.metrics if name == row["metric"]}
+        task = task_of(self.config, run.model)
+        for name, tasks in of.items():
+            if tasks is not None and task not in tasks:
+                raise ConfigError(f"{where}: {name} is for {', '.join(tasks)}; the network {run.model} is for {task}.")
 
     def _stand_in(self, kind: str, name: str, dataset: str) -> str | None:
         """Return what stands for `name` at this scale: itself, another name, perhaps one for each data set, or None."""

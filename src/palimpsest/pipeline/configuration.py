@@ -156,11 +156,18 @@ def recipe_of(config: Mapping[str, Any], dataset: str, model: str) -> dict[str, 
     return {**recipes.get(model, {}), **recipes.get(f"{dataset}/{model}", {})}
 
 
+def task_of(config: Mapping[str, Any], model: str) -> str:
+    """What a network is for: a file of tasks/."""
+    return str(config["models"][model].get("task", "classification"))
+
+
 def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapping[str, Any]) -> None:
     folder, file = SECTIONS[section], method_of(config, section, name)
     where = f"config.yaml: {section}.{name}"
     if not method.exists(folder, file):
         raise ConfigError(unknown(where, "method", file, method.names(folder)))
+    if "task" in entry and section == "models" and not method.exists("tasks", entry["task"]):
+        raise ConfigError(unknown(where, "task", str(entry["task"]), method.names("tasks")))
     valid = method.every_keyword(folder, file)
     tuned = {key: value for key, value in entry.items() if isinstance(value, dict) and "tune" in value}
     for key, value in tuned.items():

@@ -99,6 +99,12 @@ def needs(kind: str, name: str) -> tuple[str, ...]:
     return tuple(literal(path(kind, name), "NEEDS") or ())
 
 
+@cache
+def tasks(kind: str, name: str) -> tuple[str, ...] | None:
+    """Of which tasks a method is, as its file says: `TASKS = ("classification",)`; None is all."""
+    return literal(path(kind, name), "TASKS")
+
+
 def trains(kind: str, name: str) -> bool:
     """Whether a method has settings of training."""
     node = _function(kind, name, FUNCTIONS[kind][0])

@@ -9,9 +9,9 @@ more:
 
 `rows` is a filter of rows; with `whole_classes` it takes only forget sets of whole classes (true) or of single samples
 (false). `at_least` and `at_most` give a bound, one for all or one for each of the paper's data sets; `at_most_epsilon:
-255` means so many times the row's ε. `no_less_than` and `equal_to` name a partner: the row of the same model that
-differs in these fields. `tolerance` is the largest of `points`, `images` and `standard_errors`, the last being those of
-the difference of two proportions.
+255` means so many times the row's ε, and nothing for an ε of `none`. `no_less_than` and `equal_to` name a partner: the
+row of the same model that differs in these fields. `tolerance` is the largest of `points`, `images` and
+`standard_errors`, the last being those of the difference of two proportions.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ SAYS = {
     "equal_to": "as much as",
 }  # fmt: skip
 FIELDS = ("attack", "epsilon", "metric")
+UNBOUNDED = "none"  # the epsilon of an attack that nothing but the range of pixels bounds
 
 
 class Status(StrEnum):
@@ -116,6 +117,8 @@ def rows_hold(
                 continue
             tolerance = 0.0
             if kind == "at_most_epsilon":
+                if row["epsilon"] == UNBOUNDED:
+                    continue
                 wanted = float(Fraction(row["epsilon"]) * own[kind])
             elif kind in ("at_least", "at_most"):
                 if isinstance(own[kind], Mapping) and run.dataset not in bounds:

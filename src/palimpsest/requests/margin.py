@@ -19,6 +19,7 @@ from palimpsest.models import Diverged
 from palimpsest.requests import Choice, Request, RequestError, check
 
 NEEDS = ("model",)
+TASKS = ("classification",)
 BATCH = 500  # images at once, as few as any card takes
 
 

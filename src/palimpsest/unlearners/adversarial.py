@@ -38,6 +38,8 @@ from palimpsest.tasks.classification import distance
 from palimpsest.train import Batch
 from palimpsest.unlearners import Step, Unlearned, gathered, unlearner
 
+TASKS = ("classification",)
+
 # Methods that climb: their L_u is -CE.
 ASCENDING = frozenset({"negative_gradient"})
 

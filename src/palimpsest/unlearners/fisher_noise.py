@@ -36,6 +36,8 @@ from palimpsest.data import Samples
 from palimpsest.models import Network, evaluated
 from palimpsest.unlearners import Step, unlearner
 
+TASKS = ("classification",)
+
 RELEASED_BATCH = 32
 
 

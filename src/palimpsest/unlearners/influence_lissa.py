@@ -30,6 +30,8 @@ from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.unlearners import Step, unlearner
 
+TASKS = ("classification",)
+
 
 @unlearner(replaces=True)
 def unlearn(

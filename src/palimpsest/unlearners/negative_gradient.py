@@ -49,12 +49,15 @@ def unlearn(
     """
     watched = torch.randperm(len(forget.labels), generator=torch.Generator().manual_seed(at.seed))[:WATCHED]
     images, labels = (tensor[watched.to(tensor.device)] for tensor in forget)
+    targets = at.task.targets(Samples(images, labels))
+    if stop_at is not None and targets.ndim != 1:
+        raise ValueError("negative_gradient: stop_at is for tasks that have labels")
     images = pixels(images, next(model.parameters()).dtype)
 
     def forgotten(model: nn.Module, batch: Batch) -> bool:
         with evaluated(model), torch.inference_mode():
-            answers = at.task.answer(model(images)).argmax(1)
-        return stop_at is not None and (answers == labels).double().mean().item() <= stop_at
+            answers = at.task.decided(at.task.answer(model(images)))
+        return stop_at is not None and (answers == targets).double().mean().item() <= stop_at
 
     return fit(
         model,

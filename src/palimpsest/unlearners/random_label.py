@@ -21,6 +21,7 @@ from palimpsest.train import Hook, Recipe, fit
 from palimpsest.unlearners import Step, unlearner
 
 NEEDS = ("penalty",)  # it trains on the forget set: `adversarial` can add to its loss
+TASKS = ("classification",)
 
 Order = Literal["as_released", "forget_first", "mixed"]
 

@@ -32,6 +32,7 @@ from palimpsest.train import Batch, Recipe
 from palimpsest.unlearners import Step, random_label, unlearner
 
 NEEDS = ("penalty",)  # it trains on the forget set: `adversarial` can add to its loss
+TASKS = ("classification",)
 
 
 @unlearner

@@ -42,6 +42,8 @@ from palimpsest.seeds import stable_seed
 from palimpsest.train import Recipe, fit
 from palimpsest.unlearners import Base, Step, unlearner
 
+TASKS = ("classification",)
+
 log = logging.getLogger(__name__)
 
 

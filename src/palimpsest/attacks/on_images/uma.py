@@ -61,8 +61,7 @@ def attack(
     if images.dtype != torch.uint8:
         raise ValueError(f"uma: attacked images are saved in 8 bits, so they begin as uint8, not {images.dtype}")
     truth = at.task.targets(at.samples)
-    of_classes = truth.ndim == 1
-    if target == "wrong_label" and not of_classes:
+    if target == "wrong_label" and truth.ndim != 1:
         raise ValueError("uma: the target wrong_label is for tasks that have labels")
     free = torch.tensor([epsilon == "none" for epsilon in epsilons], device=device)
     # In [0, 1] a ball of radius 1 bounds nothing.
@@ -82,7 +81,7 @@ def attack(
             finite(at.model(clean), "uma: the unlearned model's outputs")
         if target == "wrong_label":
             answer = _wrong(answer, known, generator)
-        targets.append(answer.argmax(1) if of_classes else at.task.answer(answer))
+        targets.append(at.task.decided(answer))
         # Every epsilon's copy of the images in one batch: the networks see no difference.
         clean = clean.repeat(len(bounds), 1, 1, 1)
         wanted = answer.repeat(len(bounds), *[1] * (answer.ndim - 1))

@@ -35,6 +35,8 @@ from palimpsest.attacks.on_labels import Found, Judgement, Judging, OnLabels, _s
 from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
 
+TASKS = ("classification",)
+
 Query = Callable[[torch.Tensor], torch.Tensor]
 
 

@@ -37,6 +37,8 @@ from palimpsest.models import Diverged, Network
 from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
 
+TASKS = ("classification",)
+
 
 class Inverted(NamedTuple):
     """What the attack made, one row for each class that was aimed at.

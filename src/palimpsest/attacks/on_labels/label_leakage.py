@@ -41,6 +41,7 @@ from palimpsest.models import Network
 from palimpsest.ranges import checked
 
 NEEDS = ("own_samples", "shadows")
+TASKS = ("classification",)
 
 
 @checked
