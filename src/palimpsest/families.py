@@ -88,8 +88,7 @@ def declared(folders: Iterable[Path] = (FOLDER,)) -> dict[str, Family]:
 
 
 def asked(wanted: Collection[str] | None, families: Mapping[str, Family], task: str) -> dict[str, Family]:
-    """Return a task's families that measure always, and those with a wanted metric; all of them where `wanted` is None.
-    """
+    """Return a task's families that measure always, and those with a wanted metric; all where `wanted` is None."""
     return {
         name: one
         for name, one in families.items()
