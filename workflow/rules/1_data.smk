@@ -5,6 +5,7 @@ out: data/{dataset}.safetensors
      requests/{dataset}/{request}/{block}.safetensors, or …/{dataset}/{model}/{chain}/{request}/… with a model at hand
 """
 
+
 rule data:
     input:
         unpack(READS["data"]),

@@ -5,6 +5,7 @@ out: base/{dataset}/{model}/{base}/{block}.safetensors, `plain` or trained in an
      {block}.kept.safetensors, what that training leaves for unlearning
 """
 
+
 rule train:
     input:
         unpack(READS["train"]),

@@ -5,6 +5,7 @@ out: unlearned/{dataset}/{model}/{forget}/{unlearner}/{block}.safetensors, and {
      tuned/{dataset}/{model}/{forget}/{unlearner}.json, the values chosen and the whole search
 """
 
+
 rule tune:
     input:
         unpack(READS["tune"]),

@@ -5,6 +5,7 @@ out: attacked/{dataset}/{model}/{forget}/{unlearner}/{attack}/{block}.safetensor
      probed/{dataset}/{model}/{forget}/{unlearner}/{attack}/{block}.safetensors, of an attack on labels
 """
 
+
 rule attack:
     input:
         unpack(READS["attack"]),

@@ -5,6 +5,7 @@ out: defended/{dataset}/{forget}/{defense}/{block}.safetensors
 Defenses that need no training have no job here; `predict` applies all of them.
 """
 
+
 rule prepare:
     input:
         unpack(READS["prepare"]),

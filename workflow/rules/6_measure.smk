@@ -5,6 +5,7 @@ out: outputs/{dataset}/{model}/{forget}/{unlearner}/{block}.safetensors
      rows/{dataset}/{model}/{forget}/{unlearner}.jsonl, one JSON object a measurement
 """
 
+
 rule predict:
     input:
         unpack(READS["predict"]),
