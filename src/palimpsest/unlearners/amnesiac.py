@@ -45,11 +45,11 @@ NEEDS = ("requests",)  # its base training logs updates for the requests that ma
 
 @checked
 def train_base(model: Network, data: Samples, at: Base) -> tuple[Network, dict[str, torch.Tensor]]:
-    """A copy of `model` trained on `data`, and the log of the requests that may come.
+    """Return a copy of `model` trained on `data`, and the log of the requests that may come.
 
-    The log holds, on the model's device, each request's indices into `data`, `request0/indices`, and for each set of
-    requests that a batch touched and each parameter the sum of such batches' updates, `touched/101/net.…`, float64;
-    the signs of the set stand for the requests in order.
+    The log holds, on the model's device, each request's indices into `data`, `request0/indices`. For each set of
+    requests that some batch touched, and for each parameter, it holds the sum of such batches' updates,
+    `touched/101/net.…`, float64; the digits of the set stand for the requests in order.
     """
     network, sums = deepcopy(model), dict[str, torch.Tensor]()
     _logged(network, data, at.recipe, at, at.requests, sums)
@@ -67,10 +67,11 @@ def unlearn(
     epochs: Annotated[int, "[0, inf)"] = 1,
     lr: Annotated[float, "[0, inf)"] = 1e-4,
 ) -> tuple[Network, dict[str, torch.Tensor]]:
-    """`model` less the logged updates of the request, fine-tuned for `epochs` passes over what remains; and the log.
+    """Return `model` less the logged updates of the request, fine-tuned for `epochs` passes over what remains; and the
+    log.
 
-    The log is that of the other requests, in the training set as it stands now. With 0 epochs nothing is fine-tuned.
-    Raises `ValueError` where the log is missing or does not know the request, or nothing is left to fine-tune on.
+    The log is that of the other requests, for the training set as it is now. With 0 epochs nothing is fine-tuned.
+    Raises `ValueError` where the log is missing or does not know the request, or where nothing is left to fine-tune on.
     """
     if not at.kept:
         raise ValueError("amnesiac: the model has no log of its updates; train it with the train_base of amnesiac")

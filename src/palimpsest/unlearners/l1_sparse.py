@@ -35,7 +35,7 @@ def unlearn(
     epochs_without_penalty: Annotated[int, "[0, inf)"] = 0,
     training: Recipe = Recipe(epochs=10, lr=0.01, batch_size=256, momentum=0.9, weight_decay=5e-4),
 ) -> Network:
-    """`model` trained on for some passes over what remains, the last `epochs_without_penalty` of them plain.
+    """Return `model` trained on for some passes over what remains, the last `epochs_without_penalty` of them plain.
 
     alpha: weight of the l1 norm in the first epoch. Augmentation and precision are the base recipe's.
     """

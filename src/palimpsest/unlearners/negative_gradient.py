@@ -42,10 +42,11 @@ def unlearn(
     stop_at: Annotated[float, "[0, 1]"] | None = None,
     training: Recipe = Recipe(epochs=5, lr=1e-4, batch_size=256, momentum=0.9, weight_decay=5e-4),
 ) -> Network:
-    """`model` after some passes of ascent over `forget`; augmentation and precision as in the base recipe.
+    """Return `model` after some passes of ascent over `forget`; augmentation and precision are the base recipe's.
 
-    `retain` is not used. stop_at: ends after the step at which this share or less of the forget set, a sample of up to
-    500, is still recognised; the epochs are then the most. Raises `Diverged` when the loss climbs out of the numbers.
+    `retain` is not used. stop_at: training ends after the step at which this share of the forget set or less, measured
+    on up to 500 of its images, is still recognised; the epochs are then an upper limit. Raises `Diverged` when the loss
+    is no longer finite.
     """
     watched = torch.randperm(len(forget.labels), generator=torch.Generator().manual_seed(at.seed))[:WATCHED]
     images, labels = (tensor[watched.to(tensor.device)] for tensor in forget)

@@ -1,11 +1,12 @@
 """RL: train on the forget set with random labels and on the retain set with its own (Golatkar et al., CVPR 2020).
 
-min_theta CE(forget, random labels) + CE(retain), from the original weights, as SalUn's public code does it
-(RL.py:51-178; docs/methods.md 2.2): on data sets of ten classes each epoch first passes over the forget set, labels
-drawn anew for every batch, then over the retain set; on larger ones labels are drawn once an epoch and both sets are
-shuffled together. There the true label can be drawn too (docs/methods.md#u-12); `true_label=False` excludes it, as the
-label-leakage paper says ("randomly generated incorrect labels", Section V-C). Values: 10 epochs, SGD, momentum 0.9,
-weight decay 5e-4, batch 256, lr 0.013 (SalUn's README, CIFAR-10, 10%).
+    min_theta CE(forget, random labels) + CE(retain), from the original weights
+
+as SalUn's public code does it (RL.py:51-178; docs/methods.md 2.2). On data sets of ten classes each epoch first passes
+over the forget set, with labels drawn anew for every batch, and then over the retain set. On larger ones labels are
+drawn once an epoch and both sets are shuffled together. The true label can be drawn too (docs/methods.md#u-12);
+`true_label=False` excludes it, as the label-leakage paper says ("randomly generated incorrect labels", Section V-C).
+Values: 10 epochs, SGD, momentum 0.9, weight decay 5e-4, batch 256, lr 0.013 (SalUn's README, CIFAR-10, 10%).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from palimpsest.unlearners import Step, unlearner
 
 @unlearner(replaces=True)
 def unlearn(model: Network, forget: Samples, retain: Samples, at: Step) -> Network:
-    """A network like `model`, trained with the base recipe from fresh weights on what remains; on its device."""
+    """Return a network like `model`, trained with the base recipe from fresh weights on what remains; on its device."""
     return fit(
         fresh(model, at.seed),
         at.remaining(retain),

@@ -56,7 +56,8 @@ def train_base(
     shards: Annotated[int, "[1, train]"] = 5,
     slices: Annotated[int, "[1, 2 * epochs - 1]"] = 1,
 ) -> tuple[Network, dict[str, torch.Tensor]]:
-    """The ensemble of networks like `model`, with fresh weights of their own, trained on `data`; and what it leaves.
+    """Return the ensemble of networks like `model`, with fresh weights of their own, trained on `data`; and what it
+    keeps.
 
     Kept are each sample's place, `assignment/shard` and `assignment/slice`, `int64` (N,), and the states after each
     slice, `shard0/slice0/net.…`. Raises `ValueError` where a slice would have no epoch or no sample.
