@@ -44,9 +44,9 @@ from bench import cores, machine, positive, progress, say, timed
 from resnet_peak import Load, channels_last, contiguous, convolutions_use, flop_per_image, peak_of
 
 from palimpsest import data, measure, predict, requests, unlearners
+from palimpsest.attacks._frozen import frozen
 from palimpsest.attacks.on_images import OnImages, uma
 from palimpsest.attacks.on_labels import OnLabels
-from palimpsest.frozen import frozen
 from palimpsest.models import Network, Spec, channel_statistics, create
 from palimpsest.pipeline import method
 from palimpsest.train import Recipe, fit, recipe_from

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SCALES = sorted(file.stem for file in (ROOT / "config" / "scales").glob("*.yaml"))
 SCIENCE = (
     *("data", "models", "unlearners", "attacks", "defenses", "metrics"),
-    *("train", "forget", "curvature", "frozen", "screening", "membership", "predict", "measure", "families"),
+    *("train", "forget", "curvature", "screening", "membership", "predict", "measure", "families"),
 )
 
 

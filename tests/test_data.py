@@ -40,7 +40,6 @@ from palimpsest.data import (
     digit_pairs,
     digits,
     fashion_mnist,
-    files,
     hold_back,
     mnist,
     pixels,
@@ -51,6 +50,7 @@ from palimpsest.data import (
     svhn,
     tiny_imagenet,
 )
+from palimpsest.data import _files as files
 from palimpsest.data import digest as digest_of
 
 REPOSITORY = Path(__file__).parents[1]

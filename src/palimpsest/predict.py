@@ -33,7 +33,7 @@ from torch import nn
 
 from palimpsest import numbered
 from palimpsest.data import Images, Samples
-from palimpsest.models import Diverged, predict
+from palimpsest.models import Diverged, finite, predict
 
 Purify = Callable[[torch.Tensor], torch.Tensor]
 CLEAN = "0"  # the epsilon of the images that an attack started from
@@ -77,10 +77,7 @@ def outputs(
     defenses: by name, images to purified ones of the same form. Raises `Diverged` where the model's weights or its
     answers are not finite.
     """
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise Diverged(f"the network's {name} is not finite; a smaller step or rate may mend it")
-    probabilities = predict(model, retain.images, of="the retained images")
+    probabilities = predict(finite(model, "the network's weights"), retain.images, of="the retained images")
     found = {
         "forgotten": _forgotten(images, retain),
         "parameters": torch.tensor(sum(parameter.numel() for parameter in model.parameters())),

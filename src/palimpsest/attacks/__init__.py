@@ -7,19 +7,3 @@ Each file of a stage is one method, and a file whose name begins with `_` helps 
 stands in its stage's `__init__.py`. An attack that consists of the requests an attacker submits is a request:
 `palimpsest.requests` chooses those.
 """
-
-from __future__ import annotations
-
-import torch
-
-from palimpsest.models import Diverged
-
-
-def finite(outputs: torch.Tensor, whose: str) -> torch.Tensor:
-    """`outputs` of any shape as they are, if all of them are finite: nothing else can be scored.
-
-    whose: what they are, in the plural, for the sentence of `Diverged`, which is raised where one is not.
-    """
-    if not bool(outputs.isfinite().all()):
-        raise Diverged(f"{whose} are not finite, so no number that is computed from them would mean anything")
-    return outputs

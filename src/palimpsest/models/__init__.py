@@ -21,7 +21,7 @@ from torch import nn
 
 from palimpsest.data import pixels
 
-M = TypeVar("M", bound=nn.Module)
+F = TypeVar("F", bound=nn.Module | torch.Tensor)
 
 
 class ModelError(Exception):
@@ -102,12 +102,16 @@ def fresh(model: Network, seed: int) -> Network:
     return create(model.spec, model.mean, model.std, seed).to(model.mean)
 
 
-def finite(model: M, after: str) -> M:
-    """`model`; raises `Diverged` where a number of it is not finite, and says after what."""
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise Diverged(f"{name} is not finite after {after}; a lower learning rate mends it")
-    return model
+def finite(made: F, what: str) -> F:
+    """`made`, a network or a tensor, as it is, if all its numbers are finite: nothing else can be scored.
+
+    what: what they are, in the plural, for the sentence of `Diverged`, which is raised where one is not.
+    """
+    for name, tensor in (made.state_dict() if isinstance(made, nn.Module) else {"": made}).items():
+        if not bool(tensor.isfinite().all()):
+            where = f" ({name})" if name else ""
+            raise Diverged(f"{what} are not finite{where}; a smaller step or rate may mend it")
+    return made
 
 
 @contextmanager
