@@ -90,13 +90,6 @@ def create(spec: Spec, mean: torch.Tensor, std: torch.Tensor, seed: int) -> Netw
         return Network(spec, mean.cpu(), std.cpu())
 
 
-def size(spec: Spec) -> int:
-    """Bytes of a network's weights and buffers, known without making them."""
-    with torch.device("meta"):
-        network = Network(spec, torch.zeros(spec.channels), torch.ones(spec.channels))
-    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-
-
 def fresh(model: Network, seed: int) -> Network:
     """A network like `model`, on its device and of its type, with fresh weights that depend on `seed` alone."""
     return create(model.spec, model.mean, model.std, seed).to(model.mean)
