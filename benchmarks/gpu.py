@@ -9,7 +9,8 @@ It needs torch, torchvision, scikit-learn and safetensors, and neither Snakemake
    ResNet-18 in float32, 30% in bfloat16); the card's may be 5 times the CPU's, or 1%, since one ReLU of a small network
    is that much. UMA's mean loss must agree within 5%: the sign of a gradient near zero may differ.
 2. One training step in every form that could be fastest, in turn with matrix products of the same precision: images a
-   second, share of the card's peak, memory. A form that fails is a row with its error.
+   second, share of the card's peak, memory. A form that fails is a row with its error. Where bfloat16 would only be
+   emulated, as on a processor without it in hardware, every form computes in float32, as jobs do, and its row says so.
 3. One cell by the functions that the rules call: train, unlearn, attack, evaluate. What does not fit into the time is
    cut, and the table says so.
 
@@ -43,10 +44,10 @@ import torch
 from bench import cores, machine, positive, progress, say, timed
 from resnet_peak import Load, channels_last, contiguous, convolutions_use, flop_per_image, peak_of
 
-from palimpsest import data, measure, predict, requests, unlearners
+from palimpsest import data, measure, predict, processor, requests, unlearners
+from palimpsest.attacks._frozen import frozen
 from palimpsest.attacks.on_images import OnImages, uma
 from palimpsest.attacks.on_labels import OnLabels
-from palimpsest.frozen import frozen
 from palimpsest.models import Network, Spec, channel_statistics, create
 from palimpsest.pipeline import method
 from palimpsest.train import Recipe, fit, recipe_from
@@ -89,6 +90,7 @@ SMALL = 1000  # training images on a CPU
 METRICS = ("forget_accuracy", "retain_accuracy", "test_accuracy_retained", "member_rate", "attack_loss",
            "balanced_accuracy")  # fmt: skip
 NO_CARD = "no card: the same check on the CPU"
+NO_BFLOAT16 = "float32: no bfloat16 in this hardware"
 
 
 class OutOfTime(BaseException):
@@ -347,12 +349,14 @@ class Form:
 
 def forms(device: str) -> list[tuple[str, str, Callable[..., None], Callable[[Network], Any]]]:
     """Each with its name and precision, the epoch to run, and what to make of the network before."""
+    halved = processor.has_bfloat16(device)
     found: list[tuple[str, str, Callable[..., None], Callable[[Network], Any]]] = [
         ("eager, contiguous", "float32", contiguous, lambda network: network),
         ("eager, channels-last", "float32", channels_last, lambda network: network),
-        ("eager, channels-last", "bfloat16", channels_last, lambda network: network),
-        ("compiled, channels-last", "bfloat16", channels_last, torch.compile),
+        ("compiled, channels-last", "bfloat16" if halved else "float32", channels_last, torch.compile),
     ]
+    if halved:
+        found.insert(2, ("eager, channels-last", "bfloat16", channels_last, lambda network: network))
     if device != "cpu":
         graphs = partial(torch.compile, mode="reduce-overhead")
         found.append(("compiled, CUDA graphs, channels-last", "bfloat16", channels_last, graphs))
@@ -396,8 +400,9 @@ def measure_speeds(check: Check, spec: Spec, images: data.Images, recipe: Recipe
     few = Load(0, images.train_images[:8].to(device), images.train_labels[:8].to(device), 8, "float32")
     flop = flop_per_image(deepcopy(start).to(device), few)
     check.notes.append(f"forward and backward of one image are {flop * 1e-9:.3g} GFLOP")
-    peaks = {}
-    for precision in ("float32", "bfloat16"):
+    peaks: dict[str, Any] = {}
+    choices = forms(device)
+    for precision in dict.fromkeys(precision for _, precision, _, _ in choices):
         peaks[precision] = peak_of(precision, device, check.threads)[0]
         try:
             peaks[precision].run()
@@ -405,11 +410,12 @@ def measure_speeds(check: Check, spec: Spec, images: data.Images, recipe: Recipe
             del peaks[precision]
             check.notes.append(f"no peak in {precision}: {sentence(error)}")
     ready: list[Form] = []
-    choices = forms(device)
     if check.settings["without_compiling"]:
         choices = [choice for choice in choices if not choice[0].startswith("compiled")]
     for number, (name, precision, epoch, change) in enumerate(choices):
         row: dict[str, Any] = {"form": name, "precision": precision, "images_per_second": None, "share_of_peak": None}
+        if not processor.has_bfloat16(device):
+            row["note"] = NO_BFLOAT16
         check.speeds.append(row)
         progress(f"warming up: {name}, {precision}")
         try:
@@ -498,7 +504,9 @@ class Cell:
             model, self.kept = self.unlearner.train_base(fresh, self.everything, at)
             return model
 
-        self.original, seconds = self.timed("train", work, epochs=epochs, cut=cut)
+        halved = recipe.precision == "bfloat16" and processor.has_bfloat16(self.check.device)
+        precision = "bfloat16" if halved else "float32" if recipe.precision == "float32" else NO_BFLOAT16
+        self.original, seconds = self.timed("train", work, epochs=epochs, cut=cut, precision=precision)
         self.speed = epochs * count / seconds
         self.check.cell[-1]["images_per_second"] = self.speed
         if cut:

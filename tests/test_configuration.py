@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 SCALES = sorted(file.stem for file in (ROOT / "config" / "scales").glob("*.yaml"))
 SCIENCE = (
     *("data", "models", "requests", "tasks", "unlearners", "attacks", "defenses", "metrics"),
-    *("train", "tune", "curvature", "frozen", "membership", "predict", "measure", "families", "numbered", "ranges"),
+    *("train", "tune", "curvature", "membership", "predict", "measure", "families", "numbered", "ranges"),
     *("processor", "seeds"),
 )
 

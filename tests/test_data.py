@@ -40,7 +40,6 @@ from palimpsest.data import (
     digit_pairs,
     digits,
     fashion_mnist,
-    files,
     hold_back,
     mnist,
     pixels,
@@ -51,6 +50,7 @@ from palimpsest.data import (
     svhn,
     tiny_imagenet,
 )
+from palimpsest.data import _files as files
 from palimpsest.data import digest as digest_of
 
 REPOSITORY = Path(__file__).parents[1]
@@ -821,9 +821,24 @@ def test_digits_come_in_mixed_order(loader, tmp_path):
         assert len(labels[:100].unique()) > len(images.classes) // 3
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
 def test_a_split_that_leaves_a_class_empty_is_refused(fraction, tmp_path):
     fails(partial(digits.load, tmp_path, test_fraction=fraction), f"test_fraction of {fraction}", "class 0")
+
+
+@pytest.mark.parametrize(
+    ("load", "wrong"),
+    [
+        (digits.load, {"test_fraction": 1.0}),
+        (digits.load, {"seed": -1}),
+        (digit_pairs.load, {"train_per_class": 0}),
+        (cifar100.load, {"per_class": (-1, 1)}),
+        (tiny_imagenet.load, {"wnids": [3]}),
+    ],
+)
+def test_a_value_outside_its_range_is_refused_before_anything_is_read(load, wrong, tmp_path):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} cannot be"):
+        load(tmp_path / "nowhere", **wrong)
 
 
 def test_each_half_of_a_pair_is_a_digit_of_its_class_and_split(tmp_path):
@@ -968,7 +983,7 @@ def test_a_damaged_cifar100_part_is_named_and_not_replaced_by_a_download(tmp_pat
     assert "download" not in message
 
 
-@pytest.mark.parametrize("per_class", [(121, 30), (120, 31), (-1, 1), (5,)])
+@pytest.mark.parametrize("per_class", [(121, 30), (120, 31), (5,)])
 def test_a_cifar100_part_that_the_rule_cannot_draw_is_refused(per_class, tmp_path):
     fails(partial(cifar100.load, tmp_path, per_class=per_class), "(120, 30)", str(per_class))
 

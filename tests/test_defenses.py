@@ -168,7 +168,7 @@ def test_the_denoisers_weights_depend_on_seed_and_images_alone_and_can_be_saved(
 
 
 def test_a_denoiser_whose_training_left_the_numbers_is_none() -> None:
-    with pytest.raises(Diverged, match="weights are not finite"):
+    with pytest.raises(Diverged, match="weights after training are not finite"):
         denoiser.prepare(Samples(smooth(40, 1), torch.zeros(40, dtype=torch.int64)), 3, steps=20, lr=1e30)
 
 

@@ -16,11 +16,11 @@ from test_unlearners import CLASSES, samples, tiny_model
 from torch import nn
 
 from palimpsest import models
+from palimpsest.attacks._frozen import frozen
 from palimpsest.attacks.on_labels import OnLabels
 from palimpsest.attacks.on_labels import _screening as screening
 from palimpsest.attacks.on_labels import inversion_black_box as black_box
 from palimpsest.attacks.on_labels import inversion_white_box as white_box
-from palimpsest.frozen import frozen
 from palimpsest.seeds import stable_seed
 from palimpsest.train import Recipe, fit
 

@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from palimpsest import models
+from palimpsest.attacks._frozen import frozen
 from palimpsest.attacks.on_images import OnImages, uma
 from palimpsest.curvature import per_sample_gradients, weights
 from palimpsest.data import Samples
-from palimpsest.frozen import frozen
 from palimpsest.models.ensemble import Ensemble
 from palimpsest.seeds import stable_seed
 from palimpsest.train import Batch, Checkpoint, Recipe, fit

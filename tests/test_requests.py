@@ -176,7 +176,6 @@ CANNOT = {
     "exactly one of classes, random": ("classes", {}),
     "takes exactly one of classes, random": ("classes", {"classes": [1], "random": 1}),
     "cannot forget 10 of 10 classes": ("classes", {"random": 10}),
-    "cannot forget 0 of 10 classes": ("classes", {"random": 0}),
     "the forget set is the whole training set": ("classes", {"classes": list(range(10))}),
     "exactly one of count, share": ("samples", {}),
     "takes exactly one of count, share": ("samples", {"count": 1, "share": 0.1}),
@@ -195,6 +194,21 @@ def test_what_cannot_be_chosen_ends_in_a_sentence(sentence: str) -> None:
     method, keywords = CANNOT[sentence]
     with pytest.raises(RequestError, match=sentence.replace("(", r"\(")):
         chosen(method, labelled(torch.arange(100) % 10), **keywords)
+
+
+@pytest.mark.parametrize(
+    ("method", "keywords", "sentence"),
+    [
+        ("classes", {"random": 0}, "classes: random cannot be 0"),
+        ("classes", {"classes": [-1]}, r"classes: classes cannot be \[-1\]"),
+        ("samples", {"share": 1.1}, "samples: share cannot be 1.1"),
+        ("noise", {"count": 1, "epsilon": "2"}, "noise: epsilon cannot be '2'"),
+        ("margin", {"count": 0}, "margin: count cannot be 0"),
+    ],
+)
+def test_a_value_outside_its_range_is_refused_at_the_call(method: str, keywords: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        import_module(f"palimpsest.requests.{method}").choose(labelled(torch.arange(100) % 10), Choice(0), **keywords)
 
 
 def test_features_have_no_8_bit_noise() -> None:

@@ -88,7 +88,7 @@ def test_nothing_is_unpickled_but_in_the_loader_of_checked_files() -> None:
                 pair = (getattr(getattr(called, "value", None), "id", ""), getattr(called, "attr", ""))
                 assert name not in ("eval", "exec") and pair not in risky, f"{file}:{node.lineno}"
                 assert "allow_pickle" not in {keyword.arg for keyword in node.keywords}, f"{file}:{node.lineno}"
-    assert found == {"data/files.py"}
+    assert found == {"data/_files.py"}
 
 
 @pytest.mark.parametrize("scale", ["../../etc/passwd", "/etc/passwd", "..", "demo/../demo", ""])

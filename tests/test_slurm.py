@@ -261,11 +261,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("project")
     copied(copy)
     recipes = {"small_cnn_narrow": {"epochs": 1}}
-    scale = {**TINY, "budgets": {}, "recipes": recipes, "gpu": 1, "mem_mb": 1000, "runtime": 20}
+    scale = {**TINY, "budgets": {}, "requests": {}, "recipes": recipes, "gpu": 1, "mem_mb": 1000, "runtime": 20}
     (copy / "config/scales/tiny.yaml").write_text(yaml.safe_dump(scale))
     (copy / "src/palimpsest/unlearners/toy.py").write_text(
-        '"""A toy: it leaves the model as it is."""\n\nimport logging\nimport os\n\nimport torch\n\n\n'
-        "def unlearn(model, forget, retain):\n"
+        '"""A toy: it leaves the model as it is."""\n\nimport logging\nimport os\n\nimport torch\n\n'
+        "from palimpsest.unlearners import unlearner\n\n\n"
+        "@unlearner\n"
+        "def unlearn(model, forget, retain, at):\n"
         '    """The model."""\n'
         "    seen = [os.environ[name] for name in ('CUDA_VISIBLE_DEVICES', 'PALIMPSEST_WARM', 'SLURM_JOB_ID')]\n"
         "    said = 'sees card %s, warm %r, job %s, %d threads'\n"
@@ -277,7 +279,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.rmtree(copy / "config/papers/leakage")
     paper = copy / "config/papers/uma"
     about = yaml.safe_load((paper / "paper.yaml").read_text())
-    (paper / "paper.yaml").write_text(yaml.safe_dump({**about, "tables": {"table1": about["tables"]["table1"]}}))
+    only = {"tables": {"table1": about["tables"]["table1"]}, "claims": about["claims"][:1]}
+    (paper / "paper.yaml").write_text(yaml.safe_dump(about | only))
+    for other in set(paper.glob("*.csv")) - {paper / "table1.csv"}:
+        other.unlink()
     head, *lines = (paper / "table1.csv").read_text().splitlines(keepends=True)
     kept = [line for line in lines if line.startswith("cifar10,resnet50,class_0,retrain,none")]
     (paper / "table1.csv").write_text("".join([head, *kept]))
@@ -296,14 +301,16 @@ def test_a_table_is_made_by_jobs_on_the_cluster(cluster: Cluster, project: Path)
 
     jobs = cluster.submissions(end(snakemake(cluster, project, *PROFILE, *target)))
     assert "| toy " in (project / "results/tiny/papers/uma/table1.md").read_text()
-    assert len(jobs) == 4, "one for the base model, two unlearners, and a group that evaluates both"
+    assert len(jobs) == 5, "the base model, two unlearners, a group that predicts with both and one that measures both"
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
     assert {job["Partition"] for job in jobs} == {"cards"}, "as one's own profile says"
-    assert {job["TresPerJob"] for job in jobs} == {"gres:gpu:1"}
-    (train,), (evaluations,) = of_rule(jobs, "train"), of_rule(jobs, "evaluations")
-    assert (train["TimeLimit"], evaluations["TimeLimit"]) == ("00:20:00", "02:00:00")
+    (train,), (predictions,), (measurements,) = (of_rule(jobs, n) for n in ("train", "predictions", "measurements"))
+    assert {job["TresPerJob"] for job in jobs if job is not measurements} == {"gres:gpu:1"}
+    assert "TresPerJob" not in measurements, "numbers are computed without a card"
+    limits = [job["TimeLimit"] for job in (train, predictions, measurements)]
+    assert limits == ["00:20:00", "01:00:00", "01:00:00"], "of a group the sum of its two members' minutes"
 
-    log = (project / "logs/tiny/unlearn/digits/small_cnn_narrow/class_0/toy/seed0.log").read_text()
+    log = (project / "logs/tiny/unlearn/digits/small_cnn_narrow/class_0/toy/0.log").read_text()
     (card, warm, number, threads) = re.search(r"sees card (\d), warm '(.*)', job (\d+), (\d+) threads", log).groups()
     assert card in "0123" and warm == "" and threads == "1"
     assert number in {job["JobId"] for job in of_rule(jobs, "unlearn")}

@@ -156,7 +156,7 @@ def test_weights_that_are_not_finite_after_the_last_step_are_a_divergence_too() 
         with torch.no_grad():
             next(model.parameters()).fill_(float("nan"))
 
-    with pytest.raises(models.Diverged, match="is not finite after training"):
+    with pytest.raises(models.Diverged, match="the weights after training are not finite"):
         train.fit(tiny_model(), samples(8), Recipe(1, 8, 0.01), seed=0, after_step=explode)
 
 

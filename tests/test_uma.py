@@ -10,10 +10,10 @@ from test_unlearners import samples, tiny_model
 from torch import nn
 
 from palimpsest import measure, models, predict
+from palimpsest.attacks._frozen import frozen
 from palimpsest.attacks.on_images import OnImages, aimed_at
 from palimpsest.attacks.on_images.uma import attack
 from palimpsest.data import Images, Samples
-from palimpsest.frozen import frozen
 from palimpsest.tasks import reconstruction
 from palimpsest.tasks.classification import distance
 from palimpsest.train import Recipe, fit

@@ -34,7 +34,7 @@ from torch import nn
 
 from palimpsest import numbered
 from palimpsest.data import Images, Samples
-from palimpsest.models import Diverged, answers
+from palimpsest.models import Diverged, answers, finite
 from palimpsest.tasks import Task, classification
 
 Purify = Callable[[torch.Tensor], torch.Tensor]
@@ -83,9 +83,7 @@ def outputs(
     defenses: by name, functions from images to purified ones of the same form. task: that of the models. Raises
     `Diverged` where the model's weights or its outputs are not finite.
     """
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise Diverged(f"the network's {name} is not finite; a smaller step or rate may mend it")
+    finite(model, "the network's weights")
     test = images.splits["test"]
     found = {
         "forgotten": _forgotten(images, retain),

@@ -280,7 +280,7 @@ def fit(
         if checkpoint and epoch + 1 < recipe.epochs:
             checkpoint.save(epoch + 1, _state(model, optimizer, kept))
     optimizer.zero_grad(set_to_none=True)
-    return finite(model, "training").eval()
+    return finite(model, "the weights after training").eval()
 
 
 def _state(

@@ -7,19 +7,3 @@ Each file of a stage is one method; a file whose name begins with `_` is a helpe
 describes what a method is given. An attack that consists of the requests that an attacker submits is a request:
 `palimpsest.requests` chooses those.
 """
-
-from __future__ import annotations
-
-import torch
-
-from palimpsest.models import Diverged
-
-
-def finite(outputs: torch.Tensor, whose: str) -> torch.Tensor:
-    """Return `outputs` unchanged, of any shape, if all of them are finite; anything else cannot be scored.
-
-    whose: what they are, in the plural, for the sentence of `Diverged`, which is raised where one is not finite.
-    """
-    if not bool(outputs.isfinite().all()):
-        raise Diverged(f"{whose} are not finite, so no number that is computed from them would mean anything")
-    return outputs

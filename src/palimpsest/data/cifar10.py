@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from palimpsest.data import Images, files
+from palimpsest.data import Images
+from palimpsest.data import _files as files
 
 # URL and MD5s: torchvision.datasets.CIFAR10.
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"

@@ -16,12 +16,14 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
-from palimpsest.data import DataError, Images, files
+from palimpsest.data import DataError, Images
+from palimpsest.data import _files as files
+from palimpsest.ranges import checked
 
 # URL and MD5s: torchvision.datasets.CIFAR100.
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
@@ -45,7 +47,10 @@ PART_PER_CLASS = (50, 12)
 DRAWN_PER_CLASS = (120, 30)
 
 
-def load(root: Path, *, per_class: tuple[int, int] | None = None) -> Images:
+@checked
+def load(
+    root: Path, *, per_class: tuple[Annotated[int, "[1, inf)"], Annotated[int, "[1, inf)"]] | None = None
+) -> Images:
     """CIFAR-100 as (N, 3, 32, 32) with its fine labels.
 
     root: holds cifar-100-python/ or cifar-100-python.tar.gz, which is read without unpacking it; where neither is, the

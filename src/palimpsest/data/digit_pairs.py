@@ -10,14 +10,22 @@ Train pairs are made of train digits and test pairs of test digits, so no test i
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
 from palimpsest.data import DataError, Images, digits
+from palimpsest.ranges import checked
 
 
+@checked
 def load(
-    root: Path, *, train_per_class: int = 30, test_per_class: int = 10, seed: int = 0, both_polarities: bool = False
+    root: Path,
+    *,
+    train_per_class: Annotated[int, "[1, inf)"] = 30,
+    test_per_class: Annotated[int, "[1, inf)"] = 10,
+    seed: Annotated[int, "[0, inf)"] = 0,
+    both_polarities: bool = False,
 ) -> Images:
     """Pairs of digits as (N, 1, 8, 16), grey levels 0 to 255.
 

@@ -10,18 +10,26 @@ scikit-learn has no train/test split, so one is made here, stratified and seeded
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
 from palimpsest.data import DataError, Images
+from palimpsest.ranges import checked
 
 CLASSES = tuple("0123456789")
 GREY_LEVELS = 16  # the source counts the ink of a 4x4 block, 0 to 16
 
 
-def load(root: Path, *, test_fraction: float = 0.2, seed: int = 0) -> Images:
+@checked
+def load(
+    root: Path,
+    *,
+    test_fraction: Annotated[float, "(0, 1)"] = 0.2,
+    seed: Annotated[int, "[0, inf)"] = 0,
+) -> Images:
     """The digits as (N, 1, 8, 8), white ink on black: 0..16 of the source becomes 0..255.
 
     root: not read; the images come with scikit-learn.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from palimpsest.data import Images, files
+from palimpsest.data import Images
+from palimpsest.data import _files as files
 
 # MD5 of each upstream .gz, URL and class names: torchvision.datasets.FashionMNIST. MD5 unpacked: computed from the .gz.
 MD5S = {

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from palimpsest.data import Images, files
+from palimpsest.data import Images
+from palimpsest.data import _files as files
 
 # MD5 of each upstream .gz, and URLs: torchvision.datasets.MNIST. MD5 unpacked: computed from those .gz files.
 MD5S = {

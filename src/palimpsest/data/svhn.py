@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from scipy.io import loadmat
 
-from palimpsest.data import Images, files
+from palimpsest.data import Images
+from palimpsest.data import _files as files
 
 # MD5s and URL: torchvision.datasets.SVHN.
 MD5S = {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373", "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"}

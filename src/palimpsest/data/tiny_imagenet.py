@@ -25,7 +25,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from palimpsest.data import DataError, Images, files
+from palimpsest.data import DataError, Images
+from palimpsest.data import _files as files
+from palimpsest.ranges import checked
 
 # MD5: of the archive as Stanford serves it, as in most public loaders; torchvision has no Tiny-ImageNet.
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -53,6 +55,7 @@ class _Tree:
         return [line.split("\t") for line in self.read(name).decode(errors="replace").splitlines() if line]
 
 
+@checked
 def load(root: Path, *, wnids: list[str] | None = None) -> Images:
     """Tiny-ImageNet as (N, 3, 64, 64); grey JPEGs become RGB. A label is the rank of the class among the sorted wnids.
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from palimpsest.data import Samples
-from palimpsest.models import Diverged
+from palimpsest.models import finite
 from palimpsest.ranges import checked
 
 # The network answers in units of the noise: without it, Adam's first steps are many times what is to be predicted.
@@ -89,10 +89,8 @@ def prepare(
         loss.backward()
         optimizer.step()
         falling.step()
-    kept = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    if not all(bool(tensor.isfinite().all()) for tensor in kept.values()):
-        raise Diverged("denoiser: its weights are not finite after training; a smaller lr may help")
-    return kept
+    finite(network, "denoiser: its weights after training")
+    return {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
 
 
 @checked

@@ -22,7 +22,7 @@ from torch import nn
 from palimpsest.data import pixels
 from palimpsest.tasks import Task, classification
 
-M = TypeVar("M", bound=nn.Module)
+F = TypeVar("F", bound=nn.Module | torch.Tensor)
 
 
 class ModelError(Exception):
@@ -93,24 +93,21 @@ def create(spec: Spec, mean: torch.Tensor, std: torch.Tensor, seed: int) -> Netw
         return Network(spec, mean.cpu(), std.cpu())
 
 
-def size(spec: Spec) -> int:
-    """Bytes of a network's weights and buffers, known without making them."""
-    with torch.device("meta"):
-        network = Network(spec, torch.zeros(spec.channels), torch.ones(spec.channels))
-    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-
-
 def fresh(model: Network, seed: int) -> Network:
     """A network like `model`, on its device and of its type, with fresh weights that depend on `seed` alone."""
     return create(model.spec, model.mean, model.std, seed).to(model.mean)
 
 
-def finite(model: M, after: str) -> M:
-    """Return `model`, or raise `Diverged` where one of its numbers is not finite; `after` names what was done to it."""
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise Diverged(f"{name} is not finite after {after}; a lower learning rate mends it")
-    return model
+def finite(made: F, what: str) -> F:
+    """`made`, a network or a tensor, as it is, if all its numbers are finite: nothing else can be scored.
+
+    what: what they are, in the plural, for the sentence of `Diverged`, which is raised where one is not.
+    """
+    for name, tensor in (made.state_dict() if isinstance(made, nn.Module) else {"": made}).items():
+        if not bool(tensor.isfinite().all()):
+            where = f" ({name})" if name else ""
+            raise Diverged(f"{what} are not finite{where}; a smaller step or rate may mend it")
+    return made
 
 
 @contextmanager

@@ -28,11 +28,13 @@ import torch
 from torch import nn
 
 from palimpsest.models import ModelError
+from palimpsest.ranges import checked
 
 # How far, in logits, an exchanged winner leads: more than float32 rounds away in a softmax, less than anyone measures.
 LEAD = 1e-5
 
 
+@checked
 def build(
     classes: int,
     channels: int,

@@ -9,7 +9,10 @@ from typing import Annotated, Literal
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from palimpsest.ranges import checked
 
+
+@checked
 def build(
     classes: int,
     channels: int,

@@ -8,7 +8,10 @@ from typing import Annotated
 
 from torch import nn
 
+from palimpsest.ranges import checked
 
+
+@checked
 def build(
     classes: int,
     channels: int,

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 
 from palimpsest.data import Images
+from palimpsest.ranges import checked
 from palimpsest.requests import Choice, Request, RequestError
 
 WHOLE_CLASSES = True  # what is forgotten are classes, of which nothing is retained
 
 
+@checked
 def choose(
     images: Images,
     at: Choice,

@@ -16,6 +16,7 @@ import torch
 
 from palimpsest.data import Images, pixels
 from palimpsest.models import Diverged
+from palimpsest.ranges import checked
 from palimpsest.requests import Choice, Request, RequestError, check
 
 NEEDS = ("model",)
@@ -23,10 +24,13 @@ TASKS = ("classification",)
 BATCH = 500  # images at once, as few as any card takes
 
 
-def choose(images: Images, at: Choice, *, count: Annotated[int, "[1, inf)"], keep_classes: bool = False) -> Request:
+@checked
+def choose(
+    images: Images, at: Choice, *, count: Annotated[int, "[1, inf)"] = 25, keep_classes: bool = False
+) -> Request:
     """The `count` training samples with the smallest margin under `at.model`, worst first, ties in upstream order.
 
-    keep_classes: whether a class may not lose its last sample.
+    count: 25 is the paper's. keep_classes: whether a class may not lose its last sample.
     Raises `RequestError` where there are too few, `Diverged` where the model's outputs are not finite.
     """
     assert at.model is not None  # NEEDS

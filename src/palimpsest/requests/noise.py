@@ -14,16 +14,18 @@ from typing import Annotated, Literal
 import torch
 
 from palimpsest.data import Images, Samples, pixels
+from palimpsest.ranges import checked
 from palimpsest.requests import Choice, Request, RequestError, samples
 from palimpsest.seeds import stable_seed
 
 
+@checked
 def choose(
     images: Images,
     at: Choice,
     *,
     count: Annotated[int, "[1, inf)"] | None = None,
-    share: Annotated[float, "(0, 1)"] | None = None,
+    share: Annotated[float, "(0, 1]"] | None = None,
     classes: Sequence[Annotated[int, "[0, inf)"]] | None = None,
     epsilon: Annotated[str, "(0, 1]"] = "8/255",
     values: Literal["float", "8-bit"] = "float",

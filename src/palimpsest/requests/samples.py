@@ -13,15 +13,17 @@ import numpy as np
 import torch
 
 from palimpsest.data import Images
+from palimpsest.ranges import checked
 from palimpsest.requests import Choice, Request, RequestError, check
 
 
+@checked
 def choose(
     images: Images,
     at: Choice,
     *,
     count: Annotated[int, "[1, train)"] | None = None,
-    share: Annotated[float, "(0, 1)"] | None = None,
+    share: Annotated[float, "(0, 1]"] | None = None,
     classes: Sequence[Annotated[int, "[0, classes)"]] | None = None,
     keep_classes: bool = False,
 ) -> Request:

@@ -132,7 +132,7 @@ def unlearner(function: Callable[..., Any] | None = None, *, replaces: bool = Fa
             return Unlearned(deepcopy(model).eval(), at.kept or {})
         made = function(deepcopy(model), forget, retain, at, **keywords)
         network, kept = made if isinstance(made, tuple) else (made, {})
-        return Unlearned(finite(network.eval(), name), kept)
+        return Unlearned(finite(network.eval(), f"the weights after {name}"), kept)
 
     return checked(unlearn)
 

@@ -26,10 +26,10 @@ from typing import Annotated, Literal
 import torch
 
 from palimpsest import processor
-from palimpsest.attacks import finite
+from palimpsest.attacks._frozen import frozen
 from palimpsest.attacks.on_images import Attacked, OnImages
 from palimpsest.data import pixels
-from palimpsest.frozen import frozen
+from palimpsest.models import finite
 from palimpsest.ranges import checked
 
 

@@ -12,9 +12,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from palimpsest.attacks import finite
 from palimpsest.data import pixels
-from palimpsest.models import ModelError
+from palimpsest.models import ModelError, finite
 from palimpsest.seeds import stable_seed
 
 HeadInit = Literal["torch", "zero", "server"]

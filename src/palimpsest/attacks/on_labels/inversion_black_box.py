@@ -30,8 +30,8 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from torch import nn
 
-from palimpsest.attacks import finite
 from palimpsest.attacks.on_labels import Found, Judgement, Judging, OnLabels, _screening
+from palimpsest.models import finite
 from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
 

@@ -30,10 +30,9 @@ import torch
 from torch.nn import functional as F
 
 from palimpsest import processor
-from palimpsest.attacks import finite
+from palimpsest.attacks._frozen import frozen
 from palimpsest.attacks.on_labels import Found, Judgement, Judging, OnLabels, _screening
-from palimpsest.frozen import frozen
-from palimpsest.models import Diverged, Network
+from palimpsest.models import Diverged, Network, finite
 from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
 

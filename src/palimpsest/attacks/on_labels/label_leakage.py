@@ -34,10 +34,9 @@ from typing import Annotated, Literal
 import torch
 from torch.nn import functional as F
 
-from palimpsest.attacks import finite
 from palimpsest.attacks.on_labels import Found, Judgement, Judging, OnLabels, _difference, _dot, _heads
 from palimpsest.attacks.on_labels._heads import Heads, Known
-from palimpsest.models import Network
+from palimpsest.models import Network, finite
 from palimpsest.ranges import checked
 
 NEEDS = ("own_samples", "shadows")
