@@ -18,7 +18,7 @@ from test_workflow import TINY, jobs, snakemake
 
 from palimpsest.pipeline import configuration, paths
 from palimpsest.pipeline.estimate import BASES, GUESSED, MEASURED, SCALED, Amount, Costs
-from palimpsest.pipeline.plan import Job, critical_path, graph, wall
+from palimpsest.pipeline.plan import Job, critical_path, graph
 from palimpsest.pipeline.provenance import read_records
 from palimpsest.report import spending
 
@@ -77,54 +77,23 @@ def rows(text: str) -> dict[str, list[str]]:
     return {first: rest for first, *rest in split}
 
 
-def test_a_hand_worked_schedule_keeps_order_priority_cards_and_threads() -> None:
+def test_the_critical_path_is_the_longest_chain() -> None:
     seconds = {0: 2.0, 1: 3.0, 2: 4.0, 3: 1.0}
-    diamond = chain((0, 1), (0, 2), (1, 3), (2, 3), count=4)
-    assert critical_path(diamond, seconds) == (7.0, [0, 2, 3])
-    assert wall(diamond, seconds, 1, 9) == 10
-    assert wall(diamond, seconds, 2, 9) == 7
-    assert wall(diamond, seconds, 2, 1) == 10, "one core carries one of them at a time"
-    # Three ready jobs on two cards: the long one first ends at 4, the long one last at 5.
-    first, last = ([Job(n, "x", gpus=1, priority=p) for n, p in enumerate(order)] for order in ((0, 0, 9), (9, 9, 0)))
-    assert (wall(first, {0: 1, 1: 2, 2: 4}, 2, 9), wall(last, {0: 1, 1: 2, 2: 4}, 2, 9)) == (4, 5)
-    # Jobs without a card run beside those with one, as long as cores are free.
-    mixed = [Job(0, "x", gpus=1, threads=4), *(Job(n, "x", threads=2) for n in (1, 2, 3))]
-    assert wall(mixed, dict.fromkeys(range(4), 10.0), 1, 8) == 20
-    assert wall(mixed, dict.fromkeys(range(4), 10.0), 1, 10) == 10
+    assert critical_path(chain((0, 1), (0, 2), (1, 3), (2, 3), count=4), seconds) == (7.0, [0, 2, 3])
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_schedule_is_within_its_bounds_and_of_the_best_that_all_orders_give(seed: int) -> None:
+def test_no_chain_of_a_graph_of_chance_is_longer(seed: int) -> None:
     draw = random.Random(seed)
-    count, machines = 6, draw.choice([2, 3])
-    edges = [pair for pair in itertools.combinations(range(count), 2) if draw.random() < 0.3]
-    made, seconds = chain(*edges, count=count), {n: float(draw.randint(1, 9)) for n in range(count)}
+    edges = [pair for pair in itertools.combinations(range(6), 2) if draw.random() < 0.3]
+    seconds = {n: float(draw.randint(1, 9)) for n in range(6)}
 
     def longest(n: int) -> float:
         return seconds[n] + max((longest(after) for before, after in edges if before == n), default=0.0)
 
-    length, path = critical_path(made, seconds)
-    assert length == max(map(longest, range(count))) == sum(seconds[n] for n in path)
+    length, path = critical_path(chain(*edges, count=6), seconds)
+    assert length == max(map(longest, range(6))) == sum(seconds[n] for n in path)
     assert all((before, after) in edges for before, after in itertools.pairwise(path))
-
-    def ends(order: tuple[int, ...]) -> float:
-        """Each job in turn as early as it can, by a search over start times."""
-        start: dict[int, float] = {}
-        for n in order:
-            ready = max((start[b] + seconds[b] for b, a in edges if a == n), default=0.0)
-            for moment in sorted({ready, *(start[o] + seconds[o] for o in start if start[o] + seconds[o] > ready)}):
-                points = [moment, *(start[o] for o in start if moment < start[o] < moment + seconds[n])]
-                if all(sum(start[o] <= p < start[o] + seconds[o] for o in start) < machines for p in points):
-                    start[n] = moment
-                    break
-        return max(start[n] + seconds[n] for n in order)
-
-    orders = (o for o in itertools.permutations(range(count)) if all(o.index(b) < o.index(a) for b, a in edges))
-    best = min(map(ends, orders))
-    found = wall(made, seconds, machines, 99)
-    total = sum(seconds.values())
-    assert max(length, total / machines) <= best <= found <= (2 - 1 / machines) * best
-    assert wall(made, seconds, 1, 99) == total and wall(made, seconds, count, 99) == length
 
 
 def test_the_graph_is_snakemakes_with_edges_to_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +223,7 @@ def test_the_plan_separates_done_from_left_and_its_shares_add_up(paper: dict[str
         "GPU hours": 1 + attack,
         "CPU hours (cores held)": 4 * (1 + attack),
         "critical path, hours": 1 + attack,
-        **{f"hours on {n} GPU{'s' * (n > 1)} and {8 * n} cores": 1 + attack for n in (1, 4, 16, 64)},
+        **{f"hours on {n} GPU{'s' * (n > 1)} and {8 * n} cores, no less than": 1 + attack for n in (1, 4, 16, 64)},
     }.items():
         said, *shares = tables[name]
         assert float(said) == pytest.approx(hours, rel=0.05), f"{name}: a chain gains nothing from cards"

@@ -5,9 +5,7 @@ The jobs, their order and which are done come from Snakemake itself; their secon
 
 from __future__ import annotations
 
-import heapq
 import logging
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
@@ -59,7 +57,12 @@ def graph(config: Mapping[str, Any], target: str, max_checksum_file_size: int, p
             types.ConfigSettings(config=config),
             snakefile=project / "Snakefile",
         )
-        settings = types.DAGSettings(targets={target}, max_checksum_file_size=max_checksum_file_size)
+        trigger = types.RerunTrigger  # those of profiles/
+        settings = types.DAGSettings(
+            targets={target},
+            max_checksum_file_size=max_checksum_file_size,
+            rerun_triggers={trigger.PARAMS, trigger.INPUT, trigger.MTIME},
+        )
         try:
             workflow.dag(settings).execute_workflow(
                 executor="dryrun",
@@ -102,48 +105,6 @@ def critical_path(jobs: Sequence[Job], seconds: Mapping[int, float]) -> tuple[fl
         path.append(at)
         at = last[at]
     return length, path[::-1]
-
-
-def wall(jobs: Sequence[Job], seconds: Mapping[int, float], gpus: int, cores: int) -> float:
-    """Return the seconds until the last job ends on `gpus` cards and `cores` cores.
-
-    The schedule is that of Snakemake's greedy scheduler: whenever a job ends, the job with the highest priority among
-    those that are ready and fit starts first. A job that requests more than there is gets all there is. A job without a
-    card needs none.
-    """
-    after = _waiting(jobs)
-    open_ = {number: len(before) for number, before in after.items()}
-    followers: dict[int, list[int]] = defaultdict(list)
-    for number, before in after.items():
-        for other in before:
-            followers[other].append(number)
-    needs = {job.id: (min(job.gpus, gpus), min(job.threads, cores)) for job in jobs}
-    rank = {job.id: (-job.priority, place) for place, job in enumerate(jobs)}
-    ready: dict[tuple[int, int], list[tuple[tuple[int, int], int]]] = defaultdict(list)
-    running: list[tuple[float, int]] = []
-    now, free = 0.0, (gpus, cores)
-
-    def offer(number: int) -> None:
-        heapq.heappush(ready[needs[number]], (rank[number], number))
-
-    for number, count in open_.items():
-        if not count:
-            offer(number)
-    while True:
-        while fit := [queue[0] for need, queue in ready.items() if queue and need[0] <= free[0] and need[1] <= free[1]]:
-            _, number = min(fit)
-            need = needs[number]
-            heapq.heappop(ready[need])
-            free = (free[0] - need[0], free[1] - need[1])
-            heapq.heappush(running, (now + seconds[number], number))
-        if not running:
-            return now
-        now, number = heapq.heappop(running)
-        free = (free[0] + needs[number][0], free[1] + needs[number][1])
-        for follower in followers[number]:
-            open_[follower] -= 1
-            if not open_[follower]:
-                offer(follower)
 
 
 def _waiting(jobs: Sequence[Job]) -> dict[int, frozenset[int]]:

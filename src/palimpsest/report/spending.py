@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from palimpsest.pipeline.estimate import BASES, Amount, Costs
-from palimpsest.pipeline.plan import Job, critical_path, wall
+from palimpsest.pipeline.plan import Job, critical_path
 
 HOUR = 3600.0
 NOTES = """
 measured: this very job's record. scaled: computed from records of other jobs, scales or devices. guess: a number of the
-configuration's section `plan`, or what follows from one. Shares are of the hours. Wall times are of a simulated
-schedule by priority, the cards all of one kind and one job on each; starting a job (seconds) and waiting in a cluster's
-queue are not in it.
+configuration's section `plan`, or what follows from one. Shares are of the hours. On a number of machines no run can
+end before its longest chain nor before its hours are shared out; greedy scheduling needs less than twice as long.
+Starting a job (seconds) and waiting in a cluster's queue are not counted.
 """
 
 
@@ -26,7 +26,7 @@ def markdown(jobs: Sequence[Job], costs: Costs) -> str:
     seconds = {job.id: costs.seconds(job) for job in jobs}
     left = [job for job in jobs if not job.done]
     plain = {job.id: seconds[job.id].value for job in left}
-    _, path = critical_path(left, plain)
+    length, path = critical_path(left, plain)
     cards = any(job.gpus for job in jobs)
     what, unit = ("gpus", "GPU") if cards else ("threads", "core")
     beside = costs.stated["cores_per_gpu"] if cards else 1
@@ -40,8 +40,8 @@ def markdown(jobs: Sequence[Job], costs: Costs) -> str:
     work = held(left, what)[1:]
     for count in costs.stated["machines"]:
         where = f"{count} {unit}{'s' * (count > 1)}" + (f" and {count * beside} cores" if cards else "")
-        hours = wall(left, plain, count if cards else 0, count * beside) / HOUR
-        figures.append([f"hours on {where}", _number(hours), *work])
+        hours = max(length, sum(getattr(job, what) * plain[job.id] for job in left) / count) / HOUR
+        figures.append([f"hours on {where}, no less than", _number(hours), *work])
     if len(left) < len(jobs):
         figures.append([f"done already: {unit} hours", *held((job for job in jobs if job.done), what)])
     every, waiting = Counter(job.rule for job in jobs), Counter(job.rule for job in left)
