@@ -1,4 +1,4 @@
-"""Rule choose: what is asked to be forgotten, chosen or crafted with a model at hand, all repetitions of a block."""
+"""Rule choose: what shall be forgotten, chosen or crafted with a model at hand, all repetitions of a block."""
 
 from functools import partial
 

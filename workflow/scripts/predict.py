@@ -1,4 +1,4 @@
-"""Rule predict: what a model answers, clean, under each attack and behind each defense, all repetitions of a block."""
+"""Rule predict: a model's outputs, clean, under each attack and behind each defense, all repetitions of a block."""
 
 from functools import partial
 

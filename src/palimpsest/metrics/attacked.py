@@ -1,7 +1,7 @@
-"""What attacks on images did besides what they reached: their loss, and how far they moved a pixel.
+"""What attacks on images did, besides what they reached: their loss, and how far they moved a pixel.
 
-Both are the attack's own, so they are the same behind any defense, and are given without. The loss is the distance that
-the attack was told to make small, in the distance's own unit: nats of a divergence, squares of a mean squared error.
+Both are the attack's own. They are the same behind any defense, so they are given once, without one. The loss is the
+distance that the attack lowered, in its own unit: nats for a divergence, squares for a mean squared error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ METRICS = {
 
 
 def measure(outputs: Outputs) -> Iterator[Number]:
-    """For each attack and epsilon; the loss of made images only."""
+    """Yield these numbers for each attack and epsilon; the loss only for images that the attack made."""
     for answers in outputs.attacked():
         if not answers.defense:
             assert answers.change is not None

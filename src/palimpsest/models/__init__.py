@@ -26,16 +26,18 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class ModelError(Exception):
-    """A network cannot be built or read; the message names the file, the fault and the mend."""
+    """A network cannot be built or read; the message names the file, the fault and what to do."""
 
 
 class Diverged(Exception):
-    """The loss left the numbers: a result of its own, which a table prints, not an error."""
+    """The loss or a number left the finite numbers: this is a result, which a table prints, and not an error."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a network is: the file of this package that builds it, its keywords, classes and channels (or features)."""
+    """What a network is: the file of this package that builds it, its classes, its channels (or features), its
+    keywords.
+    """
 
     method: str
     classes: int
@@ -104,7 +106,7 @@ def fresh(model: Network, seed: int) -> Network:
 
 
 def finite(model: M, after: str) -> M:
-    """`model`; raises `Diverged` where a number of it is not finite, and says after what."""
+    """Return `model`, or raise `Diverged` where one of its numbers is not finite; `after` names what was done to it."""
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise Diverged(f"{name} is not finite after {after}; a lower learning rate mends it")
@@ -113,7 +115,7 @@ def finite(model: M, after: str) -> M:
 
 @contextmanager
 def evaluated(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; every module's own mode again afterwards."""
+    """Put the network into evaluation mode inside the block, and every module back into its own mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -124,7 +126,7 @@ def evaluated(model: nn.Module) -> Iterator[None]:
 
 
 def save(made: Mapping[int, Network | Diverged], path: Path | str, about: Mapping[int, Mapping[str, str]]) -> None:
-    """Write networks by number into one safetensors file, or why there is none; the header has `about` and the spec."""
+    """Write networks by number, or why one diverged, into one safetensors file; its header has `about` and specs."""
     weights = {
         f"{number}/{name}": tensor.detach().cpu().contiguous()
         for number, one in made.items()
@@ -141,14 +143,15 @@ def save(made: Mapping[int, Network | Diverged], path: Path | str, about: Mappin
 
 
 def metadata(path: Path | str, number: int) -> dict[str, Any]:
-    """What `save` was told about a network, and its `spec` or why it `diverged`, without reading the weights."""
+    """Return what `save` was given about a network, and its `spec` or why it `diverged`; the weights are not read."""
     return _opened(path, number)[1]
 
 
 def load(path: Path | str, number: int) -> Network:
     """Read a network that `save` wrote, by its number; nothing is unpickled.
 
-    Raises `Diverged` for a diverged training, `ModelError` for a file that is foreign, broken or without that number.
+    Raises `Diverged` for a diverged training, and `ModelError` for a file that is foreign, broken or without that
+    number.
     """
     file, about = _opened(path, number)
     if "diverged" in about:

@@ -1,13 +1,14 @@
-"""Where everything lies, what lies upstream of it, and the hash of all that: every path of a scale's results is here.
+"""Where every result lies, what it depends on, and a hash of all that: no path of a scale's results is spelt elsewhere.
 
-An `Address` is one job: its rule, its wildcards, its files, what its script is told (`asks`) and what it reads. Its
-`key` is a hash of all this and of the keys upstream, up to the data. Each rule carries it as a parameter, so that a
-change anywhere gives every job downstream a reason of its own to run, whatever became of the jobs between: Snakemake
-takes the files of a failed job away and does not miss an intermediate file of finished results.
+An `Address` is one job. It knows the job's rule, wildcards, output files, settings (`asks`) and inputs. Its `key` is a
+hash of all these and of the keys upstream, up to the data. Each rule carries its key as a parameter. So a change
+anywhere gives every job downstream a reason of its own to run, whatever became of the jobs between. It needs one,
+because Snakemake removes the files of a failed job and does not miss an intermediate file of finished results.
 
-A model is a base and a list of steps, and `Run` names both: a second step's request and unlearner stand behind the
-first's, `class_0-random_tenth` and `sisa-sisa`, so that the one rule `unlearn` makes each step from the run before.
-A file holds the repetitions that its `block` names ("0", or "0-4"), by their numbers, at every stage.
+A model is a base and a list of steps, and a `Run` names both. The request and the unlearner of a second step stand
+behind those of the first, as in `class_0-random_tenth` and `sisa-sisa`. So one rule, `unlearn`, makes every step from
+the run before it. At every stage a file holds the repetitions that its `block` names ("0", or "0-4"), each under its
+number.
 """
 
 from __future__ import annotations
@@ -35,32 +36,32 @@ from palimpsest.pipeline.configuration import (
 from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
 from palimpsest.seeds import stable_seed
 
-PLAIN = "plain"  # the base model that no method trains in its own way
+PLAIN = "plain"  # the base model that the one training loop makes, without an unlearner's own `train_base`
 LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "style.css", "looks.yaml")
 
 
 @dataclass(frozen=True)
 class File:
-    """One output of a job, by its name in OUTPUTS."""
+    """One output of a job; `name` is its name in `paths.OUTPUTS`."""
 
     of: Address
     name: str
 
     @property
     def path(self) -> str:
-        """Below the project's root."""
+        """Its path, relative to the project's root."""
         return self.of.outputs[self.name]
 
 
-Above = File | str  # a job's output, or a file of the project's own
+Above = File | str  # a job's output, or the path of a file that belongs to the project
 
 
 @dataclass(frozen=True)
 class Address:
     """One job.
 
-    stage: its rule. names: its wildcards, in the order of its path. asks: what its script is told, plain values.
-    above: what it reads, by name. code: the hash of what it executes.
+    stage: its rule. names: its wildcards, in the order in which its path has them. asks: the settings of its script, as
+    plain values. above: what it reads, by name. code: the hash of the code that it executes.
     """
 
     results: str
@@ -75,12 +76,12 @@ class Address:
 
     @cached_property
     def outputs(self) -> dict[str, str]:
-        """Its files by name, the record among them."""
+        """Its output files by name; the record is one of them."""
         return {name: path.format(**self.names) for name, path in outputs_of(self.results, self.stage).items()}
 
     @cached_property
     def inputs(self) -> dict[str, str | list[str]]:
-        """The files it reads, by name."""
+        """The files that it reads, by name."""
         return {
             name: _path(found) if isinstance(found, File | str) else [_path(one) for one in found]
             for name, found in self.above.items()
@@ -88,7 +89,7 @@ class Address:
 
     @cached_property
     def key(self) -> str:
-        """The hash of all that it depends on."""
+        """The hash of everything that its result depends on."""
         keys = {
             name: _key(found) if isinstance(found, File | str) else [_key(one) for one in found]
             for name, found in self.above.items()
@@ -125,7 +126,7 @@ class Addresses:
         self._made: dict[Any, Address] = {}
 
     def __call__(self, stage: str, **names: str) -> Address:
-        """The job of a rule with these wildcards."""
+        """Return the job of the rule `stage` with these wildcards."""
         known = (stage, *sorted(names.items()))
         if known not in self._made:
             asks, above, *modules = getattr(self, f"_{stage}")(**names)
@@ -136,7 +137,10 @@ class Addresses:
         return self._made[known]
 
     def for_rules(self) -> tuple[dict[str, Any], ...]:
-        """By rule: outputs, log, and as functions of the wildcards the inputs, what the script is told, and the key."""
+        """Return what the rules need, each as a dictionary by rule: outputs, logs, inputs, settings and keys.
+
+        The last three hold functions of the wildcards.
+        """
 
         def ask(stage: str, what: str) -> Callable[[Any], Any]:
             return lambda wildcards: getattr(self(stage, **dict(wildcards.items())), what)
@@ -154,17 +158,19 @@ class Addresses:
         return self._shared(run.dataset, run.model, self._trainer(run), block)
 
     def model(self, run: Run, block: str) -> Address:
-        """The job that made the models of a run: its last step, or the base training of what forgot nothing."""
+        """Return the job that made the models of a run: its last step, or the base training where nothing was
+        forgotten.
+        """
         if run.unlearner == ORIGINAL:
             return self.base(run, block)
         return self("unlearn", **run.names, block=self.plan.within(self.plan.repetitions(run), run.model, block))
 
     def before(self, run: Run, block: str) -> Address:
-        """The job that made the models on which a run's last step worked."""
+        """Return the job that made the models from which a run's last step began."""
         return self.model(run.before, block) if run.before else self.base(run, block)
 
     def requests(self, run: Run, block: str) -> list[File]:
-        """What a run was asked to forget, step by step."""
+        """Return the request files of a run, one for each step that has a request of its own."""
         found = []
         for length in range(1, len(run.steps) + 1):
             until = run.until(length)
@@ -187,7 +193,7 @@ class Addresses:
 
     @cached_property
     def _trained(self) -> dict[tuple[str, str, str], int]:
-        """How many base models all runs together need, which share them: by data set, network and who trains them."""
+        """How many base models all runs together need, by data set, network and trainer; runs share base models."""
         found: dict[tuple[str, str, str], int] = {}
         for run in self.plan.asked:
             others = [self.plan.request(request).get("surrogate") for request, _ in run.steps]
@@ -199,7 +205,7 @@ class Addresses:
         return found
 
     def _trainer(self, run: Run) -> str:
-        """Who trains a run's base model: its first step's unlearner where that has a training of its own."""
+        """Return who trains a run's base model: the first step's unlearner if it has a `train_base`, else `plain`."""
         first = run.steps[0][1]
         own = first != ORIGINAL and method.has("unlearners", method_of(self.config, "unlearners", first), "train_base")
         return first if own else PLAIN
@@ -208,7 +214,7 @@ class Addresses:
         """Whether a request is chosen with a model at hand."""
         return bool(method.needs("requests", method_of(self.config, "requests", request)))
 
-    # What each rule's script is told, what it reads, and the modules that it executes
+    # For each rule: the settings of its script, what it reads, and the modules that it executes
 
     def _data(self, dataset: str) -> tuple[Any, ...]:
         name = method_of(self.config, "datasets", dataset)
@@ -255,7 +261,7 @@ class Addresses:
         return told, above, *modules
 
     def _known_before(self, dataset: str, model: str, base: str, block: str) -> list[File]:
-        """The requests of all runs on a base whose training must know them."""
+        """Return the requests of all runs on a base whose training must know them in advance."""
         found: dict[str, File] = {}
         for run in self.plan.asked:
             if (run.dataset, run.model, self._trainer(run)) != (dataset, model, base):
@@ -284,7 +290,7 @@ class Addresses:
         if grid_of(self.config, last):
             above["tuned"] = self("tune", **run.names)["tuned"]
         told["from_nearest"] = self.config["unlearners"][last].get("from_nearest", "")
-        if told["from_nearest"]:  # every repetition goes on from one and the same run of the step before
+        if told["from_nearest"]:  # every repetition starts from the same run of the step before
             if not run.before:
                 raise ConfigError(f"unlearners.{last}.from_nearest needs a step before it; {forget} is the first.")
             told["blocks"] = self.plan.blocks(run.before)
@@ -295,7 +301,7 @@ class Addresses:
         return told, above, *modules
 
     def _step(self, run: Run, block: str) -> tuple[Any, ...]:
-        """What unlearning needs, whether to tune or to do it."""
+        """Return what an unlearning step needs, both for tuning it and for doing it."""
         request, unlearner = run.steps[-1]
         grid, before = grid_of(self.config, unlearner), self.before(run, block)
         told = self._told("unlearners", unlearner, "unlearn")
@@ -400,7 +406,7 @@ class Addresses:
         families = [f"metrics.{name}" for name in told["families"]]
         return told, above, "measure", *families, *(self._module("attacks", name) for name in judged)
 
-    # What people read
+    # Tables, figures and pages
 
     def _table(self, paper: str, table: str) -> tuple[Any, ...]:
         return self._item(paper, table), self._behind(paper, table), "report.tables", "report.formats"
@@ -424,7 +430,7 @@ class Addresses:
         return self._item(paper), above, "report.page"
 
     def _item(self, paper: str, name: str | None = None) -> dict[str, Any]:
-        """Everything that the configuration says of a table, a figure or a whole page, as a hash."""
+        """Return a hash of everything that the configuration says about a table, a figure or a whole page."""
         cells = [repr(item) for (p, n), item in self.plan.items.items() if p == paper and name in (None, n)]
         return {"cells": stable_seed(cells, self.plan.papers[paper])}
 
@@ -434,13 +440,13 @@ class Addresses:
         look = [f"workflow/report/{file}" for file in LOOK] + [f"config/papers/{paper}/{file}" for file in own]
         return {"rows": rows, "look": look}
 
-    # Parts of these
+    # Parts of the above
 
     def _images(self, dataset: str) -> File:
         return self("data", dataset=dataset)["images"]
 
     def _told(self, section: str, name: str, function: str = "") -> dict[str, Any]:
-        """A method's file and its keywords, those of one of its functions where that is named."""
+        """Return the name of a method's file and its keywords, or only those that one `function` of the file takes."""
         keywords = (
             taken_by(self.config, section, name, function) if function else keywords_of(self.config, section, name)
         )

@@ -1,8 +1,9 @@
 """Tasks: what a network is trained to answer. Each file is one task and has the functions of `Task`.
 
-Nothing outside a task assumes what its targets are, nor what a network's outputs mean. A method that does (of models,
-unlearners, attacks, requests or metrics) says of which tasks it is, `TASKS = ("classification",)`, a literal that the
-workflow reads; a method that says nothing is of all. `models.<name>.task` in the configuration names a network's task.
+Nothing outside a task assumes what its targets are, nor what a network's outputs mean. A method that does (a model, an
+unlearner, an attack, a kind of request or a family of metrics) names the tasks that it is for, `TASKS =
+("classification",)`, in a literal that the workflow reads; a method without it is for all tasks. `models.<name>.task`
+in the configuration names a network's task.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ class Shown(Protocol):
 class Task(Protocol):
     """What a file of this package is.
 
-    targets: what the network shall answer to samples. loss: how far outputs (N, ...) are from targets, a scalar, their
-    mean. answer: outputs as a prediction. decided: what outputs would have as their targets; the target of an attack
-    that wants them. distance: how far outputs are from wanted outputs, for each sample (N,); `kind` is one of the
-    task's own words. kept: what is written down of answers (N, ...), for metrics to measure, as tensors (N, ...) by
-    name. The answers are to samples, or to what was made of them by an attack or a defense; aimed: what the attack
-    aimed at; brief: of a large set, of which no more can be kept than a few numbers a sample.
+    targets: what the network shall answer for samples. loss: the mean distance of outputs (N, ...) from targets, a
+    scalar. answer: outputs as a prediction. decided: the targets that outputs would have, which are the target of an
+    attack that wants these outputs. distance: how far outputs are from wanted outputs, for each sample (N,); `kind` is
+    one of the words that the task knows. kept: the tensors (N, ...), by name, that are saved of outputs (N, ...) for
+    metrics to measure. The outputs are for samples, or for what an attack or a defense made of them. aimed: what the
+    attack aimed at. brief: whether the set is so large that only a few numbers a sample can be kept.
     """
 
     def targets(self, samples: Shown) -> torch.Tensor: ...
