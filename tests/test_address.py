@@ -232,6 +232,30 @@ def test_a_methods_code_changes_the_keys_of_its_jobs_and_what_is_downstream(
         assert changed - downstream(demo, adversarial) == downstream(demo, reached) - downstream(demo, adversarial)
 
 
+def test_a_key_covers_every_module_of_the_science_that_its_script_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own code or by that of a job upstream; a base that is `plain` asks no unlearner and no request."""
+    plain, of_hash = method.code, dict[str, set[Path]]()
+
+    def code(*modules: str) -> str:
+        files = [method.PACKAGE / f"{name.replace('.', '/')}.py" for name in modules if not name.endswith(".py")]
+        return of_hash.setdefault(found := plain(*modules), method._closure(files)) and found
+
+    monkeypatch.setattr(method, "code", code)
+    jobs, covered = every(planned()), dict[Job, set[Path]]()
+
+    def covers(one: Address) -> set[Path]:
+        if name_of(one) not in covered:
+            covered[name_of(one)] = of_hash[one.code].union(*map(covers, above(one)))
+        return covered[name_of(one)]
+
+    for (stage, _), one in jobs.items():
+        imported = method._imports(ROOT / "workflow/scripts" / f"{stage}.py")
+        science = {file for file in imported if "pipeline" not in file.relative_to(PACKAGE).parts}
+        if one.names.get("base") == "plain":
+            science -= {PACKAGE / "unlearners/__init__.py", PACKAGE / "requests/__init__.py"}
+        assert not science - covers(one), f"{name_of(one)} does not depend on {science - covers(one)}"
+
+
 def sources() -> list[Path]:
     return sorted([*PACKAGE.rglob("*.py"), *(ROOT / "workflow/scripts").glob("*.py")])
 
