@@ -4,7 +4,7 @@ snakemake --cores all                            the demo, on embedded data
 snakemake --cores all --config scale=laptop      real images on a CPU
 snakemake --cores all uma                        one paper; uma_table1 is one table
 
-Each rule's files, and what it is told, come from pipeline/address.py; `params.key` is the hash of all that is upstream.
+The files and settings of each rule come from pipeline/address.py; `params.key` is the hash of everything upstream.
 """
 
 import os
@@ -25,8 +25,12 @@ PLAN = cells.Plan(config)
 PLAN.check()
 AT = address.Addresses(PLAN)
 OUT, LOGS, READS, ASKS, KEY = AT.for_rules()
-# What a job that computes with networks asks for.
-ON_CARD = {"gpu": config["gpu"], "mem_mb": limits.memory(config["mem_mb"]), "runtime": limits.runtime(config["runtime"])}
+# The resources of a job that computes with networks.
+ON_CARD = {
+    "gpu": config["gpu"],
+    "mem_mb": limits.memory(config["mem_mb"]),
+    "runtime": limits.runtime(config["runtime"]),
+}
 
 # Jobs of this run may start warm (pipeline/warm.py); the server ends with this process. A job sent elsewhere runs cold:
 # it must not look for the server of the process that sent it.
@@ -42,6 +46,7 @@ report: "workflow/report/workflow.rst"
 
 
 wildcard_constraints:
+    **dict.fromkeys(("dataset", "model", "base", "request", "attack", "defense"), "[a-z0-9_]+"),
     forget="[a-z0-9_-]+",  # the requests of a chain's steps,
     unlearner="[a-z0-9_-]+",  # and its unlearners
     chain="[a-z0-9_.-]+",
@@ -49,7 +54,6 @@ wildcard_constraints:
     paper="|".join(PLAN.papers),
     table="|".join({table for _, table in PLAN.tables}) or "none",
     figure="|".join({figure for _, figure in PLAN.figures}) or "none",
-    **dict.fromkeys(("dataset", "model", "base", "request", "attack", "defense"), "[a-z0-9_]+"),
 
 
 onstart:

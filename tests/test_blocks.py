@@ -15,9 +15,13 @@ from test_unlearners import flat, tiny_model
 
 from palimpsest import models, seeds
 from palimpsest.pipeline import cells, configuration
+from palimpsest.pipeline.address import Addresses
 from palimpsest.pipeline.configuration import ConfigError
-from palimpsest.pipeline.job import Run
+from palimpsest.pipeline.job import Job
+from palimpsest.pipeline.job import job as run_job
 from palimpsest.report import compare
+
+ENDS = {"model": "safetensors", "kept": "kept.safetensors", "record": "record.json"}
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (3, 1), (10, 5), (12, 5), (7, 10), (11, 5)])
@@ -41,20 +45,20 @@ def test_several_networks_in_a_file_come_back_bit_for_bit_and_the_diverged_one_s
         models.load(path, 3)
 
 
-class Job(Run):
+class Block(Job):
     """A job of a block without Snakemake around it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: str = "this") -> None:
         super().__init__(
             SimpleNamespace(
-                input=[], output=SimpleNamespace(), params=SimpleNamespace(items={}.items),
-                wildcards=SimpleNamespace(items={"seed": "0-2"}.items), rule="train", threads=1,
+                input={}, output={"model": folder / "0-2.safetensors", "kept": folder / "0-2.kept.safetensors"},
+                params=SimpleNamespace(asks={}, key=key), wildcards={"block": "0-2"}, rule="train", threads=1,
+                config={},
             )
         )  # fmt: skip
-        self.path = str(folder / "seed0-2.safetensors")
 
-    def keep(self, make: Callable[[int], Any], kept: str = "") -> None:
-        self.keep_models(self.path, make, {number: {"seed": str(number)} for number in range(3)}, kept)
+    def keep(self, make: Callable[[int], Any]) -> None:
+        self.keep_models(make, lambda number: {"seed": str(number)})
 
 
 @pytest.mark.parametrize("keeps", [True, False])
@@ -67,33 +71,47 @@ def test_a_killed_block_makes_again_only_what_was_not_finished(keeps: bool, tmp_
             raise KeyboardInterrupt
         return (tiny_model(number), {"log": torch.full((2,), float(number))}) if keeps else tiny_model(number)
 
-    kept = str(tmp_path / "seed0-2.kept.safetensors") if keeps else ""
     with pytest.raises(KeyboardInterrupt):
-        Job(tmp_path).keep(lambda number: make(number, 2), kept)
-    assert not Path(tmp_path / "seed0-2.safetensors").exists()
-    Path(tmp_path / "seed0-2.0.resume.whole.kept").write_bytes(b"damaged")
-    job = Job(tmp_path)
-    job.keep(lambda number: make(number, None), kept)
+        Block(tmp_path).keep(lambda number: make(number, 2))
+    assert not (tmp_path / "0-2.safetensors").exists()
+    (tmp_path / ".0-2.resume" / "0.whole.kept").write_bytes(b"damaged")
+    job = Block(tmp_path)
+    job.keep(lambda number: make(number, None))
     assert asked == [0, 1, 2, 0, 2]
     for number in range(3):
-        assert torch.equal(flat(models.load(job.path, number)), flat(tiny_model(number)))
-        assert not keeps or job.read_tensors(kept, number)["log"].tolist() == [number] * 2
-    left = {"seed0-2.safetensors", *({"seed0-2.kept.safetensors"} if keeps else ())}
-    assert {file.name for file in tmp_path.iterdir()} == left
+        assert torch.equal(flat(models.load(job.output.model, number)), flat(tiny_model(number)))
+        left = job.read_tensors(job.output.kept, number)
+        assert left["log"].tolist() == [number] * 2 if keeps else not left
 
 
-def test_a_block_of_other_inputs_does_not_resume(tmp_path: Path) -> None:
+def test_a_block_of_another_key_does_not_resume(tmp_path: Path) -> None:
     def fail(number: int) -> models.Network:
         if number:
             raise KeyboardInterrupt
         return tiny_model(1)
 
     with pytest.raises(KeyboardInterrupt):
-        Job(tmp_path).keep(fail)
-    other = Job(tmp_path)
-    other.wildcards["model"] = "another"
+        Block(tmp_path).keep(fail)
+    other = Block(tmp_path, key="another")
     other.keep(lambda number: tiny_model(5))
-    assert torch.equal(flat(models.load(other.path, 0)), flat(tiny_model(5)))
+    assert torch.equal(flat(models.load(other.output.model, 0)), flat(tiny_model(5)))
+
+
+def test_a_finished_job_leaves_nothing_to_resume_from_and_a_failed_one_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = SimpleNamespace(
+        rule="train", wildcards={"block": "0-1"}, input={}, params=SimpleNamespace(asks={}, key="this"), threads=1,
+        output={name: f"0-1.{end}" for name, end in ENDS.items()}, resources={"gpu": 0}, log=[],
+        config={"jobs_per_gpu": 1, "scale": "tiny"},
+    )  # fmt: skip
+    with pytest.raises(SystemExit), run_job(told) as run:
+        run.keep_models({0: tiny_model(0)}.__getitem__, lambda number: {})
+    assert {file.name for file in (tmp_path / ".0-1.resume").iterdir()} == {"0.whole", "0.whole.kept"}
+    with run_job(told) as run:
+        run.keep_models({1: tiny_model(1)}.__getitem__, lambda number: {})
+    assert {file.name for file in tmp_path.iterdir()} == {f"0-1.{end}" for end in ENDS.values()}
 
 
 def rows(values: dict[int, float], n: int = 10) -> list[dict[str, Any]]:
@@ -114,7 +132,7 @@ def test_a_row_of_several_data_sets_is_the_mean_of_each_repetition_that_all_have
 def test_a_mean_without_one_of_its_data_sets_says_so_and_is_not_judged() -> None:
     config = configuration.load(scale="laptop")
     table = cells.Plan(config).tables["leakage", "table5"]
-    assert all("without svhn" in one.reductions for one in table)
+    assert all("without svhn" in map(str, one.reductions) for one in table)
     assert {run.dataset for one in table for run in one.runs} == {"mnist", "fashion_mnist", "cifar10_10k"}
     found = compare.judge(replace(cell(), reductions=("without svhn",)), rows({0: 90.0, 1: 90.0}))
     assert found.verdict == "stand-in"
@@ -136,10 +154,12 @@ def test_as_many_networks_as_data_sets() -> None:
 
 
 def test_a_base_training_is_told_the_requests_of_its_block_alone() -> None:
-    plan = cells.Plan(configuration.load(scale="laptop"))
-    of_first = plan.requests_of("mnist", "lenet", "amnesiac_long", "0-4")
-    assert of_first == ["single_class", "three_classes"]
-    assert plan.requests_of("cifar10_10k", "resnet18_imagenet", "amnesiac_long", "0-2") == [
-        "single_class_3", "three_classes_3"
-    ]  # fmt: skip
-    assert plan.requests_of("mnist", "lenet", "amnesiac_long", "0-3") == []
+    at = Addresses(cells.Plan(configuration.load(scale="laptop")))
+
+    def told(dataset: str, model: str, block: str) -> list[str]:
+        base = at("train", dataset=dataset, model=model, base="amnesiac_long", block=block)
+        return [file.split("/", 4)[4] for file in base.inputs.get("requests", [])]
+
+    assert told("mnist", "lenet", "0-4") == ["single_class/0-4.safetensors", "three_classes/0-4.safetensors"]
+    of_three = [f"{name}_3/0.safetensors" for name in ("single_class", "three_classes")]
+    assert told("cifar10_10k", "resnet18_imagenet", "0") == of_three

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 
 from palimpsest.pipeline import cells, configuration, method
+from palimpsest.pipeline.address import Addresses
 from palimpsest.pipeline.configuration import ConfigError
 from palimpsest.seeds import stable_seed
 
 ROOT = Path(__file__).parents[1]
 SCALES = sorted(file.stem for file in (ROOT / "config" / "scales").glob("*.yaml"))
 SCIENCE = (
-    *("data", "models", "unlearners", "attacks", "defenses", "metrics"),
-    *("train", "forget", "curvature", "screening", "membership", "predict", "measure", "families"),
+    *("data", "models", "requests", "tasks", "unlearners", "attacks", "defenses", "metrics"),
+    *("train", "tune", "curvature", "membership", "predict", "measure", "families", "numbered", "ranges"),
+    *("processor", "seeds"),
 )
 
 
@@ -33,7 +35,7 @@ def test_every_scale_resolves_and_gives_every_cell_a_run_or_a_reason(scale: str)
     for cell in found:
         assert (cell.run is None) == bool(cell.missing), cell
         if cell.run:
-            recipe = cells.recipe_of(plan.config, cell.run.dataset, cell.run.model)
+            recipe = configuration.recipe_of(plan.config, cell.run.dataset, cell.run.model)
             assert {"epochs", "batch_size", "lr"} <= set(recipe)
 
 
@@ -54,7 +56,7 @@ def test_the_paper_scale_reduces_nothing_and_the_others_say_what_they_reduce() -
         ({"unlearners": {"finetune": {"learning_rate": 1}}}, "finetune has no keyword 'learning_rate';"),
         (
             {"unlearners": {"finetune": {"epoch": 1}}},
-            "batch_size, epochs, lr, momentum, optimizer, weight_decay",
+            "Did you mean 'epochs'? it takes augment, batch_size, epochs, lr, milestones, momentum, optimizer,",
         ),
         ({"unlearners": {"finetun": {}}}, "unlearners.finetun has no method 'finetun'; Did you mean 'finetune'?"),
         ({"unlearners": {"finetune": {"seed": 1}}}, "finetune has no keyword 'seed'"),
@@ -72,7 +74,7 @@ def test_the_paper_scale_reduces_nothing_and_the_others_say_what_they_reduce() -
         ),
         ({"recipes": {"lenet": {"epoch": 1}}}, "recipes.lenet has no keyword 'epoch'; Did you mean 'epochs'?"),
         ({"recipes": {"new": {"epochs": 1}}}, "recipes.new must give at least epochs, batch_size and lr"),
-        ({"forget_sets": {"class_0": {"class": [0]}}}, "has no keyword 'class'; Did you mean 'classes'?"),
+        ({"requests": {"class_0": {"class": [0]}}}, "has no keyword 'class'; Did you mean 'classes'?"),
         ({"repetitions": 0}, "repetitions cannot be 0: how often everything random is repeated, 1 or more"),
         ({"models": {"../x": {}}}, "small letters, digits and underscores"),
         ({"unlearners": {"x": {"method": "../train"}}}, "has no method '../train'"),
@@ -85,6 +87,45 @@ def test_a_misspelt_entry_is_one_sentence_that_lists_the_valid_ones(change: dict
     with pytest.raises(ConfigError) as error:
         configuration.resolve(config)
     assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"attacks": {"uma": {"epsilons": ["-8/255"]}}}, "uma: epsilons cannot be ['-8/255']; it takes a list, each"),
+        ({"attacks": {"uma": {"epsilons": "8/255"}}}, "uma: epsilons cannot be '8/255'; it takes a list, each"),
+        ({"unlearners": {"salun": {"ratio": 5}}}, "unlearners.salun: ratio cannot be 5; it takes a number in [0, 1]"),
+        ({"unlearners": {"salun": {"variant": "best"}}}, "salun: variant cannot be 'best'; it takes corrected, as_rel"),
+        ({"unlearners": {"finetune": {"lr": "0.1"}}}, "finetune: lr cannot be '0.1'; it takes a number"),
+        ({"unlearners": {"l1_sparse": {"alpha": {"tune": [1, -1]}}}}, "l1_sparse: alpha cannot be -1; it takes"),
+        ({"unlearners": {"l1_sparse": {"alpha": {"tune": [1]}}}}, "may be {tune: [two values or more]}"),
+        ({"defenses": {"jpeg": {"quality": 101}}}, "defenses.jpeg: quality cannot be 101; it takes a whole number in"),
+        ({"recipes": {"small_cnn": {"momentum": 2}}}, "recipes.small_cnn: momentum cannot be 2; it takes a number in"),
+        ({"requests": {"random_tenth": {"share": 1.5}}}, "random_tenth: share cannot be 1.5; it takes a number in"),
+        ({"requests": {"random_tenth": {"against": "salon"}}}, "against has no unlearners 'salon'; Did you mean 'sal"),
+        ({"requests": {"random_tenth": {"surrogate": "lenett"}}}, "surrogate has no models 'lenett'; Did you mean 'l"),
+        ({"budgets": {"probes": {"mnist/inversion_black_box": {"generations": -1}}}}, "generations cannot be -1"),
+        # Of the data set and the recipe that the value meets.
+        ({"requests": {"class_0": {"classes": [77]}}}, "requests.class_0: classes cannot be [77]; it takes"),
+        ({"requests": {"class_0": {"classes": None, "random": 11}}}, "requests.class_0: random cannot be 11"),
+        ({"unlearners": {"sisa": {"slices": 30, "also_in": "uma_table1"}}}, "unlearners.sisa: slices cannot be 30"),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused_before_the_first_job(change: dict[str, Any], sentence: str) -> None:
+    config = deepcopy(configuration.load())
+    config["budgets"] = {}
+    configuration._update(config, change)
+    with pytest.raises(ConfigError) as error:
+        cells.Plan(configuration.resolve(config)).check()
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_classes_and_slices_that_fit_are_not_refused() -> None:
+    config = deepcopy(configuration.load())
+    config["budgets"] = {}
+    configuration._update(config, {"unlearners": {"sisa": {"slices": 29, "also_in": "uma_table1"}}})
+    configuration._update(config, {"requests": {"class_0": {"classes": [9]}}})
+    cells.Plan(configuration.resolve(config)).check()
 
 
 def test_an_unknown_scale_lists_the_scales() -> None:
@@ -101,8 +142,11 @@ def test_a_variant_starts_from_the_entry_it_names_and_its_budget() -> None:
 
 def test_a_budget_of_one_data_set_is_that_data_sets_alone_and_said() -> None:
     config = configuration.load(scale="laptop")
+    at = Addresses(cells.Plan(config))
+    names = {"forget": "single_class", "unlearner": "retrain", "attack": "inversion_black_box", "block": "0"}
     asked = {
-        dataset: cells.probe_keywords_of(config, "inversion_black_box", dataset) for dataset in ("mnist", "cifar10_10k")
+        dataset: at("probe", dataset=dataset, model=model, **names).asks["keywords"]
+        for dataset, model in (("mnist", "lenet"), ("cifar10_10k", "resnet18_imagenet"))
     }
     assert asked["mnist"]["generations"] == config["attacks"]["inversion_black_box"]["generations"]
     assert asked["cifar10_10k"] == asked["mnist"] | {"generations": 50} != asked["mnist"]
@@ -150,9 +194,14 @@ def test_method_names_in_tables_are_unbuilt_or_files() -> None:
 
 
 def test_keywords_are_read_without_importing() -> None:
-    assert method.keywords("unlearners", "finetune") >= {"epochs", "lr", "seed", "recipe"}
-    assert method.keywords("models", "resnet") == {"depth", "stem", "width"}
+    finetune = method.keywords("unlearners", "finetune")
+    assert finetune.keys() >= {"epochs", "lr", "batch_size"}, "the fields of its training"
+    assert not finetune.keys() & {"model", "forget", "retain", "at", "training"}, "not what the workflow gives"
+    assert method.keywords("models", "resnet").keys() == {"depth", "stem", "width"}
+    assert method.keywords("unlearners", "salun")["ratio"] == "Annotated[float, '[0, 1]']"
     assert method.exists("unlearners", "retrain") and not method.exists("unlearners", "../train")
+    assert not method.exists("attacks", "_heads"), "a helper is no method"
+    assert method.stage("attacks", "uma") == "on_images" and method.stage("attacks", "label_leakage") == "on_labels"
 
 
 def test_the_hash_of_a_method_covers_what_it_imports_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,9 +241,12 @@ def test_science_imports_neither_pipeline_nor_report() -> None:
     files = [
         file
         for name in SCIENCE
-        for file in ((package / name).glob("*.py") if (package / name).is_dir() else [package / f"{name}.py"])
+        for file in ((package / name).rglob("*.py") if (package / name).is_dir() else [package / f"{name}.py"])
     ]
-    for file in filter(Path.exists, files):
+    assert {file.name for file in package.glob("*.py")} - {"__init__.py"} == {
+        file.name for file in files if file.parent == package
+    }, "every module is science, or of pipeline or report"
+    for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
             imported = getattr(node, "module", None) or ""
             assert not imported.startswith(("palimpsest.pipeline", "palimpsest.report")), file

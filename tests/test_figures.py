@@ -15,6 +15,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 from safetensors.numpy import save_file
 
+from palimpsest.pipeline.address import Addresses
 from palimpsest.pipeline.cells import Plan, Run
 from palimpsest.pipeline.configuration import load
 from palimpsest.report import figures
@@ -53,11 +54,12 @@ def results(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(json.dumps(row) + "\n" for row in found.values()))
     (root / "data").mkdir()
-    for file in plan.pixels("leakage", "figure3"):
+    upstream = Addresses(plan)("figure", paper="leakage", figure="figure3").inputs
+    for file in [path.removeprefix("results/demo/") for name in ("images", "probed") for path in upstream[name]]:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         images = np.arange(10 * 64, dtype=np.uint8).reshape(10, 1, 8, 8)
         save_file(
-            {"train_images": images, "train_labels": np.arange(10), "0/images": images.astype(np.float32)}, root / file
+            {"train/images": images, "train/labels": np.arange(10), "0/images": images.astype(np.float32)}, root / file
         )
     return root
 

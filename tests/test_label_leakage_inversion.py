@@ -259,7 +259,7 @@ def linear_query(classes: int = 5, genes: int = 64, scale: float = 3.0) -> black
 
 
 def naive_genetic(query: black_box.Query, genes: int, target: int, settings: dict[str, Any]) -> tuple[Any, list[float]]:
-    """The algorithm of S001:137-152 for one class, one individual and one gene at a time, with the same draws."""
+    """Section IV-C3 of the label-leakage paper for one class, one individual and one gene at a time, same draws."""
     population, elites = settings["population"], settings["elites"]
     stream = torch.Generator().manual_seed(stable_seed("inversion_black_box", settings["seed"], target))
     everyone = torch.rand(population, genes, generator=stream).tolist()

@@ -25,7 +25,9 @@ FOLDERS: dict[str, dict[str, tuple[str, ...]]] = {
         "targets": ("samples",),
         "loss": ("outputs", "targets"),
         "answer": ("outputs",),
+        "decided": ("outputs",),
         "distance": ("outputs", "wanted", "kind"),
+        "kept": ("answers", "samples", "aimed", "brief"),
     },
 }
 STAGES = [folder for folder in FOLDERS if folder.startswith("attacks/")]

@@ -306,9 +306,9 @@ def decided(
         number: predict.Predicted(
             {
                 "forgotten": torch.tensor(of, dtype=torch.bool), "parameters": torch.tensor(1),
-                "retain/predicted": torch.zeros(1, dtype=torch.int64), "retain/true": torch.ones(1),
-                **{name: torch.ones(1, len(of)) / len(of) for name in ("forget", "test")},
-                **{f"{name}/labels": torch.zeros(1, dtype=torch.int64) for name in ("forget", "test", "retain")},
+                **{f"{name}/true": torch.ones(1) for name in ("forget", "test", "retain")},
+                **{f"{name}/{key}": torch.zeros(1, dtype=torch.int64) for name in ("forget", "test", "retain")
+                   for key in ("labels", "predicted")},
             },
             {"attacks": {}, "defenses": []},
         )
@@ -510,7 +510,7 @@ METRICS = {{"{name}": {{"unit": "fraction", "kind": "mean", "bounds": ({low}, {h
 def measure(outputs):
     for answers in outputs.sets:
         if answers.of == "forget":
-            yield answers.number("{measured}", float(answers.true.double().mean()))
+            yield answers.number("{measured}", float(answers["true"].double().mean()))
 '''
 
 

@@ -387,7 +387,7 @@ class TestSisa:
                 lambda: sisa.train_base(tiny_model(), DATA, Base(0, self.RECIPE), shards=41),
             ),
             (
-                r"sisa: shards cannot be 0; it takes a whole number in \[1, inf\)",
+                r"sisa: shards cannot be 0; it takes a whole number in \[1, train\]",
                 lambda: sisa.train_base(tiny_model(), DATA, Base(0, self.RECIPE), shards=0),
             ),
             ("no ensemble", lambda: self.unlearned((tiny_model(), None), indices)),  # type: ignore[arg-type]

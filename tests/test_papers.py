@@ -151,8 +151,8 @@ def test_what_a_derived_cell_needs_is_computed(plan: Plan) -> None:
     row = ROW | {"unlearner": "finetune+salun", "derive": "highest unlearner"}
     minus = ROW | {"derive": "minus attack=uma_unseen"}
     own.__dict__["items"] = {("uma", "x"): [own._cell("uma", "x", 2, row), own._cell("uma", "x", 3, minus)]}
-    assert own.attacks_of("cifar10", "resnet50", "class_0", "finetune") == ["uma", "uma_unseen"]
-    assert own.rows("uma") == [f"rows/cifar10/resnet50/class_0/{name}.jsonl" for name in ("finetune", "salun")]
+    assert own.attacks_of(Run("cifar10", "resnet50", "class_0", "finetune")) == ["uma", "uma_unseen"]
+    assert [run.unlearner for run in own.runs("uma")] == ["finetune", "salun"]
 
 
 def test_a_derived_cell_of_which_a_part_diverged_is_not_judged(plan: Plan, tmp_path: Path) -> None:
@@ -208,29 +208,14 @@ def test_a_claim_of_attempts_is_decided_by_the_interval_of_their_difference(
 def general(scale: str) -> dict[str, Any]:
     """config.yaml merged with its scale, without anything that some paper's folder says."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "config.yaml").read_text()) | {"scale": scale}
-    cut = yaml.safe_load((ROOT / "config" / "scales" / f"{scale}.yaml").read_text())
-    for file in PAPERS.glob("*/config.yaml"):
-        part = yaml.safe_load(file.read_text())
-        for section in ("forget_sets", "unlearners", "attacks", "defenses"):
-            for name in part.get(section, {}):
-                config[section].pop(name, None)
-                cut.get(section, {}).pop(name, None)
-                for kept in (cut.get("budgets", {}).get(section, {}), cut.get("budgets", {}).get("probes", {})):
-                    for key in [key for key in kept if key.split("/")[-1] == name]:
-                        kept.pop(key)
-        for kind, names in part["scales"].get(scale, {}).get("stand_ins", {}).items():
-            for name in names:
-                cut["stand_ins"].get(kind, {}).pop(name, None)
-    for name in [name for name, entry in config["attacks"].items() if entry.get("method") not in config["attacks"]]:
-        config["attacks"].pop(name)
-    configuration._update(config, cut)
+    configuration._update(config, yaml.safe_load((ROOT / "config" / "scales" / f"{scale}.yaml").read_text()))
     return config
 
 
 @pytest.mark.parametrize("scale", ["demo", "laptop", "paper"])
 def test_the_general_configuration_and_the_papers_parts_make_the_whole(scale: str) -> None:
     without = general(scale)
-    assert not without["attacks"] and not without["defenses"] and "adversarial" not in without["unlearners"]
+    assert not without["attacks"] and not without["requests"] and "adversarial" not in without["unlearners"]
     whole = configuration.resolve(without)
     assert whole == load(scale=scale)
     assert configuration.resolve(whole) == whole, "a configuration that was filled and cut stays as it is"
@@ -245,11 +230,11 @@ def test_what_the_configuration_says_itself_is_not_the_papers_to_change(plan: Pl
 def test_two_papers_cannot_give_one_name_to_two_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for paper, classes in (("one", [0]), ("other", [1])):
         (tmp_path / "papers" / paper).mkdir(parents=True)
-        part = {"forget_sets": {"class_0": {"classes": classes}, "class_2": {"classes": [2]}}}
+        part = {"requests": {"class_0": {"classes": classes}, "class_2": {"classes": [2]}}}
         (tmp_path / "papers" / paper / "config.yaml").write_text(yaml.safe_dump(part))
     monkeypatch.setattr(papers, "PAPERS", tmp_path / "papers")
-    with pytest.raises(ConfigError, match=r"forget_sets.class_0 is .* in one paper and .* in another"):
-        papers.fill({"scale": "demo", "forget_sets": {}})
+    with pytest.raises(ConfigError, match=r"requests.class_0 is .* in one paper and .* in another"):
+        papers.fill({"scale": "demo", "requests": {}})
 
 
 def test_a_sweep_stands_for_the_entries_that_are_named_after_it(plan: Plan) -> None:
@@ -321,7 +306,7 @@ cifar10,resnet50,class_9,finetune+finetune_toy,none,forget_accuracy,highest unle
 cifar10,resnet50,class_9,finetune_toy,none,forget_accuracy,,toy
 """,
     "config.yaml": """
-forget_sets: {class_9: {classes: [9]}}
+requests: {class_9: {method: classes, classes: [9]}}
 unlearners: {finetune_toy: {method: finetune, lr: 0.01}}
 scales: {demo: {budgets: {unlearners: {finetune_toy: {epochs: 1}}}}}
 """,

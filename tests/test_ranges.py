@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 
 from palimpsest import ranges
 
+SOURCE = Path(__file__).parents[1] / "src"
 NAN, INF = float("nan"), float("inf")
 
 
@@ -75,7 +78,7 @@ def test_the_configuration_reads_the_same_from_source_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Annotated[float, '0 to 1']", "Annotated[list, '[0, 1]']", "Annotated[float, '[a, 1]']"]
+    "text", ["Annotated[float, '0 to 1']", "Annotated[list, '[0, 1]']", "Annotated[float, '[a.b, 1]']"]
 )
 def test_an_interval_that_cannot_be_read_is_an_error_of_the_method(text: str) -> None:
     with pytest.raises(ValueError):
@@ -84,4 +87,12 @@ def test_an_interval_that_cannot_be_read_is_an_error_of_the_method(text: str) ->
 
 def test_reading_ranges_imports_neither_torch_nor_numpy() -> None:
     code = "import sys, palimpsest.ranges; assert not {'torch', 'numpy'} & set(sys.modules), 'imported'"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(SOURCE)})
+
+
+def test_an_end_may_depend_on_the_data_and_is_open_until_that_is_known() -> None:
+    text = 'Annotated[int, "[1, 2 * epochs - 1]"]'
+    assert ranges.parse(text).holds(10**6) and not ranges.parse(text).holds(0)
+    known = ranges.parse(text, epochs=5)
+    assert known.holds(9) and not known.holds(10)
+    assert known.refusal("sisa", "slices", 10) == "sisa: slices cannot be 10; it takes a whole number in [1, 9]"

@@ -36,7 +36,7 @@ class Payload:
 @pytest.fixture(params=["pickle", "torch"])
 def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
     """A checkpoint that would run code, under the name of a model, and the mark that it would leave."""
-    file, mark = tmp_path / "seed0.safetensors", tmp_path / "mark"
+    file, mark = tmp_path / "0.safetensors", tmp_path / "mark"
     if request.param == "pickle":
         file.write_bytes(pickle.dumps(Payload(mark)))
     else:
@@ -97,7 +97,7 @@ def test_a_scale_is_one_of_those_there_are(scale: str) -> None:
         configuration.scale_file(scale)
 
 
-@pytest.mark.parametrize("section", ["datasets", "models", "unlearners", "attacks", "defenses"])
+@pytest.mark.parametrize("section", ["datasets", "models", "requests", "unlearners", "attacks", "defenses"])
 @pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "a/b", "a b", "..", "Ünlearn"])
 def test_a_name_in_the_configuration_cannot_leave_its_folder(section: str, name: str) -> None:
     """Names become parts of paths, and a method's name a file to import."""
@@ -111,10 +111,10 @@ def test_a_name_in_the_configuration_cannot_leave_its_folder(section: str, name:
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "a/b"])
-@pytest.mark.parametrize("kind", ["datasets", "models", "forget_sets"])
+@pytest.mark.parametrize("kind", ["datasets", "models", "requests"])
 def test_a_stand_in_cannot_leave_the_results(kind: str, name: str) -> None:
     plain = configuration.load(scale="demo")
-    known = {"datasets": "cifar10", "models": "resnet50", "forget_sets": "random_5000"}[kind]
+    known = {"datasets": "cifar10", "models": "resnet50", "requests": "random_5000"}[kind]
     with pytest.raises(ConfigError):
         changed = {**plain, "budgets": {}, "stand_ins": {**plain["stand_ins"], kind: {known: name}}}
         list(Plan(configuration.resolve(changed)).items)

@@ -13,16 +13,17 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import yaml
-from test_crash import tables
+from test_crash import assert_nothing_is_half_written, tables
 from test_workflow import copied, snakemake
 
-TRIALS = int(os.environ.get("PALIMPSEST_TRIALS", "10"))  # in CI; 100 outside, as README says
+TRIALS = int(os.environ.get("PALIMPSEST_TRIALS", "10"))  # in CI; 100 outside
 KEPT = {"uma": ["table4", "purification"], "leakage": ["table3"]}
 # What is changed: each is one value of the configuration, of another stage each.
 VALUES: list[dict[str, Any]] = [
@@ -31,98 +32,128 @@ VALUES: list[dict[str, Any]] = [
     {"unlearners": {"random_label": {"lr": 2.0e-3}}},
     {"attacks": {"uma": {"relative_step": 1.0}}},
     {"defenses": {"jpeg": {"quality": 30}}},
+    {"defenses": {"denoiser": {"noise": "64/255"}}},
+    {"requests": {"class_0": {"classes": [1]}}},
 ]
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project with three tables."""
-    made = copied(tmp_path_factory.mktemp("stale"))
-    only(made, KEPT)
-    return made
-
-
-def only(project: Path, kept: dict[str, list[str]]) -> None:
-    """Take all other tables and figures, and the claims, out of the papers."""
+def three_tables(project: Path) -> Path:
+    """The project with three tables, and without any other table, figure or claim."""
+    copied(project)
     for folder in (project / "config" / "papers").iterdir():
         about = yaml.safe_load((folder / "paper.yaml").read_text())
-        about["tables"] = {name: about["tables"][name] for name in kept[folder.name]}
+        about["tables"] = {name: about["tables"][name] for name in KEPT[folder.name]}
         about |= {"figures": {}, "claims": []}
         (folder / "paper.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
+        for file in folder.glob("*.csv"):
+            if file.stem not in about["tables"]:
+                file.unlink()
+    return project
 
 
 def start(project: Path, value: dict[str, Any]) -> subprocess.Popen[bytes]:
     """A run with one value changed."""
     overrides = project / "value.yaml"
     overrides.write_text(yaml.safe_dump({"scale": "tiny", **value}))
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--cores",
-        "2",
-        "--configfile",
-        str(overrides),
-        "--config",
-        "scale=tiny",
-    ]
-    return subprocess.Popen(command, cwd=project, start_new_session=True, stdout=-3, stderr=subprocess.STDOUT)
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", str(overrides)]
+    command += ["--config", "scale=tiny"]
+    with (project / "said").open("wb") as said:
+        return subprocess.Popen(command, cwd=project, start_new_session=True, stdout=said, stderr=subprocess.STDOUT)
 
 
-def kill_a_job(run: subprocess.Popen[bytes], chance: random.Random) -> None:
-    """Kill one of the jobs' processes, the next one that appears after a moment of chance."""
-    time.sleep(chance.uniform(2, 8))
+def finish(project: Path, value: dict[str, Any]) -> None:
+    """A run with one value changed, to its end."""
+    assert start(project, value).wait() == 0, (project / "said").read_text()[-5000:]
+
+
+def job(run: subprocess.Popen[bytes], number: int) -> psutil.Process | None:
+    """The process of a run's job, the so many-th that is seen to start; None where the run ends before."""
+    seen: dict[int, psutil.Process] = {}
     while run.poll() is None:
         with contextlib.suppress(psutil.Error):
-            jobs = [
-                one for one in psutil.Process(run.pid).children(True) if ".snakemake/scripts" in " ".join(one.cmdline())
-            ]
-            if jobs:
-                chance.choice(jobs).kill()
-                return
+            for one in psutil.Process(run.pid).children(True):
+                if one.pid not in seen and ".snakemake/scripts" in " ".join(one.cmdline()):
+                    seen[one.pid] = one
+                    if len(seen) == number:
+                        return one
         time.sleep(0.01)
+    return None
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished project with three tables."""
+    made = three_tables(tmp_path_factory.mktemp("stale"))
+    finish(made, {})
+    return made
 
 
 @pytest.mark.long
 def test_whatever_was_changed_and_whatever_failed_the_tables_are_those_of_a_clean_run(
     project: Path, tmp_path: Path
 ) -> None:
-    clean: list[dict[str, bytes]] = []
-    for number, value in enumerate(VALUES):
-        fresh = copied(tmp_path / f"clean{number}")
-        only(fresh, KEPT)
-        assert start(fresh, value).wait() == 0
-        clean.append(tables(fresh, "tiny"))
-    assert all(one != other for one in clean for other in clean if one is not other), "each value changes some table"
-    assert start(project, {}).wait() == 0
-    chance = random.Random(0)
-    for _ in range(TRIALS):
+    @cache
+    def clean(number: int) -> dict[str, bytes]:
+        fresh = three_tables(tmp_path / f"clean{number}")
+        finish(fresh, VALUES[number])
+        return tables(fresh, "tiny")
+
+    chance = random.Random(int(os.environ.get("PALIMPSEST_CHANCE", "0")))
+    for trial in range(TRIALS):
         number = chance.randrange(len(VALUES))
         run = start(project, VALUES[number])
+        victim = job(run, chance.randint(1, 12))
+        time.sleep(chance.uniform(0, 0.5))
         if chance.random() < 0.5:
-            kill_a_job(run, chance)
+            if victim:
+                with contextlib.suppress(psutil.Error):
+                    victim.kill()
             run.wait()
         else:
-            time.sleep(chance.uniform(2, 12))
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(run.pid, signal.SIGKILL)
             run.wait()
             snakemake(project, "--unlock")
-        assert start(project, VALUES[number]).wait() == 0
-        assert tables(project, "tiny") == clean[number]
+        assert_nothing_is_half_written(project / "results" / "tiny")
+        finish(project, VALUES[number])
+        assert tables(project, "tiny") == clean(number), f"trial {trial}"
+    made = [clean(number) for number in range(len(VALUES))]
+    assert all(made[i] != made[j] for i in range(len(made)) for j in range(i)), "each value changes some table"
 
 
-def test_a_value_that_makes_a_job_fail_fails_again_and_leaves_no_old_number_as_its_own(project: Path) -> None:
-    assert start(project, {}).wait() == 0
-    salun = project / "src/palimpsest/unlearners/random_label.py"
-    text = salun.read_text()
-    salun.write_text(text + "\nraise RuntimeError('new code that fails')\n")
+@pytest.mark.parametrize(
+    "file",
+    [
+        "unlearners/random_label.py",
+        *(
+            pytest.param(file, marks=pytest.mark.long)
+            for file in (
+                "data/digits.py",
+                "models/small_cnn.py",
+                "requests/classes.py",
+                "attacks/on_images/uma.py",
+                "defenses/denoiser.py",
+                "predict.py",
+                "metrics/accuracy.py",
+                "report/tables.py",
+            )
+        ),
+    ],
+)
+def test_code_that_fails_fails_again_and_leaves_no_old_number_as_its_own(project: Path, file: str) -> None:
+    finish(project, {})
+    before = tables(project, "tiny")
+    broken = project / "src/palimpsest" / file
+    text = broken.read_text()
+    broken.write_text(text + "\nraise RuntimeError('new code that fails')\n")
     try:
         for _ in range(2):
             assert start(project, {}).wait() != 0, "it fails, and fails again"
+            assert "Nothing to be done" not in (project / "said").read_text()
+            assert "new code that fails" in (project / "said").read_text()
     finally:
-        salun.write_text(text)
-    before = tables(project, "tiny")
-    assert start(project, {}).wait() == 0
+        broken.write_text(text)
+    finish(project, {})
     assert tables(project, "tiny") == before
-    assert "Nothing to be done" in snakemake(project)
+    finish(project, {})
+    assert "Nothing to be done" in (project / "said").read_text()

@@ -285,7 +285,7 @@ def test_an_evaluation_scores_every_attack_against_the_label(
         assert found["uma", epsilon, "largest_change_levels"]["value"] == LEVELS[epsilon]
     assert found["uma", "0", "forget_accuracy"]["value"] == found["none", "", "forget_accuracy"]["value"]
     assert found["none", "", "retain_accuracy"]["n"] == 48 and found["none", "", "test_accuracy_full"]["n"] == 40
-    assert {row["unit"] for row in rows} == {"%", "fraction", "grey levels", "nats", "parameters"}
+    assert {row["unit"] for row in rows} == {"%", "fraction", "grey levels", "loss", "parameters"}
 
 
 @pytest.mark.parametrize(

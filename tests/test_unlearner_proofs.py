@@ -253,7 +253,7 @@ def literal_woodfisher(v: torch.Tensor, gradients: torch.Tensor, damping: float)
 
 
 class TestInfluenceWoodfisher:
-    """The 30-dimensional check of methods.md 2.3, and the same on networks."""
+    """The 30-dimensional check of docs/methods.md 2.3, and the same on networks."""
 
     def gradients(self, count: int = 1002, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """A vector (30,), and gradients (count, 30) that are small in half of the directions and not in the other."""

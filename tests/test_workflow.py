@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import json
 import os
@@ -13,24 +14,31 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sklearn
 import torch
 import yaml
+from planted import CRAFTED, METHODS, METRIC, PAPER
 from test_unlearners import flat
 
-from palimpsest import models
+from palimpsest import data, models, numbered, requests, train, unlearners
 from palimpsest.pipeline import trace
+from palimpsest.pipeline.address import seed_of
+from palimpsest.pipeline.cells import Run
+from palimpsest.unlearners import finetune, sisa
 
 ROOT = Path(__file__).parents[1]
-CELL = "results/tiny/{}/digits/small_cnn_narrow"
+PLACE = "digits/small_cnn_narrow"
+CELL = f"results/tiny/{{}}/{PLACE}"
 TINY = {
     "stand_ins": {
         "datasets": dict.fromkeys(("cifar10", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "svhn"), "digits"),
         "models": dict.fromkeys(("resnet50", "lenet", "resnet18_imagenet"), "small_cnn_narrow"),
-        "forget_sets": {
+        "requests": {
             "classes_5_16_25_34_78": "class_0",
             "classes_4_12_66_72_97_143_149_165_175_190": "class_0",
             "random_5000": "random_tenth",
@@ -57,11 +65,12 @@ TINY = {
         },
         "defenses": {"denoiser": {"steps": 5}},
     },
-    "forget_sets": {
-        f"{number}_classes" if number != "single" else "single_class": {"trials": 2}
+    "requests": {
+        f"{number}_classes" if number != "single" else "single_class": {"repetitions": 2}
         for number in ("single", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     },
-    "block": 2,
+    "block": {"other": 2},
+    "recipes": {"small_cnn": {"epochs": 2}},
     "repetitions": 1,
     "warm_start": True,
 }
@@ -111,25 +120,23 @@ def copied(copy: Path) -> Path:
     return copy
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project after one whole run at the scale `tiny`, with a toy unlearner: one file, one line."""
-    copy = copied(tmp_path_factory.mktemp("project"))
-    (copy / "src" / "palimpsest" / "unlearners" / "toy.py").write_text(
-        '"""A toy: weights times a factor."""\n\nfrom copy import deepcopy\n\n\n'
-        "def unlearn(model, forget, retain, *, factor=0.5):\n"
-        '    """The model with its weights scaled."""\n'
-        "    scaled = deepcopy(model)\n"
-        "    for parameter in scaled.parameters():\n"
-        "        parameter.data *= factor\n"
-        "    return scaled\n"
-    )
-    config = copy / "config" / "config.yaml"
-    config.write_text(
-        config.read_text().replace("\nattacks:", "  toy: {factor: 0.25, also_in: uma_table1}\n\nattacks:", 1)
-    )
-    snakemake(copy)
-    return copy
+@pytest.fixture
+def project(finished: Path) -> Path:
+    """The finished project that all tests share; what a test changes it changes back."""
+    return finished
+
+
+def edit(files: list[Path], change: Callable[[str], str]) -> Callable[[], None]:
+    """Change files; what is returned puts back what they were."""
+    texts = {file: file.read_text() for file in files}
+    for file, text in texts.items():
+        file.write_text(change(text))
+
+    def undo() -> None:
+        for file, text in texts.items():
+            file.write_text(text)
+
+    return undo
 
 
 def test_a_second_run_has_nothing_to_do_and_a_readme_changes_nothing(project: Path) -> None:
@@ -146,69 +153,176 @@ def test_the_report_holds_tables_and_pages(project: Path) -> None:
     assert {"table1.html", "table1.csv", "index.html"} <= names
 
 
+# What a newcomer touches
+
+
+def files_of(project: Path) -> dict[str, str]:
+    """Every text that a run depends on."""
+    found = [file for folder in ("src", "workflow", "config") for file in (project / folder).rglob("*")]
+    texts = [file for file in found if file.is_file() and file.suffix != ".pyc"]
+    return {str(file.relative_to(project)): file.read_text() for file in [project / "Snakefile", *texts]}
+
+
+def test_a_method_is_one_file_and_one_line_and_a_paper_is_its_folder(project: Path) -> None:
+    before, after = files_of(ROOT), files_of(project)
+    files = [f"src/palimpsest/{name}" for name in (*(method[0] for method in METHODS.values()), METRIC[0], CRAFTED[0])]
+    folder = [f"config/papers/planted/{name}" for name in PAPER]
+    assert after.keys() - before.keys() == {*files, *folder, "config/scales/tiny.yaml"}
+    assert [name for name in before if after[name] != before[name]] == ["config/config.yaml"]
+    lines = difflib.ndiff(*(each["config/config.yaml"].splitlines() for each in (before, after)))
+    assert sum(line.startswith("+ ") for line in lines) == len(METHODS), "one line each"
+
+
+def test_each_new_method_stands_in_its_table_with_a_number(project: Path) -> None:
+    with (project / "results/tiny/papers/planted/methods.csv").open(newline="") as file:
+        found = {(cell["attack"], cell["metric"]): cell["mean"] for cell in csv.DictReader(file)}
+    assert float(found["none", "forget_count"]) == 20, "the new metric counts what the new request asks for"
+    assert found["none", "forget_accuracy"] and found["plain_noise", "forget_accuracy"]
+    assert "A planted paper" in (project / "results/tiny/papers/planted/index.html").read_text()
+
+
 def test_a_toy_unlearner_of_one_file_and_one_line_appears_in_table_1(project: Path) -> None:
     table = (project / "results/tiny/papers/uma/table1.md").read_text()
     rows = [line for line in table.splitlines() if "toy" in line]
     assert rows and any(character.isdigit() for character in rows[0]), table
     assert "toy" not in (project / "results/tiny/papers/uma/table2.md").read_text()
     base, toy = (
-        models.load(project / path / "seed0.safetensors")
-        for path in (CELL.format("base"), CELL.format("unlearned") + "/class_0/toy")
+        models.load(project / "results/tiny" / path.format(PLACE), 0)
+        for path in ("base/{}/plain/0-1.safetensors", "unlearned/{}/class_0/toy/0.safetensors")
     )
     for name, weight in base.named_parameters():
         assert torch.equal(dict(toy.named_parameters())[name], weight * 0.25)
 
 
+# One job
+
+
 def test_a_cold_job_gives_what_a_warm_one_gave(project: Path) -> None:
-    file = project / CELL.format("rows") / "random_tenth/salun.jsonl"
-    warm = file.read_text()
-    place = "unlearned/digits/small_cnn_narrow/random_tenth/salun/seed0.safetensors"
-    (project / "results/tiny" / place).unlink()
-    snakemake(project, str(file.relative_to(project)), config=("scale=tiny", "warm_start=False"))
-    assert file.read_text() == warm
+    names = ("unlearned/{}/random_tenth/salun/0.safetensors", "outputs/{}/random_tenth/salun/0.safetensors",
+             "rows/{}/random_tenth/salun.jsonl")  # fmt: skip
+    files = [project / "results/tiny" / name.format(PLACE) for name in names]
+    warm = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    said = snakemake(project, str(files[-1].relative_to(project)), config=("scale=tiny", "warm_start=False"))
+    assert "rule unlearn" in said
+    assert [file.read_bytes() for file in files] == warm
+
+
+ALONE = {
+    "unlearn": f"unlearned/{PLACE}/class_0/finetune/0.safetensors",
+    "choose": f"requests/{PLACE}/random_tenth.retrain/worst_20/0.safetensors",
+    "table": "papers/uma/table4.csv",
+    "data": "data/digits.safetensors",
+    "request": "requests/digits/class_0/0.safetensors",
+    "train": f"base/{PLACE}/plain/0-1.safetensors",
+    "tune": f"tuned/{PLACE}/class_0/l1_sparse.json",
+    "attack": f"attacked/{PLACE}/class_0/finetune/uma/0.safetensors",
+    "probe": f"probed/{PLACE}/single_class/retrain/inversion_white_box/0-1.safetensors",
+    "prepare": "defended/digits/class_0/denoiser/0.safetensors",
+    "predict": f"outputs/{PLACE}/class_0/finetune/0.safetensors",
+    "measure": f"rows/{PLACE}/single_class/retrain.jsonl",
+    "figure": "papers/leakage/figure5.csv",
+}
+
+
+@pytest.mark.parametrize(
+    "stage", [pytest.param(stage, marks=[pytest.mark.long] * (number > 2)) for number, stage in enumerate(ALONE)]
+)
+def test_a_script_by_itself_gives_the_bytes_that_the_workflow_gave(project: Path, stage: str) -> None:
+    target = project / "results/tiny" / ALONE[stage]
+    known = target.read_bytes()
+    target.unlink()
+    command = [sys.executable, f"workflow/scripts/{stage}.py", str(target.relative_to(project))]
+    environment = {**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert target.read_bytes() == known
+
+
+def test_a_script_by_itself_says_what_it_wants(project: Path) -> None:
+    command = [sys.executable, "workflow/scripts/unlearn.py", "results/tiny/nowhere"]
+    environment = {**os.environ, "PYTHONPATH": "src"}
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "unlearn.py makes one results/tiny/unlearned/{dataset}/{model}/{forget}/{unlearner}/{block}" in done.stderr
 
 
 def test_methods_with_a_base_training_of_their_own_start_from_it(project: Path) -> None:
     cell = project / CELL.format("base")
-    plain, own = (models.load(path) for path in (cell / "seed0.safetensors", cell / "amnesiac/seed0.safetensors"))
+    plain, own = (models.load(cell / name, 0) for name in ("plain/0-1.safetensors", "amnesiac/0.safetensors"))
     assert torch.equal(flat(plain), flat(own)), "the log changes no weight"
-    record = json.loads((cell / "amnesiac/seed0.record.json").read_text())
-    asked = {name for name in record["inputs"] if "/forget/" in name}
-    assert asked == {"results/tiny/forget/digits/class_0/seed0.json"}, "the requests of the tables that name it"
-    vote = models.load(project / CELL.format("unlearned") / "class_0/sisa/seed0.safetensors")
+    record = json.loads((cell / "amnesiac/0.record.json").read_text())
+    asked = {name for name in record["inputs"] if "/requests/" in name}
+    assert asked == {"results/tiny/requests/digits/class_0/0.safetensors"}, "the requests of the tables that name it"
+    vote = models.load(project / CELL.format("unlearned") / "class_0/sisa/0.safetensors", 0)
     assert vote.spec.method == "ensemble" and vote.spec.keywords["members"] == 2
     for name in ("amnesiac", "sisa"):
-        attack = project / CELL.format("attacked") / f"class_0/{name}/uma/attack.record.json"
-        assert (
-            f"results/tiny/base/digits/small_cnn_narrow/{name}/seed0.safetensors"
-            in json.loads(attack.read_text())["inputs"]
-        ), "UMA aims at what this method's own base said"
+        attack = project / CELL.format("attacked") / f"class_0/{name}/uma/0.record.json"
+        assert f"{CELL.format('base')}/{name}/0.safetensors" in json.loads(attack.read_text())["inputs"], (
+            "UMA aims at what this method's own base said"
+        )
 
 
 def test_tuned_values_reach_the_method_and_their_search_is_kept(project: Path) -> None:
     search = json.loads((project / CELL.format("tuned") / "class_0/l1_sparse.json").read_text())
     gaps = {trial["values"]["alpha"]: trial["gap"] for trial in search["trials"]}
     assert set(gaps) == {1e-4, 1e-3} and gaps[search["chosen"]["alpha"]] == min(gaps.values())
-    record = json.loads((project / CELL.format("unlearned") / "class_0/l1_sparse/seed0.record.json").read_text())
+    record = json.loads((project / CELL.format("unlearned") / "class_0/l1_sparse/0.record.json").read_text())
     assert record["tuned"] == search["chosen"]
     tuning = json.loads((project / CELL.format("tuned") / "class_0/l1_sparse.record.json").read_text())
-    assert all("seed0" not in name for name in tuning["inputs"]), "the repetition of the tables is not looked at"
+    looked = {name for name in tuning["inputs"] if "/data/" not in name}
+    assert all(Path(name).name.startswith("100.") for name in looked), "no repetition of the tables is looked at"
+
+
+# What reruns
+
+
+def test_words_anywhere_rerun_nothing(project: Path) -> None:
+    code = [*(project / "src/palimpsest").rglob("*.py"), *(project / "workflow/scripts").glob("*.py")]
+    rules = [project / "Snakefile", *(project / "workflow/rules").glob("*.smk")]
+    settings = [*(project / "config").glob("*.yaml"), *(project / "config/scales").glob("*.yaml")]
+    settings += (project / "config/papers").glob("*/config.yaml")
+
+    def reworded(text: str) -> str:
+        return re.sub(r'^(\s*)"""(?=\w)', r'\1"""Words. ', text, flags=re.MULTILINE) + "\n# A comment.\n"
+
+    undo = [edit(code, reworded), edit([*rules, *settings], lambda text: text + "\n# A comment.\n")]
+    try:
+        assert sum('"""Words. ' in file.read_text() for file in code) > 100
+        said = snakemake(project, "-n")
+        assert "Nothing to be done" in said, jobs(said)
+    finally:
+        for back in undo:
+            back()
+
+
+def test_a_changed_line_in_any_metric_reruns_no_job_before_measuring(project: Path) -> None:
+    undo = edit(list((project / "src/palimpsest/metrics").glob("*.py")), lambda text: text + "\nMORE = 1\n")
+    try:
+        said = snakemake(project, "-n")
+    finally:
+        undo()
+    assert jobs(said)["measure"] > 40
+    before = {"data", "request", "choose", "train", "tune", "unlearn", "attack", "probe", "prepare", "predict"}
+    found = re.findall(r"^(?:local)?rule (\w+):.*?wildcards: (.*?)$", said, re.MULTILINE | re.DOTALL)
+    again = {(rule, names) for rule, names in found if rule in before}
+    # What goes on from the run nearest the mean asks a metric which run that is.
+    assert {rule for rule, _ in again} == {"unlearn", "predict"} and all("finetune_nearest" in one for _, one in again)
 
 
 def test_editing_an_unlearner_reruns_it_and_what_depends_on_it(project: Path) -> None:
-    file = project / "src/palimpsest/unlearners/finetune.py"
-    text = file.read_text()
+    undo = edit([project / "src/palimpsest/unlearners/salun.py"], lambda text: text + "\nMORE = 1\n")
     try:
-        file.write_text(text + "\n# changed\n")
         said = snakemake(project, "-n")
-        # Two forget sets of each paper: their models, their attacks, their measurements, then tables and pages.
-        assert {"unlearn": 4, "attack": 2, "evaluate": 4}.items() <= jobs(said).items(), said
-        assert not {"train", "data", "forget"} & set(jobs(said))
-        for line in said.splitlines():
-            if "wildcards:" in line and "unlearner=" in line:
-                assert "unlearner=finetune" in line
     finally:
-        file.write_text(text)
+        undo()
+    counts = jobs(said)
+    # Two requests, and as many for the variant that starts from it.
+    assert {"unlearn": 4, "attack": 4, "predict": 4, "measure": 4}.items() <= counts.items(), counts
+    assert not {"data", "request", "choose", "train", "tune", "probe", "prepare"} & counts.keys()
+    named = re.findall(r"wildcards:.*unlearner=(\w+)", said)
+    assert len(named) == 16 and set(named) == {"salun", "salun_as_released"}
     assert "Nothing to be done" in snakemake(project, "-n")
 
 
@@ -216,9 +330,7 @@ def test_every_number_leads_to_the_data_by_its_records(project: Path) -> None:
     folder = project / CELL.format("rows") / "class_0"
 
     def record_of(path: Path) -> dict[str, object]:
-        beside = path.with_suffix("").with_suffix(".record.json")
-        grouped = path.parent / "attack.record.json"
-        return json.loads((beside if beside.exists() else grouped).read_text())
+        return json.loads((path.parent / f"{path.name.partition('.')[0]}.record.json").read_text())
 
     def walk(path: Path) -> set[str]:
         record = record_of(path)
@@ -232,7 +344,7 @@ def test_every_number_leads_to_the_data_by_its_records(project: Path) -> None:
 
     with (project / "results/tiny/papers/uma/table1.csv").open(newline="") as file:
         records = {cell["record"] for cell in csv.DictReader(file) if cell["unlearner"] == "finetune"}
-    assert "rows/digits/small_cnn_narrow/class_0/finetune.record.json" in records
+    assert f"rows/{PLACE}/class_0/finetune.record.json" in records
     seen = walk(folder / "finetune.jsonl")
     assert "results/tiny/data/digits.safetensors" in seen
     assert any(name.startswith("results/tiny/base/") for name in seen)
@@ -245,7 +357,8 @@ def test_every_number_leads_to_the_data_by_its_records(project: Path) -> None:
     assert links.keys() == seen | {source[0]} and all(
         link.state in (trace.SAME, trace.SOURCE) for link in links.values()
     )
-    model = next(project / name for name in seen if "/base/" in name)
+    model = project / CELL.format("base") / "plain/0-1.safetensors"
+    assert str(model.relative_to(project)) in seen
     kept = model.read_bytes()
     model.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
     broken = [link.name for link in trace.chain(folder / "finetune.jsonl", project) if not link.whole]
@@ -254,30 +367,184 @@ def test_every_number_leads_to_the_data_by_its_records(project: Path) -> None:
     assert yaml.safe_load((project / "results/tiny/config.yaml").read_text())["attacks"]["uma"]["steps"] == 2
 
 
-def test_a_killed_training_resumes_and_ends_with_the_same_weights(project: Path) -> None:
-    target = CELL.format("base") + "/seed5.safetensors"
-    overrides = with_recipe(project, epochs=60, lr=0.001)
+# Kills
+
+
+def kill_in_the_middle(project: Path, target: str, *arguments: str) -> Callable[[], None]:
+    """Start a run to a target and kill it once it has something to resume from; what is returned runs to the end."""
     environment = {**os.environ, "PALIMPSEST_CHECKPOINT_SECONDS": "0"}
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", target, *overrides]
-
-    def run_to_the_end() -> torch.Tensor:
-        subprocess.run(command, cwd=project, check=True, capture_output=True, env=environment)
-        return flat(models.load(project / target))
-
-    resume = (project / target).with_suffix(".5.resume")
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", target, *arguments]
+    command += ["--config", "scale=tiny"]
+    file = project / target
+    resume = file.with_name(f".{file.stem}.resume")
     running = subprocess.Popen(command, cwd=project, env=environment, start_new_session=True, stdout=-3, stderr=-3)
     deadline = time.monotonic() + 120
-    while not resume.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while not (resume.is_dir() and list(resume.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.005)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
-    assert resume.exists() and not (project / target).exists(), "killed in the middle"
-    resumed = run_to_the_end()
-    log = (project / "logs/tiny/train/digits/small_cnn_narrow/seed5.log").read_text()
-    assert "resuming" in log and "epoch 1 of 60" not in log
-    assert not resume.exists()
+    assert resume.exists() and not file.exists(), "killed in the middle"
+
+    def run_to_the_end() -> None:
+        subprocess.run(command, cwd=project, check=True, capture_output=True, env=environment)
+        assert file.exists() and not resume.exists()
+
+    return run_to_the_end
+
+
+def test_a_killed_training_resumes_and_ends_with_the_same_weights(project: Path) -> None:
+    target = f"{CELL.format('base')}/plain/5.safetensors"
+    run_to_the_end = kill_in_the_middle(project, target, *with_recipe(project, epochs=30, lr=0.001))
+    run_to_the_end()
+    resumed = (project / target).read_bytes()
+    log = (project / f"logs/tiny/train/{PLACE}/plain/5.log").read_text()
+    assert "resuming" in log and "epoch 1 of 30" not in log
     (project / target).unlink()
-    assert torch.equal(run_to_the_end(), resumed)
+    run_to_the_end()
+    assert (project / target).read_bytes() == resumed
+
+
+# Chains
+
+
+class Steps:
+    """What the functions give when they are called directly, on what the workflow left."""
+
+    def __init__(self, project: Path, forget: str, unlearner: str) -> None:
+        self.project, self.run = project, Run("digits", "small_cnn_narrow", forget, unlearner)
+        self.images = data.read(project / "results/tiny/data/digits.safetensors")
+        record = next((project / CELL.format("unlearned") / forget / unlearner).glob("*.record.json"))
+        told = json.loads(record.read_text())["params"]
+        self.keywords, self.recipe = told["keywords"], train.recipe_from(told["recipe"])
+
+    def path(self, stage: str, block: str = "0") -> Path:
+        forget, unlearner = self.run.forget, self.run.unlearner
+        return self.project / CELL.format(stage) / forget / unlearner / f"{block}.safetensors"
+
+    def asked(self, *names: str, number: int = 0, block: str = "0") -> list[torch.Tensor]:
+        folder = self.project / "results/tiny/requests/digits"
+        files = [folder / name / f"{block}.safetensors" for name in names]
+        return [requests.read(file, self.images, number).indices for file in files]
+
+    def at(self, number: int = 0, **more: Any) -> unlearners.Step:
+        seed = seed_of("unlearn", {**self.run.names, "block": "any"}, number)
+        return unlearners.Step(seed=seed, recipe=self.recipe, **more)
+
+    def some(self, chosen: torch.Tensor) -> data.Samples:
+        return data.Samples(*(part[chosen] for part in self.images.splits["train"]))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Jobs compute with one thread, and sums depend on how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_each_step_of_a_chain_is_what_its_function_gives_on_the_step_before(project: Path) -> None:
+    base = project / CELL.format("base") / "sisa/0.safetensors"
+    first = Steps(project, "class_0", "sisa")
+    labels, (tenth,) = first.images.train_labels, first.asked("random_tenth")
+    zero = labels == 0
+    asked = torch.zeros_like(zero).index_fill(0, tenth, True)
+    made = sisa.unlearn(
+        models.load(base, 0), first.some(zero), first.some(~zero),
+        first.at(indices=zero.nonzero().flatten(), kept=numbered.read(base.with_name("0.kept.safetensors"), 0)),
+    )  # fmt: skip
+    assert torch.equal(flat(made.network), flat(models.load(first.path("unlearned"), 0)))
+
+    second = Steps(project, "class_0-random_tenth", "sisa-sisa")
+    left = asked & ~zero  # what of the tenth is still there
+    indices = left[~zero].nonzero().flatten()
+    made = sisa.unlearn(
+        made.network, second.some(left), second.some(~zero & ~asked), second.at(indices=indices, kept=made.kept)
+    )
+    assert 0 < len(indices) < len(tenth)
+    assert torch.equal(flat(made.network), flat(models.load(second.path("unlearned"), 0)))
+    kept = numbered.read(second.path("unlearned", "0.kept"), 0)
+    assert len(kept["assignment/shard"]) == int((~zero & ~asked).sum())
+    assert kept.keys() == made.kept.keys() and all(torch.equal(kept[name], made.kept[name]) for name in kept)
+
+    third = Steps(project, "class_0-random_tenth-same", "sisa-sisa-finetune")
+    settings = unlearners.gathered(finetune.unlearn, third.keywords)
+    tuned = finetune.unlearn(made.network, third.some(zero | asked), third.some(~zero & ~asked), third.at(), **settings)
+    assert torch.equal(flat(tuned.network), flat(models.load(third.path("unlearned"), 0)))
+    assert not torch.equal(flat(tuned.network), flat(made.network))
+    for steps in (second, third):
+        rows = (project / "results/tiny" / steps.run.rows).read_text().splitlines()
+        assert {json.loads(row)["status"] for row in rows} == {"ok"}
+
+
+def test_a_killed_step_of_a_chain_resumes_and_ends_with_the_same_weights(project: Path) -> None:
+    target = f"{CELL.format('unlearned')}/class_0-random_tenth/sisa-sisa/0.safetensors"
+    file = project / target
+    kept = file.with_name("0.kept.safetensors")
+    whole = file.read_bytes(), kept.read_bytes()
+    file.unlink()
+    kill_in_the_middle(project, target)()
+    assert "resuming" in (project / f"logs/tiny/unlearn/{PLACE}/class_0-random_tenth/sisa-sisa/0.log").read_text()
+    assert (file.read_bytes(), kept.read_bytes()) == whole
+    assert "Nothing to be done" in snakemake(project, "-n")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_every_repetition_goes_on_from_the_run_nearest_the_mean(project: Path) -> None:
+    before, steps = (
+        Steps(project, *names)
+        for names in (("three_tenths", "finetune"), ("three_tenths-same", "finetune-finetune_nearest"))
+    )
+    rows = [json.loads(row) for row in (project / "results/tiny" / before.run.rows).read_text().splitlines()]
+    values = {row["repetition"]: row["value"] for row in rows if row["metric"] == "forget_accuracy"}
+    mean = sum(values.values()) / 3
+    nearest = min(values, key=lambda number: (abs(values[number] - mean), number))
+    assert sorted(values) == [0, 1, 2]
+    (asked,) = steps.asked("three_tenths", number=nearest, block="2" if nearest == 2 else "0-1")
+    forgotten = torch.zeros(len(steps.images.train_labels), dtype=torch.bool).index_fill(0, asked, True)
+    source = models.load(before.path("unlearned", "2" if nearest == 2 else "0-1"), nearest)
+    settings = unlearners.gathered(finetune.unlearn, steps.keywords)
+    for number in range(3):
+        made = finetune.unlearn(
+            source, steps.some(forgotten), steps.some(~forgotten), steps.at(number),
+            **settings,
+        )  # fmt: skip
+        path = steps.path("unlearned", "2" if number == 2 else "0-1")
+        assert torch.equal(flat(models.load(path, number)), flat(made.network))
+
+
+# Requests with a model at hand
+
+
+def test_a_request_is_chosen_with_the_model_that_the_chain_has_come_to(project: Path) -> None:
+    steps = Steps(project, "random_tenth", "retrain")
+    path = project / CELL.format("requests") / "random_tenth.retrain/worst_20/0.safetensors"
+    found = requests.read(path, steps.images, 0)
+    chosen = requests.Rule("margin", {"count": 20}).choose(
+        steps.images, requests.Choice(0, model=models.load(steps.path("unlearned"), 0))
+    )
+    assert found.indices.tolist() == chosen.indices.tolist()
+    of_base = requests.Rule("margin", {"count": 20}).choose(
+        steps.images, requests.Choice(0, model=models.load(project / CELL.format("base") / "plain/0-1.safetensors", 0))
+    )
+    assert found.indices.tolist() != of_base.indices.tolist()
+
+
+def test_replacements_crafted_on_another_network_run_through_every_stage(project: Path) -> None:
+    images = data.read(project / "results/tiny/data/digits.safetensors")
+    place = project / CELL.format("requests") / "plain/crafted_10"
+    request = requests.read(place / "0.safetensors", images, 0)
+    assert request.replacement and request.replacement.images.dtype == torch.float32
+    moved = (request.replacement.images - data.pixels(images.train_images[:10])).abs().max()
+    assert 0 < moved <= 8 / 255 + 1e-6
+    inputs = json.loads((place / "0.record.json").read_text())["inputs"]
+    assert "results/tiny/base/digits/small_cnn/plain/0.safetensors" in inputs, "the surrogate"
+    model = project / CELL.format("unlearned") / "crafted_10/first_order/0.safetensors"
+    base = models.load(project / CELL.format("base") / "plain/0-1.safetensors", 0)
+    assert not torch.equal(flat(models.load(model, 0)), flat(base))
+    rows = (project / CELL.format("rows") / "crafted_10/first_order.jsonl").read_text().splitlines()
+    assert ("forget_accuracy", 10, "ok") in {(row["metric"], row["n"], row["status"]) for row in map(json.loads, rows)}
 
 
 def test_so_far_counts_what_there_is_while_a_run_goes_on(project: Path) -> None:

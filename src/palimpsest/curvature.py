@@ -9,7 +9,7 @@ a Hessian or a Fisher matrix here is the mean over the samples given.
 
 Hessian times vector is forward-over-reverse differentiation (Pearlmutter, Neural Computation 1994); the Fisher
 products are a Jacobian-vector and a vector-Jacobian product; H^-1 v is LiSSA (Agarwal et al., JMLR 2017) in the form
-of Warnecke et al.'s code (methods.md 2.4).
+of Warnecke et al.'s code (docs/methods.md 2.4).
 
 BatchNorm: everything here is computed in evaluation mode. A batch's statistics would tie its samples together, and
 there would be no gradient of one sample. Running statistics are constants; scale and shift are parameters.
@@ -56,7 +56,7 @@ def move(model: nn.Module, step: torch.Tensor) -> None:
 
 
 def tail(model: nn.Module, tensors: int | None) -> int:
-    """Where in a flat vector the last `tensors` parameter tensors begin; 0, where all of them do, for None."""
+    """Return where in a flat vector the last `tensors` parameter tensors begin; for None 0, where all of them begin."""
     sizes = _sizes(model)
     if tensors is None:
         return 0
@@ -66,7 +66,7 @@ def tail(model: nn.Module, tensors: int | None) -> int:
 
 
 def gradient(model: nn.Module, samples: Samples, *, batch_size: int = 512) -> torch.Tensor:
-    """The sum of the samples' gradients (P,), not their mean. samples: images `uint8` or float in [0, 1]."""
+    """Return the sum of the samples' gradients (P,), not their mean. samples: images `uint8` or float in [0, 1]."""
     total = torch.zeros_like(weights(model))
     with evaluated(model):
         parameters = list(model.parameters())
@@ -79,16 +79,18 @@ def gradient(model: nn.Module, samples: Samples, *, batch_size: int = 512) -> to
 
 
 def request_gradient(model: nn.Module, forget: Samples, replacement: Samples | None) -> torch.Tensor:
-    """What a request takes out of the sum of gradients (P,): the forget set's, less its replacement's if it has one."""
+    """Return what a request takes from the sum of gradients (P,): the forget set's, less its replacement's if it has
+    one.
+    """
     taken = gradient(model, forget)
     return taken if replacement is None else taken - gradient(model, replacement)
 
 
 def per_sample_gradients(model: nn.Module, samples: Samples, *, memory: int = 2**29) -> Iterator[torch.Tensor]:
-    """Each sample's gradient, in order, as blocks (B, P).
+    """Yield each sample's gradient, in order, as blocks (B, P).
 
-    memory: bytes that a block takes while it is made, on top of the model and of what the caller keeps of it: the
-    gradients, a copy of them as one matrix and the activations. B follows from it (`micro_batch`).
+    memory: how many bytes a block may take while it is made, besides the model and what the caller keeps of the block:
+    the gradients, a copy of them as one matrix and the activations. B follows from it (`micro_batch`).
     """
     with evaluated(model):
         held = _detached(model)
@@ -111,11 +113,11 @@ def fisher_diagonal(model: nn.Module, samples: Samples, *, memory: int = 2**29) 
 
 
 def micro_batch(model: nn.Module, samples: Samples, memory: int) -> int:
-    """How many per-sample gradients fit into `memory` bytes, at least 1.
+    """Return how many per-sample gradients fit into `memory` bytes, at least 1.
 
     A sample costs three vectors (P,): its gradients, the same as a row of the block, and the room in which a
-    convolution sums them; and four times the activations that one forward pass keeps, for their gradients, which are as
-    large, and the copies in which convolutions reorder both (measured: 2.8 times on a network of little else).
+    convolution sums them. It also costs four times the activations that one forward pass keeps: their gradients are as
+    large, and convolutions reorder both in copies (measured: 2.8 times on a network of little else).
     """
     like = weights(model)
     kept: dict[int, int] = {}
@@ -188,12 +190,13 @@ def lissa(
     depth: int,
     patience: int | None = None,
 ) -> torch.Tensor:
-    """H^-1 v (P,) by `depth` steps of u <- v + (1 - damping) u - H u / scale from u = v; the result is u / scale.
+    """Return H^-1 v (P,) by `depth` steps of u <- v + (1 - damping) u - H u / scale from u = v; the result is u /
+    scale.
 
-    product: (u, step) to H u, of all samples or of some drawn for that step. The fixed point is
-    (H + damping * scale * I)^-1 v, reached where the eigenvalues of H lie in (-damping * scale, (2 - damping) * scale).
-    patience: stop when |change of u|_1 has not been less than before for so many steps; None never stops early.
-    Raises `Diverged` when u leaves the numbers.
+    product: (u, step) to H u, of all samples or of some drawn for that step. The fixed point is (H + damping * scale *
+    I)^-1 v; it is reached where the eigenvalues of H lie in (-damping * scale, (2 - damping) * scale). patience: stop
+    when |change of u|_1 has not been less than before for so many steps; None never stops early. Raises `Diverged` when
+    u is no longer finite.
     """
     u, least, waited = vector, math.inf, 0
     change = math.inf

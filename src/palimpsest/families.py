@@ -1,15 +1,18 @@
-"""The families of metrics by what their files declare, read without importing them.
+"""The families of metrics and what their files declare, read without importing them.
 
-Each file of metrics/ is one family (a name that begins with `_` is a helper). It declares, as plain literals,
+Each file of metrics/ is one family; a file whose name begins with `_` is a helper. A family declares, as plain
+literals,
 
     METRICS = {"forget_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "forget"}, ...}
     NEEDS = ("forget", "retain")
 
-and has `measure(outputs) -> Iterator[Number]` (see `metrics`). `kind` says what a number is, and so what interval it
-may have: one of `KINDS`. `bounds` are the lowest and the highest value that it can take, None where there is none;
-between those of a proportion lies the whole set. `of` is the sample set that it is measured on. NEEDS names what must
-be there for the family to measure anything, some of `OUTPUTS`. A family with `ALWAYS = True` measures every model, so
-that pages can check what no table prints; any other measures where one of its metrics is asked for.
+and has a function `measure(outputs) -> Iterator[Number]` (see `metrics`). `kind` says what a number is, and so which
+interval it may have: it is one of `KINDS`. `bounds` are the lowest and the highest possible value, None where there is
+none; a proportion has both. `of` is the set of samples that is measured. NEEDS lists what must have been predicted
+before the family can measure anything: some of `OUTPUTS`. A family that reads what only some tasks keep of outputs
+names these tasks, `TASKS = ("classification",)`; without it a family belongs to every task. A family with `ALWAYS =
+True` measures every model, so that pages can check what no table prints; any other measures where a cell needs one of
+its metrics.
 """
 
 from __future__ import annotations
@@ -35,12 +38,12 @@ OUTPUTS = ("forget", "retain", "test", "before", "attacked", "judged")
 
 
 class MetricError(Exception):
-    """A family does not say what it measures, or measures what it does not say; the message names both."""
+    """A family does not declare what it measures, or measures what it does not declare; the message names both."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric's number means; see the module."""
+    """The meaning of a metric's number; the module describes the fields."""
 
     unit: str
     kind: str
@@ -56,18 +59,19 @@ class Metric:
 
 @dataclass(frozen=True)
 class Family:
-    """A file of metrics/: its metrics by name, what it needs, and whether it measures every model."""
+    """A file of metrics/: its metrics by name, what it needs, whether it measures every model, and of which tasks."""
 
     file: Path
     metrics: Mapping[str, Metric]
     needs: tuple[str, ...]
     always: bool
+    tasks: tuple[str, ...] | None  # None is all
 
 
 def declared(folders: Iterable[Path] = (FOLDER,)) -> dict[str, Family]:
-    """The families in these folders by the names of their files, in alphabetical order.
+    """Return the families in these folders by the names of their files, in alphabetical order.
 
-    Raises `MetricError` where a file does not declare what the module asks for, or declares another family's metric.
+    Raises `MetricError` where a file does not declare what the module describes, or declares another family's metric.
     """
     files = sorted((file for folder in folders for file in folder.glob("[!_]*.py")), key=lambda file: file.stem)
     found: dict[str, Family] = {}
@@ -83,17 +87,18 @@ def declared(folders: Iterable[Path] = (FOLDER,)) -> dict[str, Family]:
     return found
 
 
-def asked(wanted: Collection[str] | None, families: Mapping[str, Family]) -> dict[str, Family]:
-    """The families that measure always, and those that have one of the wanted metrics; all where `wanted` is None."""
+def asked(wanted: Collection[str] | None, families: Mapping[str, Family], task: str) -> dict[str, Family]:
+    """Return a task's families that measure always, and those with a wanted metric; all where `wanted` is None."""
     return {
         name: one
         for name, one in families.items()
-        if wanted is None or one.always or not one.metrics.keys().isdisjoint(wanted)
+        if (one.tasks is None or task in one.tasks)
+        and (wanted is None or one.always or not one.metrics.keys().isdisjoint(wanted))
     }
 
 
 def metrics(families: Mapping[str, Family]) -> dict[str, Metric]:
-    """Every metric of these families by its name."""
+    """Return every metric of these families by its name."""
     return {name: metric for family in families.values() for name, metric in family.metrics.items()}
 
 
@@ -102,7 +107,7 @@ def _read(file: Path) -> Family:
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            if name in ("METRICS", "NEEDS", "ALWAYS"):
+            if name in ("METRICS", "NEEDS", "ALWAYS", "TASKS"):
                 try:
                     literals[name] = ast.literal_eval(node.value)
                 except ValueError as error:
@@ -119,4 +124,5 @@ def _read(file: Path) -> Family:
             raise MetricError(
                 f"{file}: the metric {name!r} is declared with unit, kind, bounds and of: {error}"
             ) from error
-    return Family(file, found, tuple(literals["NEEDS"]), bool(literals.get("ALWAYS")))
+    tasks = tuple(literals["TASKS"]) if "TASKS" in literals else None
+    return Family(file, found, tuple(literals["NEEDS"]), bool(literals.get("ALWAYS")), tasks)

@@ -1,10 +1,10 @@
-"""Every number of a model, from what it has answered: no network is asked here, and nothing runs on a card.
+"""Every number of a model, computed from its saved outputs: no network is run here, and nothing needs a card.
 
-`predict` wrote the answers; attacks on labels left what they got out of the servers, and are judged here. Each file of
-metrics/ is a family that turns answers into numbers, and is found by lying there. A row is a dictionary
-{repetition, attack, epsilon, defense, screening, metric, value, unit, kind, bounds, n, status}, what a figure shows one
-by one has `values`, `classes` and `forgotten` too; or {repetition, status, reason} of a repetition that diverged, which
-is never scored.
+`predict` wrote the outputs. What attacks on labels extracted from the servers is judged here. Each file of metrics/ is
+a family that turns outputs into numbers, and is found because it lies there. A row is a dictionary {repetition, attack,
+epsilon, defense, screening, metric, value, unit, kind, bounds, n, status}; a row whose values a figure draws one by one
+also has `values`, `classes` and `forgotten`. A repetition that diverged is never scored: its row is {repetition,
+status, reason}.
 """
 
 from __future__ import annotations
@@ -37,20 +37,21 @@ def measure(
     wanted: Collection[str] | None = None,
     judged: Mapping[str, Judged] = MappingProxyType({}),
     *,
+    task: str = "classification",
     shows: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     folders: Sequence[Path] = (families.FOLDER,),
 ) -> Iterator[Row]:
-    """The rows of a model, in the order of its repetitions, of the families' names and of what was asked.
+    """Yield the rows of a model, in the order of its repetitions, of the families' names and of the sets of samples.
 
-    wanted: metrics; each family that has one of them measures, and those that always do, as long as what they need is
-    there. None is all of them.
-    judged: by attack on labels, what `judge` gave. shows: METRICS of the attacks' own files, for values that they show
-    and no family declares. folders: where families are looked for. Raises `MetricError` where a family measures what it
-    does not declare, twice the same, or beyond its bounds.
+    wanted: names of metrics. Each family that has one of them measures, and so do those that always do, as long as what
+    they need is there; None means all families. judged: by attack on labels, what `judge` returned. task: the model's
+    task, as the name of a file of tasks/. shows: the METRICS declared in the attacks' own files, for values that they
+    show and no family declares. folders: where families are looked for. Raises `MetricError` where a family measures
+    what it does not declare, measures the same number twice, or exceeds its bounds.
     """
     every = families.declared(folders)
     known = families.metrics(every) | {name: Metric(**fields) for name, fields in shows.items()}
-    chosen = [(family, _module(family)) for family in families.asked(wanted, every).values()]
+    chosen = [(family, _module(family)) for family in families.asked(wanted, every, task).values()]
     for repetition, answers in sorted(predicted.items()):
         about = {**answers.header.get("about", {}), "repetition": repetition}
         lost = {name: of[repetition] for name, of in judged.items() if isinstance(of.get(repetition), Diverged)}
@@ -71,29 +72,32 @@ def measure(
 
 
 def outputs_of(repetition: int, predicted: Predicted, judged: Mapping[str, Judged] = MappingProxyType({})) -> Outputs:
-    """The answers of a repetition as families see them, with what attacks on labels say of it."""
+    """Return the outputs of a repetition as families read them, with what attacks on labels decided."""
     tensors, header = predicted
     labels = {of: tensors[f"{of}/labels"] for of in ("forget", "retain", "test")}
-    retained = Answers("retain", labels["retain"], tensors["retain/predicted"], tensors["retain/true"])
-    sets = [retained]
-    if "before" in tensors:
-        sets.append(Answers.whole("before", tensors["before"], labels["test"]))
+    asked: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        place, _, kept = name.rpartition("/")
+        if kept != "labels":
+            asked.setdefault(place, {})[kept] = tensor
+    sets = [Answers("retain", labels["retain"], asked["retain"])]
+    if "before" in asked:
+        sets.append(Answers("before", labels["test"], asked["before"]))
     for defense in ("", *header["defenses"]):
         prefix = f"{defense}:" if defense else ""
         for of in ("forget", "test"):
-            sets.append(Answers.whole(of, tensors[f"{prefix}{of}"], labels[of], defense=defense))
+            sets.append(Answers(of, labels[of], asked[f"{prefix}{of}"], defense=defense))
         for attack, made in header["attacks"].items():
-            own = {key: tensors[f"attacked/{attack}/{key}"] for key in ("labels", "targets", "loss", "change")}
+            own = {key: tensors[f"attacked/{attack}/{key}"] for key in ("labels", "loss", "change")}
             for index, epsilon in enumerate(made["epsilons"]):
                 sets.append(
-                    Answers.whole(
+                    Answers(
                         made["on"],
-                        tensors[f"{prefix}attacked/{attack}/{epsilon}"],
                         own["labels"],
+                        asked[f"{prefix}attacked/{attack}/{epsilon}"],
                         attack=attack,
                         epsilon=epsilon,
                         defense=defense,
-                        targets=own["targets"],
                         loss=None if epsilon == CLEAN else own["loss"][index - 1],
                         change=float(own["change"][index]),
                     )
@@ -116,12 +120,12 @@ def judge(
     shadows: Mapping[int, Found | Diverged] | None = None,
     **keywords: Any,
 ) -> dict[int, Judgement | Diverged]:
-    """What an attack on labels says of each repetition's server.
+    """Return what an attack on labels decides about each repetition's server.
 
-    method: the `judge` of the attack's file, with its `keywords`. found: what the attack got out of each server, on the
-    CPU, or why it got nothing. truth: bool (K,), what each forgot. shadows: what it got out of the servers that a
-    shadow attacker retrained, one for each repetition's truth; a server is never its own shadow. What has a nan is not
-    judged, and is nobody's shadow.
+    method: the `judge` function of the attack's file; `keywords` are passed to it. found: what the attack extracted
+    from each server, on the CPU, or why it extracted nothing. truth: bool (K,), what each server forgot. shadows: what
+    the attack extracted from the servers that a shadow attacker retrained, one for each repetition's truth; a server is
+    never its own shadow. What contains a nan is not judged, and serves as nobody's shadow.
     """
     checked, others = ({n: _checked(one) for n, one in some.items()} for some in (found, shadows or {}))
     judged: dict[int, Judgement | Diverged] = {}
@@ -135,7 +139,11 @@ def judge(
 
 
 def _checked(found: Found | Diverged) -> Found | Diverged:
-    """An infinite loss may stand for a start that led nowhere, beside others that did not; nan for nothing."""
+    """Return `found`, or `Diverged` where a tensor has a nan.
+
+    An infinite loss may stand for a start that led nowhere, beside others that did not; a nan means that nothing was
+    found.
+    """
     if not isinstance(found, Diverged):
         for name, tensor in found.items():
             if tensor.is_floating_point() and bool(tensor.isnan().any()):
@@ -181,7 +189,7 @@ def _row(number: Number, known: Mapping[str, Metric]) -> Row:
 
 
 def _module(family: Family) -> ModuleType:
-    """The family's file, imported; one outside of metrics/ by its path."""
+    """Import and return the family's file; one outside of metrics/ is imported by its path."""
     name = f"palimpsest.metrics.{family.file.stem}"
     if family.file.parent == families.FOLDER:
         return importlib.import_module(name)

@@ -1,12 +1,13 @@
-"""The attacker that calls members of the training set: a support vector machine on one number.
+"""A membership attack: a support vector machine that says of an image whether it was in the training set.
 
-SalUn's SVC_MIA (SVC_MIA.py:53-82, methods.md 2.11): one feature, the softmax probability of the true class;
-SVC(C=3, gamma="auto", kernel="rbf") trained on members, the first len(test) retained training images in data-set
-order, against non-members, the test images; then the share of forget images predicted as members. The UMA paper's
-MIA is this share (original 0.98, retrained 0.00 for a class); SalUn prints one minus it.
+This is SalUn's SVC_MIA (SVC_MIA.py:53-82; docs/methods.md 2.11). Its one feature is the softmax probability of the true
+class. SVC(C=3, gamma="auto", kernel="rbf") is trained on members, the first len(test) retained training images in
+data-set order, against non-members, the test images. The result is the share of forget images that it calls training
+images, the member rate. The UMA paper's MIA is this share (original 0.98, retrained 0.00 for a class); SalUn prints one
+minus it.
 
 In the class scenario the public code removes the forgotten class from the test images when it is one class, and by a
-bug leaves several in. Both are offered: `member_rate` without them, `member_rate_full_test` with.
+bug leaves several in. We have both: `member_rate` without them, `member_rate_full_test` with them.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ Attacker = Callable[[torch.Tensor, torch.Tensor], float]
 
 
 class Known(Protocol):
-    """What the attacker is fitted on: softmax probabilities (N, K) and labels (N,), on the CPU.
+    """What the attack is fitted on: softmax probabilities (N, K) and labels (N,), on the CPU.
 
-    The order of retain is data-set order. test_retained: which test images are of a class that retain has, bool (N,).
+    Retain is in data-set order. test_retained: bool (N,), which test images belong to a class that retain still has.
     """
 
     @property
@@ -40,12 +41,12 @@ class Known(Protocol):
 
 
 def confidence(probabilities: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
-    """The probability of the true class: (N, K) and (N,) to (N, 1), float64."""
+    """Return the probability of the true class: (N, K) and (N,) to (N, 1), float64."""
     return probabilities.gather(1, labels[:, None]).double().numpy()
 
 
 def train(outputs: Known, *, full_test: bool = False) -> Attacker:
-    """Fit the attacker on retain against test; it maps probabilities (N, K), labels (N,) to the member rate, 0 to 1.
+    """Fit the attack on retain against test; it maps probabilities (N, K) and labels (N,) to the member rate, 0 to 1.
 
     full_test: whether test images of classes that were forgotten whole count as non-members.
     """
@@ -63,7 +64,7 @@ def train(outputs: Known, *, full_test: bool = False) -> Attacker:
 
 
 def attackers(outputs: Known) -> dict[str, Attacker]:
-    """Both attackers by the metric's name; one fit where they are the same."""
+    """Return both attacks by the name of their metric; where they are the same, one fit serves both."""
     member = train(outputs)
     full = member if bool(outputs.test_retained.all()) else train(outputs, full_test=True)
     return {"member_rate": member, "member_rate_full_test": full}

@@ -1,7 +1,8 @@
-"""Tensors of several repetitions in one safetensors file, by number, with what else there is to say of each.
+"""Tensors of several repetitions in one safetensors file, by number, with further plain values of each.
 
-Names are `{number}/{name}`. The header has one key, `about`, a JSON object by number: safetensors writes several keys
-in an order that changes from call to call, and a hash of the file would say that a result changed where none did.
+Tensors are named `{number}/{name}`. The header has one key, `about`, a JSON object by number. With several keys
+safetensors would write them in an order that changes from call to call, and a hash of the file would say that a result
+changed where none did.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 def save(
     made: Mapping[int, Mapping[str, torch.Tensor]], path: Path | str, about: Mapping[int, Mapping[str, Any]]
 ) -> None:
-    """Write the tensors of each repetition, from any device and of any layout; `about` holds plain values."""
+    """Write the tensors of each repetition, from any device and in any layout; `about` holds plain values."""
     # Copies, since repetitions may share a tensor, and safetensors wants no two names for one memory.
     tensors = {
         f"{number}/{name}": tensor.detach().cpu().contiguous().clone()
@@ -31,13 +32,13 @@ def save(
 
 
 def about(path: Path | str) -> dict[int, dict[str, Any]]:
-    """What a file says of each of its repetitions."""
+    """Return the plain values of each repetition in a file."""
     with safe_open(str(path), framework="pt") as file:
         return {int(number): own for number, own in json.loads((file.metadata() or {})["about"]).items()}
 
 
 def read(path: Path | str, number: int, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-    """The tensors of one repetition."""
+    """Return the tensors of one repetition."""
     with safe_open(str(path), framework="pt", device=str(device)) as file:
         start = f"{number}/"
         return {name.removeprefix(start): file.get_tensor(name) for name in file.keys() if name.startswith(start)}

@@ -1,23 +1,24 @@
-"""What one model answers, asked once: the clean sets, every attacked one, and each of these behind every defense.
+"""The outputs of one model, computed once: for the clean sets, every attacked set, and each of these behind every
+defense.
 
-A job on the card writes this down; what is measured on it, by `measure`, needs no network any more. The tensors of one
-repetition, by name, N samples and K classes:
+A job on the card writes them down; `measure` then needs no network. The tensors of one repetition, by name, with N
+samples and K classes:
 
-    forgotten                      bool (K,), the classes of which retain has no image
-    parameters                     int64 (), weights of the network
-    forget, test                   float32 (N, K), softmax probabilities; and `{set}/labels`, int64 (N,)
-    before                         (N, K), of the test images by the model before unlearning, where that is given
-    retain/labels                  int64 (N,), in the order of the data set; of this largest set only
-    retain/predicted               int64 (N,), the most probable class, and
-    retain/true                    float32 (N,), the probability of the label
-    attacked/{attack}/{epsilon}    (N, K), of the images that the attack made; "0" are those that it started from
-    attacked/{attack}/labels       int64 (N,); `targets`, int64 (N,), the class that the attack aimed at
+    forgotten                      bool (K,), the classes of which retain has no sample
+    parameters                     int64 (), how many weights the network has
+    {set}/labels                   int64 (N,), in the order of the data set, of `forget`, `retain` and `test`
+    {set}/{name}                   (N, ...), what the task keeps of the outputs (its `kept`), for the sets
+        forget, test
+        retain                       the largest set, of which less is kept (`brief`)
+        before                       the test set, by the model before unlearning, where that is given
+        attacked/{attack}/{epsilon}  the images that an attack made; "0" are those that it started from
+        {defense}:{set}              purified images: `forget`, `test` and `attacked/{attack}/{epsilon}`
+    attacked/{attack}/labels       int64 (N,), of the samples that it attacked
     attacked/{attack}/loss         float32 (E, N), the attack's loss for each epsilon but "0"
     attacked/{attack}/change       float32 (E + 1,), the largest change of a pixel, in grey levels
-    {defense}:{set}                (N, K), of purified images: `forget`, `test` and `attacked/{attack}/{epsilon}`
 
-A defense purifies every image that the model is asked about; the attacks did not know of it, so that what it keeps is
-the most that it can keep. A model or answers that are not finite are no answers: `Diverged`.
+A defense purifies every image before the model sees it. The attacks did not know of it, so the protection measured here
+is the most that it can give. Where a model or its outputs are not finite there are no outputs, but `Diverged`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from torch import nn
 
 from palimpsest import numbered
 from palimpsest.data import Images, Samples
-from palimpsest.models import Diverged, finite, predict
+from palimpsest.models import Diverged, answers, finite
+from palimpsest.tasks import Task, classification
 
 Purify = Callable[[torch.Tensor], torch.Tensor]
 CLEAN = "0"  # the epsilon of the images that an attack started from
@@ -41,7 +43,9 @@ CLEAN = "0"  # the epsilon of the images that an attack started from
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack left: see `attacks.uma.Attacked`; `clean` are the images it started from, `on` which set."""
+    """What an attack left (see `attacks.on_images.Attacked`); `clean` are the images it started from, `on` names their
+    set.
+    """
 
     on: str
     epsilons: tuple[str, ...]
@@ -53,10 +57,11 @@ class Attacked:
 
 
 class Predicted(NamedTuple):
-    """The answers of one repetition: tensors by name on the CPU, and what a reader must know to find them.
+    """The outputs of one repetition: tensors by name on the CPU, and what a reader must know to find them.
 
-    header: `attacks`, by name which set each is on (`on`) and its `epsilons` from "0" on; `defenses`, their names;
-    `diverged`, why there are no answers, where there are none. A job adds `about`, what goes into every row, as a seed.
+    header: `attacks`, by name the set that each was tried on (`on`) and its `epsilons` from "0" on; `defenses`, their
+    names; `diverged`, why there are no outputs, where there are none. A job adds `about`, values that go into every
+    row, such as the seed.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -71,42 +76,54 @@ def outputs(
     attacked: Mapping[str, Attacked] = MappingProxyType({}),
     defenses: Mapping[str, Purify] = MappingProxyType({}),
     before: nn.Module | None = None,
+    task: Task = classification,
 ) -> Predicted:
-    """Everything that `model` answers; images, models and attacked images on one device.
+    """Compute every output of `model`; images, models and attacked images lie on one device.
 
-    defenses: by name, images to purified ones of the same form. Raises `Diverged` where the model's weights or its
-    answers are not finite.
+    defenses: by name, functions from images to purified ones of the same form. task: that of the models. Raises
+    `Diverged` where the model's weights or its outputs are not finite.
     """
-    probabilities = predict(finite(model, "the network's weights"), retain.images, of="the retained images")
+    finite(model, "the network's weights")
+    test = images.splits["test"]
     found = {
         "forgotten": _forgotten(images, retain),
         "parameters": torch.tensor(sum(parameter.numel() for parameter in model.parameters())),
         "forget/labels": forget.labels,
-        "test/labels": images.test_labels,
+        "test/labels": test.labels,
         "retain/labels": retain.labels,
-        "retain/predicted": probabilities.argmax(1),
-        "retain/true": probabilities.gather(1, retain.labels[:, None]).squeeze(1),
     }
+
+    def ask(
+        network: nn.Module, name: str, samples: Samples, shown: torch.Tensor, aimed: torch.Tensor | None, of: str
+    ) -> None:
+        """Keep the model's outputs for images under a name, by batches; `shown` stands in the place of `samples`."""
+        parts, done = [], 0
+        for part in answers(network, shown, task=task, of=of):
+            here = slice(done, done := done + len(part))
+            batch = Samples(samples.images[here], samples.labels[here])
+            parts.append(task.kept(part, batch, None if aimed is None else aimed[here], name == "retain"))
+        found.update({f"{name}/{key}": torch.cat([one[key] for one in parts]) for key in parts[0]})
+
+    ask(model, "retain", retain, retain.images, None, "the retained images")
     if before:
-        found["before"] = predict(before, images.test_images, of="the test images, before unlearning,")
+        ask(before, "before", test, test.images, None, "the test images, before unlearning,")
+    asked: dict[str, tuple[Samples, torch.Tensor, torch.Tensor | None]] = {
+        name: (samples, samples.images, None) for name, samples in (("forget", forget), ("test", test))
+    }
     for attack, made in attacked.items():
         if not bool(torch.isfinite(made.loss).all()):
             raise Diverged(f"the loss of {attack} is not finite")
         name = f"attacked/{attack}"
         every = (made.clean, *made.images)
-        found |= {f"{name}/{key}": getattr(made, key) for key in ("labels", "targets", "loss")}
+        found |= {f"{name}/labels": made.labels, f"{name}/loss": made.loss}
         found[f"{name}/change"] = torch.tensor([_levels(pixels, made.clean) for pixels in every])
-    asked = {"forget": forget.images, "test": images.test_images} | {
-        f"attacked/{attack}/{epsilon}": pixels
-        for attack, made in attacked.items()
-        for epsilon, pixels in zip((CLEAN, *made.epsilons), (made.clean, *made.images), strict=True)
-    }
-    found |= {name: predict(model, pixels, of=name) for name, pixels in asked.items()}
-    for defense, purify in defenses.items():
-        found |= {
-            f"{defense}:{name}": predict(model, purify(pixels), of=f"{name} behind {defense}")
-            for name, pixels in asked.items()
-        }
+        clean = Samples(made.clean, made.labels)
+        for epsilon, pixels in zip((CLEAN, *made.epsilons), every, strict=True):
+            asked[f"{name}/{epsilon}"] = clean, pixels, made.targets
+    for name, (samples, shown, aimed) in asked.items():
+        ask(model, name, samples, shown, aimed, name)
+        for defense, purify in defenses.items():
+            ask(model, f"{defense}:{name}", samples, purify(shown), aimed, f"{name} behind {defense}")
     attacks = {name: {"on": made.on, "epsilons": [CLEAN, *made.epsilons]} for name, made in attacked.items()}
     return Predicted(
         {name: tensor.cpu() for name, tensor in found.items()}, {"attacks": attacks, "defenses": list(defenses)}
@@ -114,24 +131,26 @@ def outputs(
 
 
 def diverged(reason: Diverged, images: Images, retain: Samples) -> Predicted:
-    """What stands in the place of the answers of a model that has none: which classes it forgot, and why."""
+    """Return what stands in the place of missing outputs: which classes the model was to forget, and why there are
+    none.
+    """
     return Predicted({"forgotten": _forgotten(images, retain).cpu()}, {"diverged": str(reason)})
 
 
 def save(found: Mapping[int, Predicted], path: Path | str) -> None:
-    """Write the answers of several repetitions into one file."""
+    """Write the outputs of several repetitions into one file."""
     numbered.save({n: one.tensors for n, one in found.items()}, path, {n: one.header for n, one in found.items()})
 
 
 def read(path: Path | str, device: str = "cpu") -> dict[int, Predicted]:
-    """By repetition, the answers in a file."""
+    """Return the outputs in a file, by repetition."""
     return {n: Predicted(numbered.read(path, n, device), header) for n, header in numbered.about(path).items()}
 
 
 def read_attacked(path: Path | str, number: int, device: str) -> Attacked:
-    """What rule `attack` left of a repetition; raises `Diverged` where the attacked model had nothing to attack.
+    """Return what rule `attack` left of a repetition; raises `Diverged` where the model to be attacked had diverged.
 
-    The tensors are the fields of `Attacked`, the header has `on` and `epsilons`.
+    The tensors are the fields of `Attacked`; the header has `on` and `epsilons`.
     """
     tensors, header = numbered.read(path, number, device), numbered.about(path)[number]
     if "diverged" in header:
@@ -145,7 +164,9 @@ def _forgotten(images: Images, retain: Samples) -> torch.Tensor:
 
 
 def _levels(pixels: torch.Tensor, clean: torch.Tensor) -> float:
-    """The largest difference of two tensors of images, in grey levels; floats span [0, 1]; of no images it is 0."""
+    """Return the largest difference of two tensors of images, in grey levels; floats span [0, 1]; without images it is
+    0.
+    """
     if not pixels.numel():
         return 0.0
     if pixels.dtype == torch.uint8:

@@ -1,16 +1,14 @@
-"""Ranges of hyper-parameters, as their annotations say them: what a call and a configuration are checked against.
+"""Ranges of hyper-parameters, written in their annotations: calls and configurations are checked against them.
 
     ratio: Annotated[float, "[0, 1]"] = 0.5            a number; interval notation, `inf` for no end
     epochs: Annotated[int, "[1, inf)"] = 5             a whole number
     epsilon: Annotated[str, "[0, 1]"] = "8/255"        a fraction as text
     variant: Literal["corrected", "as_released"]       one of these words
-    depth: Annotated[int, "[0, inf)"] | None = None    or nothing
+    depth: Annotated[int, "[0, inf)"] | None = None    or none
     epsilons: Sequence[Annotated[str, "(0, 1]"]]       each of several
-    classes: Sequence[Annotated[int, "[0, classes)"]]  an end that depends on the data (`classes`, `train`, `test`: its
-                                                       classes and images) or on the recipe (`epochs`)
 
 `parse` reads the text of an annotation, so that the configuration can be checked without importing the method. The
-plain types `bool`, `int`, `float` and `str` are checked as such; whatever else an annotation says admits every value.
+plain types `bool`, `int`, `float` and `str` are checked as such; any other annotation admits every value.
 """
 
 from __future__ import annotations

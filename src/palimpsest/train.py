@@ -38,10 +38,10 @@ Relabel = Callable[[int, torch.Generator, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees.
+    """What one step of training sees.
 
-    epoch: from 0. index: `int64` (B,), which of the training samples. images: float (B, ...) in [0, 1], augmented, in
-    the network's own type. labels: (B,), the epoch's.
+    epoch: counted from 0. index: `int64` (B,), the positions among the training samples. images: float (B, ...) in [0,
+    1], augmented, in the network's own type. labels: (B,), those of this epoch.
     """
 
     epoch: int
@@ -59,13 +59,13 @@ Stop = Callable[[nn.Module, Batch], bool]
 class Recipe:
     """How a network is trained.
 
-    epochs: passes over the data. batch_size: images a step. lr: learning rate at the start (the peak, with warm-up).
-    optimizer: `sgd` (with `momentum`) or `adam`; both with coupled `weight_decay`.
-    schedule: `constant`, `multistep` (x 0.1 at the epochs in `milestones`) or `cosine` (to zero at the end).
-    warmup_epochs: linear from zero to `lr`, before the schedule. augment: any of `crop` (4 pixels of zero padding,
-    random crop back) and `flip` (horizontal, with probability 1/2).
-    precision: `float32`, or `bfloat16` for autocast where the hardware has it; weights and optimiser stay float32.
-    None is no augmentation and float32; where a method trains on, both as the base model was trained.
+    epochs: passes over the data. batch_size: images a step. lr: the learning rate at the start (after warm-up, where
+    there is one). optimizer: `sgd` (with `momentum`) or `adam`; both with coupled `weight_decay`. schedule: `constant`,
+    `multistep` (x 0.1 at the epochs in `milestones`) or `cosine` (to zero at the end). warmup_epochs: the rate rises
+    linearly from zero to `lr` before the schedule begins. augment: any of `crop` (4 pixels of zero padding, then a
+    random crop back) and `flip` (horizontal, with probability 1/2). precision: `float32`, or `bfloat16` for autocast
+    where the hardware has it; weights and optimiser stay float32. None in the last two means no augmentation and
+    float32; where a method trains a model on, None means that both are as the base model was trained.
     """
 
     epochs: Annotated[int, "[1, inf)"]
@@ -86,7 +86,9 @@ class Recipe:
                 raise ValueError(refusal)
 
     def continued(self, training: Recipe) -> Recipe:
-        """`training` as a network of this recipe trains on by it: with the same augmentation and precision."""
+        """Return `training` for a network that this recipe trained: with the same augmentation and precision, unless it
+        sets them.
+        """
         return replace(
             training,
             augment=self.augment if training.augment is None else training.augment,
@@ -94,7 +96,7 @@ class Recipe:
         )
 
     def rate(self, epoch: float) -> float:
-        """The learning rate at `epoch` (fractions count the steps within it)."""
+        """Return the learning rate at `epoch`; fractions of an epoch count the steps within it."""
         if epoch < self.warmup_epochs:
             return self.lr * epoch / self.warmup_epochs
         if self.schedule == "multistep":
@@ -107,11 +109,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a training leaves what it needs to go on.
+    """Where a training saves what it needs to resume.
 
-    path: the resume file; deleted by whoever keeps the finished model. key: a hash of all that the training depends
-    on; a file with another key is ignored, so that a changed hyper-parameter never continues an old run.
-    seconds: least time between two writes.
+    path: the resume file; whoever keeps the finished model deletes it. key: a hash of everything that the training
+    depends on; a file with another key is ignored, so that a changed hyper-parameter never continues an old run.
+    seconds: the least time between two writes.
     """
 
     path: Path
@@ -120,11 +122,11 @@ class Checkpoint:
     _written: list[float] = field(default_factory=lambda: [time.monotonic()])
 
     def part(self, name: str, key: str) -> Checkpoint:
-        """A file and a clock of its own beside this one, for a training within a training."""
+        """Return a checkpoint with a file and a clock of its own beside this one, for a training within a training."""
         return Checkpoint(self.path.with_name(f"{self.path.name}.{name}"), f"{self.key}/{key}", self.seconds)
 
     def save(self, done: int, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Write the state after so many whole epochs (or parts), if enough time has passed; atomic."""
+        """Write the state after `done` whole epochs (or parts) if enough time has passed; the write is atomic."""
         if time.monotonic() - self._written[0] < self.seconds:
             return
         temporary = self.path.with_name(self.path.name + f".{os.getpid()}.tmp")
@@ -138,7 +140,9 @@ class Checkpoint:
         self._written[0] = time.monotonic()
 
     def restore(self) -> tuple[int, dict[str, torch.Tensor]]:
-        """How much an interrupted run had done and its tensors, on the CPU; 0 and none where there is no such run."""
+        """Return how much an interrupted run had done and its tensors, on the CPU; 0 and none where there is no such
+        run.
+        """
         if not self.path.exists():
             return 0, {}
         try:
@@ -156,7 +160,9 @@ class Checkpoint:
 
 
 def shuffled(count: int, batch_size: int) -> Batches:
-    """Batches of a fresh permutation each epoch; a last batch of one is dropped (BatchNorm has no variance there)."""
+    """Return batches of a fresh permutation for each epoch; a last batch of one is dropped (BatchNorm has no variance
+    there).
+    """
 
     def batches(epoch: int, generator: torch.Generator) -> Sequence[torch.Tensor]:
         order = torch.randperm(count, generator=generator)
@@ -167,7 +173,7 @@ def shuffled(count: int, batch_size: int) -> Batches:
 
 
 def augmented(images: torch.Tensor, augment: Sequence[str], generator: torch.Generator) -> torch.Tensor:
-    """Randomly cropped and flipped images (N, C, H, W), `uint8` or float, each image with its own draw."""
+    """Return images (N, C, H, W), `uint8` or float, randomly cropped and flipped; each image has a draw of its own."""
     count, device = len(images), images.device
     if "crop" in augment:
         pad, (height, width) = 4, images.shape[2:]
@@ -202,15 +208,16 @@ def fit(
     kept: dict[str, torch.Tensor] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> M:
-    """Train `model` in place on `samples`, `uint8` or float, all on the model's device; in evaluation mode afterwards.
+    """Train `model` in place on `samples`, `uint8` or float, all on the model's device, and leave it in evaluation
+    mode.
 
-    seed: decides shuffling, augmentation and dropout. loss: (model, batch) to a scalar that falls; default the
-    task's. stop: (model, batch), asked after every step; where it says yes, training ends. batches: (epoch, generator)
-    to index batches; default a fresh permutation. relabel: (epoch, generator, labels) to the epoch's labels.
-    before_step, after_step: called with (model, batch) around every step of the optimiser, gradients at hand.
-    kept: tensors that these write, for the checkpoint to carry.
-    A batch of one sample has no variance: BatchNorm then takes its running statistics and leaves them as they are.
-    Raises `Diverged` when the loss of an epoch is not finite, or a weight at the end.
+    seed: decides shuffling, augmentation and dropout. loss: (model, batch) to a scalar to be lowered; by default the
+    task's. stop: (model, batch), called after every step; training ends where it returns true. batches: (epoch,
+    generator) to batches of indices; by default a fresh permutation. relabel: (epoch, generator, labels) to the labels
+    of that epoch. before_step, after_step: called with (model, batch) around every step of the optimiser, when the
+    gradients are there. kept: tensors that these functions write, for the checkpoint to carry. In a batch of one sample
+    there is no variance, so BatchNorm uses its running statistics and leaves them as they are. Raises `Diverged` where
+    the loss of an epoch, or a weight at the end, is not finite.
     """
     images, labels = samples
     device, dtype = images.device, next(model.parameters()).dtype
@@ -279,7 +286,7 @@ def fit(
 def _state(
     model: nn.Module, optimizer: torch.optim.Optimizer, kept: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """What a training needs to go on, as tensors."""
+    """Return what a training needs to resume, as tensors."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         found = {f"optimizer/{index}/{name}": value for name, value in values.items() if value is not None}
@@ -290,7 +297,7 @@ def _state(
 def _resumed(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Load what `_state` gave into `model` and `optimizer`; what was kept."""
+    """Load what `_state` returned into `model` and `optimizer`, and return the kept tensors."""
     parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "optimizer": {}, "kept": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
@@ -305,7 +312,7 @@ def _resumed(
 
 
 def recipe_from(settings: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain configuration values; a misspelt key is an error that lists the valid ones."""
+    """Return a recipe from plain configuration values; a misspelt key is an error that lists the valid ones."""
     unknown = sorted(set(settings) - set(Recipe.__dataclass_fields__))
     if unknown:
         raise ValueError(f"recipe has no key {unknown[0]!r}; it takes {', '.join(Recipe.__dataclass_fields__)}")

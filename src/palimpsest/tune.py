@@ -1,13 +1,13 @@
-"""Tuning by a stated rule: of each value on a grid, how far the unlearned model is from the retrained one.
+"""Tuning by a stated rule: the value of a grid with which the unlearned model is nearest to the retrained one.
 
-What an unlearning paper does not publish must be chosen, and whoever chooses decides the table. The rule here is the
-field's own (the average gap of SalUn's and its peers' tables): a value is good when the unlearned model differs little
-from the one retrained without the forget set,
+A value that an unlearning paper does not publish must be chosen, and whoever chooses it decides the table. The rule
+here is the field's own, the average gap of the tables of SalUn and its peers. A value is good when the unlearned model
+differs little from the one retrained without the forget set:
 
     gap = mean |metric(unlearned) - metric(retrained)|   over forget, retain and test accuracy and the member rate,
 
-all in points of 100, on clean images only and on a repetition that no table uses. The attacks have no say in it. The
-smallest gap wins, on a tie the value that stands first in the grid; a value whose training diverges cannot win.
+all in points of 100, on clean images only and on a repetition that no table uses. The attacks have no part in it. The
+smallest gap wins; on a tie, the value that stands first in the grid. A value whose training diverges cannot win.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import torch
 from palimpsest import membership
 from palimpsest.data import Images, Samples
 from palimpsest.models import Diverged, Network, predict
+
+TASKS = ("classification",)
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +50,9 @@ class Clean:
 
 
 def clean(model: Network, images: Images, forget: Samples, retain: Samples) -> dict[str, float]:
-    """METRICS of `model`, each in points of 100; images and model on one device.
+    """Return the METRICS of `model`, each in points of 100; images and model lie on one device.
 
-    Raises `Diverged` where its outputs are not finite.
+    Raises `Diverged` where the model's outputs are not finite.
     """
     sets = (forget, retain, Samples(images.test_images, images.test_labels))
     found = Clean(*(t.cpu() for part in sets for t in (predict(model, part.images), part.labels)))
@@ -74,11 +76,11 @@ def search(
     retrained: Measured,
     grid: Mapping[str, Sequence[Any]],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The values of `grid` with the smallest gap to `retrained`, and every trial.
+    """Return the values of `grid` with the smallest gap to `retrained`, and every trial.
 
-    unlearn: takes the grid's keywords. measure: METRICS of a network, in points of 100. A trial is {values, metrics,
-    gap, status}; a diverged one has no metrics. Where every trial diverged the first values are as good as any: what is
-    made with them then shows in the tables as diverged.
+    unlearn: takes the grid's keywords. measure: the METRICS of a network, in points of 100. A trial is {values,
+    metrics, gap, status}; a diverged one has no metrics. Where every trial diverged the first values are as good as
+    any, and what is made with them shows as diverged in the tables.
     """
     trials: list[dict[str, Any]] = []
     for chosen in product(*grid.values()):

@@ -1,4 +1,4 @@
-"""The plan: what a run would cost, before it costs anything.
+"""The plan: what a run would cost, before it is started.
 
 in: Snakemake's own graph of `plan.target`, and the records of all jobs that ran, at any scale
 out: plan.md (also printed), plan.csv (a line a job)
@@ -12,7 +12,7 @@ rule plan:
     localrule: True
     conda:
         "../../environment.yml"
-    params:  # no output: no plan is up to date, what is done changes while jobs run
+    params:  # there is no output, because a plan is never up to date: what is done changes while jobs run
         asks=lambda wildcards: {"max_checksum_file_size": workflow.dag_settings.max_checksum_file_size},
     script:
         "../scripts/plan.py"

@@ -1,9 +1,10 @@
-"""Data and requests: each data set as one file, and what is asked to be forgotten of it.
+"""Data and requests: each data set as one file, and what shall be forgotten of it.
 
 in: the data root (files that lie there are used; else they are fetched); a model, for a request chosen with one at hand
 out: data/{dataset}.safetensors
      requests/{dataset}/{request}/{block}.safetensors, or …/{dataset}/{model}/{chain}/{request}/… with a model at hand
 """
+
 
 rule data:
     input:

@@ -1,9 +1,10 @@
-"""Base models: what stands before unlearning.
+"""Base models: the models before unlearning.
 
-in: data/{dataset}; requests/… for a method that must know them before
+in: data/{dataset}; requests/… for a method whose training must know them in advance
 out: base/{dataset}/{model}/{base}/{block}.safetensors, `plain` or trained in an unlearner's own way; beside it
      {block}.kept.safetensors, what that training leaves for unlearning
 """
+
 
 rule train:
     input:

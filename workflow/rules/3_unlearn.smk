@@ -1,9 +1,10 @@
-"""Unlearning: one step on a base model or on the step before; tuning where an unlearner's line asks for it.
+"""Unlearning: one step on a base model or on the step before; tuning where an unlearner's line has `tune`.
 
 in: base/… or unlearned/…, data/{dataset}, requests/…
 out: unlearned/{dataset}/{model}/{forget}/{unlearner}/{block}.safetensors, and {block}.kept.safetensors for a next step
      tuned/{dataset}/{model}/{forget}/{unlearner}.json, the values chosen and the whole search
 """
+
 
 rule tune:
     input:

@@ -1,9 +1,10 @@
-"""Attacks: images crafted against each unlearned model; what a server says of its labels.
+"""Attacks: images crafted against each unlearned model, and what attacks on labels extract from a server.
 
 in: base/…, unlearned/…, data/{dataset}, requests/…
 out: attacked/{dataset}/{model}/{forget}/{unlearner}/{attack}/{block}.safetensors
      probed/{dataset}/{model}/{forget}/{unlearner}/{attack}/{block}.safetensors, of an attack on labels
 """
+
 
 rule attack:
     input:

@@ -1,9 +1,10 @@
-"""Defenses: what a defense must learn from the retained data before anything can stand behind it.
+"""Defenses: the training of a defense on the retained data, before it can purify images.
 
 in: data/{dataset}, requests/…
 out: defended/{dataset}/{forget}/{defense}/{block}.safetensors
 Defenses that need no training have no job here; `predict` applies all of them.
 """
+
 
 rule prepare:
     input:

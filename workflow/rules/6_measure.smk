@@ -1,9 +1,10 @@
-"""Measurement: what each model answers, once, on the card; then every metric that some cell asks for, on the CPU.
+"""Measurement: each model's outputs, computed once on the card; then every metric that a cell needs, on the CPU.
 
 in: base/… or unlearned/…, attacked/…, defended/…, probed/…, data/{dataset}, requests/…
 out: outputs/{dataset}/{model}/{forget}/{unlearner}/{block}.safetensors
      rows/{dataset}/{model}/{forget}/{unlearner}.jsonl, one JSON object a measurement
 """
+
 
 rule predict:
     input:

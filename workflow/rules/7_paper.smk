@@ -6,25 +6,21 @@ out: papers/{paper}/{table}.csv, .md, .tex, .html; {figure}.svg, .pdf, .csv; pap
 targets: so_far; the paper's name, and {paper}_{table} or {paper}_{figure} for one of them
 """
 
-
-def in_report(stage, name, item, label, caption, **more):
-    """One output of a stage as Snakemake's own report shows it."""
-    return report(
-        OUT[stage][name],
+# What Snakemake's own report shows: rule, output, what it is of and what it is, the caption's file, the group.
+for stage, output, item, label, caption, group in (
+    ("table", "csv", "{table}", "every cell (CSV)", "cells", {"subcategory": "Tables"}),
+    ("table", "tex", "{table}", "LaTeX", "table", {"subcategory": "Tables"}),
+    ("table", "html", "{table}", "the table", "table", {"subcategory": "Tables"}),
+    ("figure", "svg", "{figure}", "SVG", "figure", {"subcategory": "Figures"}),
+    ("page", "page", "{paper}", "the page", "page", {}),
+):
+    OUT[stage][output] = report(
+        OUT[stage][output],
         category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
         labels={"item": item, "as": label},
         caption=f"../report/{caption}.rst",
-        **more,
+        **group,
     )
-
-
-OUT["table"] |= {
-    "csv": in_report("table", "csv", "{table}", "every cell (CSV)", "cells", subcategory="Tables"),
-    "tex": in_report("table", "tex", "{table}", "LaTeX", "table", subcategory="Tables"),
-    "html": in_report("table", "html", "{table}", "the table", "table", subcategory="Tables"),
-}
-OUT["figure"]["svg"] = in_report("figure", "svg", "{figure}", "SVG", "figure", subcategory="Figures")
-OUT["page"]["page"] = in_report("page", "page", "{paper}", "the page", "page")
 
 
 rule table:

@@ -1,19 +1,20 @@
-"""Rule choose: what is asked to be forgotten, chosen or crafted with a model at hand, all repetitions of a block."""
+"""Rule choose: what shall be forgotten, chosen or crafted with a model at hand, all repetitions of a block."""
 
 from functools import partial
 
 from palimpsest.pipeline.job import imported, job
 
 with job(globals().get("snakemake")) as run:
-    from palimpsest import data, models, requests, unlearners
+    from palimpsest import data, models, requests, train, unlearners
 
     images = data.read(run.input.images).to(run.device)
     rule = requests.Rule(run.asks.method, run.asks.keywords)
     seeds = {number: run.seed(number) for number in run.numbers}
-    against = None
+    against = recipe = None
     if "unlearner" in rule.needs:
         function = imported("unlearners", run.asks.against["method"]).unlearn
         against = partial(function, **unlearners.gathered(function, run.asks.against["keywords"]))
+        recipe = train.recipe_from(run.asks.recipe)
 
     def chosen(number):
         try:
@@ -21,7 +22,7 @@ with job(globals().get("snakemake")) as run:
             surrogate = models.load(run.input.surrogate, number).to(run.device) if "surrogate" in run.input else None
         except models.Diverged as reason:
             return reason
-        return rule.choose(images, requests.Choice(seeds[number], number, model, against, surrogate))
+        return rule.choose(images, requests.Choice(seeds[number], number, model, against, surrogate, recipe))
 
     with run.writing(run.output.request) as path:
         requests.write({number: chosen(number) for number in run.numbers}, path, images, rule, seeds)

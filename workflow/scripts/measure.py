@@ -1,4 +1,4 @@
-"""Rule measure: every metric that some cell asks of a model, all repetitions, from what was predicted."""
+"""Rule measure: every metric that some cell needs of a model, all repetitions, from its saved outputs."""
 
 from palimpsest.pipeline.job import imported, job
 
@@ -12,7 +12,7 @@ with job(globals().get("snakemake")) as run:
     truth = {number: one.tensors["forgotten"] for number, one in predicted.items()}
 
     def found(files, attack, among):
-        """What an attack on labels got out of each repetition's server, or why it got nothing."""
+        """Return by repetition what an attack on labels extracted from the server, or why it extracted nothing."""
         start, found = among.index(attack) * len(blocks), {}
         for file in files[start : start + len(blocks)]:
             for number, about in numbered.about(file).items():
@@ -32,5 +32,5 @@ with job(globals().get("snakemake")) as run:
             shadows,
             **told["keywords"],
         )
-    rows = measure.measure(predicted, run.asks.metrics, judged, shows=run.asks.shows)
+    rows = measure.measure(predicted, run.asks.metrics, judged, task=run.asks.task, shows=run.asks.shows)
     run.write_rows(run.output.rows, ({**run.names, **row} for row in rows))

@@ -1,4 +1,4 @@
-"""Rule predict: what a model answers, clean, under each attack and behind each defense, all repetitions of a block."""
+"""Rule predict: a model's outputs, clean, under each attack and behind each defense, all repetitions of a block."""
 
 from functools import partial
 
@@ -31,7 +31,7 @@ with job(globals().get("snakemake")) as run:
                 name: predict.read_attacked(file, number, run.device)
                 for name, file in zip(run.asks.attacks, run.input.attacked, strict=True)
             }
-            made[number] = predict.outputs(model, images, forget, retain, attacked, defenses(number), before)
+            made[number] = predict.outputs(model, images, forget, retain, attacked, defenses(number), before, run.task)
         except models.Diverged as reason:
             made[number] = predict.diverged(reason, images, retain)
         made[number].header["about"] = {"seed": models.metadata(run.input.model, number).get("seed", "")}

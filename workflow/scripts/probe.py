@@ -1,4 +1,4 @@
-"""Rule probe: what an attack on labels gets out of servers, all repetitions of a block."""
+"""Rule probe: what an attack on labels extracts from servers, all repetitions of a block."""
 
 from palimpsest.pipeline.job import job
 from palimpsest.pipeline.method import needs
@@ -12,7 +12,7 @@ with job(globals().get("snakemake")) as run:
     method = run.method("attacks")
     images = data.read(run.input.images).to(run.device)
     own = images.splits["train"] if "own_samples" in needs("attacks", run.asks.method) else None
-    # An attacker outside has a function from images to probabilities, and nothing else.
+    # A black-box attacker has a function from images to probabilities, and nothing else.
     access = getattr(method, "query_of", lambda server: server)
     shape, found, lost = images.train_images.shape[1:], {}, {}
     for number in run.numbers:

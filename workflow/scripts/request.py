@@ -1,4 +1,4 @@
-"""Rule request: what is asked to be forgotten, by rule and seed, all repetitions of a block."""
+"""Rule request: what shall be forgotten, by rule and seed, all repetitions of a block."""
 
 from palimpsest.pipeline.job import job
 

@@ -1,4 +1,4 @@
-"""Rule train: base models, all repetitions of a block, plain or in an unlearner's own way."""
+"""Rule train: base models, all repetitions of a block, by the training loop or by an unlearner's `train_base`."""
 
 from palimpsest.pipeline.job import imported, job
 

@@ -1,4 +1,4 @@
-"""Rule tune: the values of one unlearner's keywords that the configuration leaves to tuning."""
+"""Rule tune: choose the values of one unlearner's keywords for which the configuration has a grid."""
 
 from palimpsest.pipeline.job import job
 

@@ -15,7 +15,7 @@ with job(globals().get("snakemake")) as run:
     tuned = json.loads(Path(run.input.tuned).read_text())["chosen"] if "tuned" in run.input else {}
     run.facts["tuned"] = tuned
     keywords = unlearners.gathered(unlearn, run.asks.keywords | tuned)
-    # Every repetition goes on from its own run of the step before, or all from one of those.
+    # Every repetition starts from its own run of the step before, or all start from one of those runs.
     nearest = nearest_to_the_mean(run.input.rows, run.asks.from_nearest) if run.asks.from_nearest else None
 
     def stepped(number):
@@ -39,7 +39,7 @@ with job(globals().get("snakemake")) as run:
                 indices=indices,
                 replacement=replacement,
                 kept=made.kept,
-                # Training begins with weights that depend on its seed alone.
+                # The weights with which training began depend on its seed alone.
                 initial=lambda: models.fresh(base, run.seed_of_base(source)),
                 checkpoint=run.checkpoint(number, part),
             )

@@ -1,10 +1,10 @@
 """A section of the page: what is left of an attack on labels beside two rivals that know nothing.
 
-One says "nothing was forgotten", whatever the server: `trivial_asr`. The other is the attack itself on a server that
-forgot nothing: where it names the class there as often, it reads the request's class off something else. Both share
+The first rival always says "nothing was forgotten": `trivial_asr`. The second is the attack itself on a server that
+forgot nothing: where it names the class there as often, it recognises something else than forgetting. Both rivals share
 base model and forget set with the attack, so they are compared repetition by repetition. An attack survives where the
 95% interval of the mean difference (Student's t) lies above zero against both; where an interval holds zero, or there
-is no interval, we cannot tell. ASR rewards an attacker who names no class, since most were kept: an attack below the
+is no interval, we cannot tell. ASR rewards an attacker who names no class, since most were kept. So an attack below the
 first rival may still know something, which its balanced accuracy beside the second shows.
 """
 
@@ -61,10 +61,10 @@ class Against:
 
 @dataclass(frozen=True)
 class Survival:
-    """One attack, its mean over unlearners and data sets, beside both rivals.
+    """One attack, as its mean over unlearners and data sets, beside both rivals.
 
-    trivial, nothing: ASR beside both rivals'. balanced: balanced accuracy, of which knowing nothing has 50, beside the
-    attack's on servers that forgot nothing.
+    trivial, nothing: ASR beside that of each rival. balanced: balanced accuracy, which is 50 for an attacker who knows
+    nothing, beside the attack's on servers that forgot nothing.
     """
 
     one: Compared
@@ -74,7 +74,7 @@ class Survival:
 
     @property
     def verdict(self) -> Verdict:
-        """On ASR."""
+        """The verdict on ASR."""
         wins = [rival.wins if rival else None for rival in (self.trivial, self.nothing)]
         if False in wins:
             return Verdict.FAILS
@@ -87,15 +87,15 @@ class Survival:
 
 
 def sections(context: Context) -> list[tuple[str, str]]:
-    """The section, where any attack was run."""
+    """Return the section, where any attack was run."""
     found = survivals(context.found, context.results)
     return [("What survives", context.render("survival.html.j2", survivals=found))] if found else []
 
 
 def survivals(found: Sequence[Compared], results: Path) -> list[Survival]:
-    """Every attack on labels among `found` that is a mean over unlearners; `results` is results/<scale>.
+    """Return every attack on labels among `found` that is a mean over unlearners; `results` is results/<scale>.
 
-    An attack's corrected decision rules, which no average of the paper has, follow it.
+    An attack's corrected decision rules, which have no average in the paper, follow it.
     """
     asked: list[tuple[Cell, Cell | None]] = []
     for one in found:
@@ -131,7 +131,7 @@ def survivals(found: Sequence[Compared], results: Path) -> list[Survival]:
 
 
 def _against(ours: Compared, rival: Compared) -> Against | None:
-    """Over the repetitions that both have; None where they share none."""
+    """Compare over the repetitions that both have; None where they share none."""
     shared = sorted(ours.values.keys() & rival.values.keys())
     if not shared:
         return None

@@ -1,9 +1,9 @@
-"""Attacks on unlearned models, in a folder for each stage at which an attacker comes in.
+"""Attacks on unlearned models, in a folder for each stage at which an attacker acts.
 
     on_images    searches for inputs near given images that bring the forgotten answers back
-    on_labels    asks an unlearned server, image by image or by its weights, which classes it was made to forget
+    on_labels    finds out, from an unlearned server's answers or weights, which classes it was made to forget
 
-Each file of a stage is one method, and a file whose name begins with `_` helps several of them. What a method is given
-stands in its stage's `__init__.py`. An attack that consists of the requests an attacker submits is a request:
+Each file of a stage is one method; a file whose name begins with `_` is a helper of several. The stage's `__init__.py`
+describes what a method is given. An attack that consists of the requests that an attacker submits is a request:
 `palimpsest.requests` chooses those.
 """

@@ -1,6 +1,6 @@
-"""A copy of a network to search inputs on: no gradients of weights, batch normalisation folded into the convolutions.
+"""A copy of a network on which inputs are searched: weights get no gradients, BatchNorm is folded into convolutions.
 
-Both spare a step of a white-box attack work and leave the function as it is.
+Both save a white-box attack work in each step and leave the function as it is.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def frozen(model: nn.Module, probe: torch.Tensor) -> nn.Module:
-    """A copy of `model`, which must be in evaluation mode; its weights lie channels-last.
+    """Return a copy of `model`, which must be in evaluation mode; the copy's weights lie channels-last.
 
-    probe: a few images (N, C, H, W) as the network takes them. What follows a convolution is told by the order in
-    which the modules were registered; where that is not the order of computing, `probe` shows it and nothing is folded.
+    probe: a few images (N, C, H, W) as the network takes them. Modules are assumed to compute in the order in which
+    they were registered. Where they do not, `probe` shows it, and nothing is folded.
     """
     copy = deepcopy(model).requires_grad_(False)
     for parent in copy.modules():

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 
 class DataError(Exception):
-    """A data set cannot be had as asked; the message names the file, the fault and the mend."""
+    """A data set cannot be had as requested; the message names the file, the fault and what to do."""
 
 
 class Samples(NamedTuple):

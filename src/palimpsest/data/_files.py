@@ -32,12 +32,12 @@ TIMEOUT_SECONDS = 60.0
 
 
 def get(urls: Sequence[str], folder: Path) -> str:
-    """The mend for a missing file, as a clause: where it comes from and where it goes."""
+    """Return, as a clause, what to do about a missing file: where it comes from and where it goes."""
     return f"get it from {' or '.join(urls)} and put it in {folder}"
 
 
 def fault(path: Path, expected: str, found: str, mend: str) -> DataError:
-    """The one sentence that every loader fails with."""
+    """Return the error whose one sentence every loader fails with."""
     return DataError(f"{path}: expected {expected}, found {found}; {mend}")
 
 

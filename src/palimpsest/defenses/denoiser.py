@@ -2,7 +2,7 @@
 
     min_g E ||g(x + delta) - x||^2,   delta ~ U(-a, a) for each pixel, a ~ U(0, 16/255) for each image
 
-The paper's "denoising module" (S000:333) is not described. Ours [R] is a residual network in the manner of FFDNet
+The paper's "denoising module" (Section 5.3) is not described. Ours [R] is a residual network in the manner of FFDNet
 (Zhang, Zuo and Zhang, 2018), g(x) = x + h(x): blocks of 2 x 2 pixels become channels, four 3 x 3 convolutions of 32
 channels, and back; about 20,000 weights, a quarter of the work of full resolution. It starts as the identity, and the
 noise begins at none, so that clean queries stay nearly what they are. 16/255 is the papers' largest epsilon; noise is

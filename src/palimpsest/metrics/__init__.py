@@ -1,8 +1,8 @@
-"""Metrics: each file is one family, says in literals what it measures, and has one function, `measure(outputs)`.
+"""Metrics: each file is one family, declares in literals what it measures, and has one function, `measure(outputs)`.
 
-The literals are described in `families`. `measure` takes the `Outputs` of one repetition of a model and yields
-`Number`s; a number that is not defined there is nan, or is not yielded. Nothing here asks a network: what there is to
-measure has been answered (`predict`), and all of it lies on the CPU.
+`families` describes the literals. `measure` takes the `Outputs` of one repetition of a model and yields `Number`s; a
+number that is undefined there is nan, or is not yielded. Nothing here runs a network: `predict` has saved all outputs
+that are to be measured, and they lie on the CPU.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from palimpsest.attacks.on_labels import Judgement
 
 
 class Number(NamedTuple):
-    """One number, and where it was measured.
+    """One number, and under which attack and defense it was measured.
 
-    n: the samples or attempts behind it. screening: how an attack on labels calls a class forgotten. shown: what a
-    figure shows one by one, `values` (n,), the class of each, and which classes are `forgotten`.
+    n: how many samples or attempts stand behind it. screening: the decision rule by which an attack on labels calls a
+    class forgotten. shown: what a figure draws one by one: `values` (n,), the class of each, and which classes are
+    `forgotten`.
     """
 
     metric: str
@@ -38,7 +39,10 @@ class Number(NamedTuple):
     def one_by_one(
         cls, attack: str, metric: str, values: torch.Tensor, classes: torch.Tensor, forgotten: torch.Tensor
     ) -> Number:
-        """The mean of numbers (n,) that a figure shows one by one; the class (n,) of each; bool (K,) `forgotten`."""
+        """Return the mean of numbers (n,) that a figure draws one by one.
+
+        classes: (n,), the class of each number. forgotten: bool (K,).
+        """
         shown = {
             "values": [float(f"{value:.5g}") for value in values.tolist()],
             "classes": classes.tolist(),
@@ -49,55 +53,43 @@ class Number(NamedTuple):
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said of one set of samples.
+    """A model's outputs for one set of samples.
 
-    of: `forget`, `retain` or `test`; `before`, the test images asked of the model before unlearning; of attacked images
-    the set that the attack was tried on, `forget` or `unseen`. labels, predicted: int64 (N,). true: float32 (N,), the
-    probability of the label. probabilities: (N, K); none of `retain`. Of attacked images also `targets`, int64 (N,),
-    the classes that the attack aimed at, `loss` (N,), none at epsilon "0", and `change`, the largest change of a pixel
-    in grey levels.
+    of: `forget`, `retain` or `test`; `before` means the outputs of the model before unlearning for the test images. For
+    attacked images it is the set on which the attack was tried, `forget` or `unseen`. labels: int64 (N,), those of the
+    samples. kept: what the model's task keeps of outputs, (N, ...) by name (see `kept` in the task's file). Attacked
+    images also have `loss` (N,), None at epsilon "0", and `change`, the largest change of a pixel in grey levels.
     """
 
     of: str
     labels: torch.Tensor
-    predicted: torch.Tensor
-    true: torch.Tensor
-    probabilities: torch.Tensor | None = None
+    kept: Mapping[str, torch.Tensor]
     attack: str = "none"
     epsilon: str = ""
     defense: str = ""
-    targets: torch.Tensor | None = None
     loss: torch.Tensor | None = None
     change: float | None = None
 
-    @classmethod
-    def whole(cls, of: str, probabilities: torch.Tensor, labels: torch.Tensor, **more: Any) -> Answers:
-        """Answers of which all probabilities (N, K) are there."""
-        true = probabilities.gather(1, labels[:, None]).squeeze(1)
-        return cls(of, labels, probabilities.argmax(1), true, probabilities, **more)
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """Return one of the kept tensors."""
+        return self.kept[name]
 
     def only(self, chosen: torch.Tensor) -> Answers:
-        """Those of the samples that bool or int64 `chosen` names; of an unattacked set."""
-        probabilities = None if self.probabilities is None else self.probabilities[chosen]
-        return replace(
-            self,
-            labels=self.labels[chosen],
-            predicted=self.predicted[chosen],
-            true=self.true[chosen],
-            probabilities=probabilities,
-        )
+        """Return the outputs for the samples that `chosen`, bool or int64, selects from a set that was not attacked."""
+        kept = {name: tensor[chosen] for name, tensor in self.kept.items()}
+        return replace(self, labels=self.labels[chosen], kept=kept)
 
     def number(self, metric: str, value: float) -> Number:
-        """A number of all of these samples, where they stand."""
+        """Return a number over all of these samples, with their attack and defense."""
         return Number(metric, value, len(self.labels), self.attack, self.epsilon, self.defense)
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """All answers of one repetition of a model.
+    """All outputs of one repetition of a model.
 
-    sets: every set of samples that it was asked about. forgotten: bool (K,), the classes of which retain has no image.
-    parameters: how many weights it has. judged: what each attack on labels says.
+    sets: one for each set of samples. forgotten: bool (K,), the classes of which retain has no image. parameters: how
+    many weights the network has. judged: what each attack on labels decided.
     """
 
     repetition: int
@@ -108,17 +100,17 @@ class Outputs:
 
     @property
     def there(self) -> set[str]:
-        """What there is to measure, as families name it in NEEDS."""
+        """What there is to measure, in the words that families use in NEEDS."""
         clean = {one.of for one in self.sets if one.attack == "none"}
         attacked = {"attacked"} if any(one.attack != "none" for one in self.sets) else set()
         return clean | attacked | ({"judged"} if self.judged else set())
 
     def clean(self, of: str) -> Answers:
-        """The answers about a set as it is, with no attack and no defense."""
+        """Return the outputs for a set without attack and without defense."""
         return next(one for one in self.sets if (one.of, one.attack, one.defense) == (of, "none", ""))
 
     def attacked(self) -> Iterator[Answers]:
-        """The answers about attacked images, and about those that the attacks started from."""
+        """Return the outputs for attacked images, and for those that the attacks started from."""
         return (one for one in self.sets if one.attack != "none")
 
     @cached_property

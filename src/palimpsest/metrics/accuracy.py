@@ -1,11 +1,13 @@
 """Accuracies after unlearning, in percent, of the clean sets and of attacked ones.
 
-The papers' TA, UA and RA (methods.md 2.11). UA is accuracy on the forget set, lower is better; SalUn's UA is 100
-minus this. What TA means in the class scenario is not said and differs between the UMA paper's data sets (decision
-U-3): `test_accuracy_full` scores all test images, `test_accuracy_retained` those of classes that were kept. The
-label-leakage paper's accuracy on D_f is `test_accuracy_forgotten`, on test images of the classes forgotten whole; where
-none was, there is none. Under attack images are scored with their label (decision U-8): `forget_accuracy`, or
-`unseen_accuracy` where the attack was tried on test images.
+They are the papers' TA, UA and RA (docs/methods.md 2.11). UA is the accuracy on the forget set, lower is better;
+SalUn's UA is 100 minus this. What TA means in the class scenario is not said, and it differs between the UMA paper's
+data sets (docs/methods.md#u-3): `test_accuracy_full` scores all test images, `test_accuracy_retained` those of classes
+that were kept. The label-leakage paper's accuracy on D_f is `test_accuracy_forgotten`, on test images of the classes
+forgotten whole; where no class was, there is no such number. Under attack images are scored with their label
+(docs/methods.md#u-8): as `forget_accuracy`, or as `unseen_accuracy` where the attack was tried on test images.
+`target_accuracy` is then the percentage of images that the model puts into the class the attack aimed at; for UMA that
+is the class that the original model gave the clean image.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from palimpsest.metrics import Answers, Number, Outputs
 
 ALWAYS = True
+TASKS = ("classification",)
 NEEDS = ("forget", "retain", "test")
 METRICS = {
     "forget_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "forget"},
@@ -25,25 +28,28 @@ METRICS = {
     "test_accuracy_full": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
     "test_accuracy_retained": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
     "test_accuracy_forgotten": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
+    "target_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "attacked"},
 }
 
 
 def measure(outputs: Outputs) -> Iterator[Number]:
-    """The accuracy of each set that was asked about."""
+    """Yield the accuracy of each set of samples."""
     for answers in outputs.sets:
         if answers.of == "test":
             yield from of_test(answers, outputs.test_retained)
         elif answers.of != "before":
-            yield answers.number(f"{answers.of}_accuracy", percent(answers.predicted, answers.labels))
+            yield answers.number(f"{answers.of}_accuracy", percent(answers["predicted"] == answers.labels))
+        if answers.attack != "none":
+            yield answers.number("target_accuracy", percent(answers["reached"]))
 
 
 def of_test(answers: Answers, retained: torch.Tensor) -> Iterator[Number]:
-    """The accuracies of test images, of which bool `retained` (N,) are of classes that were kept."""
+    """Yield the accuracies on test images; bool `retained` (N,) selects those of classes that were kept."""
     for name, chosen in (("full", torch.ones_like(retained)), ("retained", retained), ("forgotten", ~retained)):
         part = answers.only(chosen)
-        yield part.number(f"test_accuracy_{name}", percent(part.predicted, part.labels))
+        yield part.number(f"test_accuracy_{name}", percent(part["predicted"] == part.labels))
 
 
-def percent(predicted: torch.Tensor, labels: torch.Tensor) -> float:
-    """Percent of entries (N,) that are equal; nan for none."""
-    return (predicted == labels).double().mean().item() * 100 if len(labels) else float("nan")
+def percent(right: torch.Tensor) -> float:
+    """Return the percentage of bool entries (N,) that are true; nan for none."""
+    return right.double().mean().item() * 100 if len(right) else float("nan")

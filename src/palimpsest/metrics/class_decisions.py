@@ -1,11 +1,11 @@
 """How well an attack names the forgotten classes, with what the label-leakage paper's success rate leaves out.
 
-    ASR = correctly inferred classes / classes          (S001:180-181, eq. 12; "random guessing baseline of 50%")
+    ASR = correctly inferred classes / classes          (Section V-B, eq. 12; "random guessing baseline of 50%")
 
-Of ten classes one is forgotten, so whoever says "nothing was forgotten" has 90%, and 70% where three are (L-2): that is
-`trivial_asr`, the number to hold an ASR against. `balanced_accuracy` gives forgotten and retained classes half the
-weight each, so both trivial attackers have 50%; `forgotten_f1` counts the forgotten class alone; `exact_match` wants
-every class of a trial right.
+With one of ten classes forgotten an attacker who says "nothing was forgotten" has 90%, and with three 70%
+(docs/methods.md#l-2). That is `trivial_asr`, the number to hold an ASR against. `balanced_accuracy` gives forgotten and
+retained classes half the weight each, so an attacker who calls all classes forgotten, or none, has 50%. `forgotten_f1`
+counts the forgotten classes alone. `exact_match` needs every class of a trial to be right.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from palimpsest.metrics import Number, Outputs
 
 ALWAYS = True
 NEEDS = ("judged",)
+TASKS = ("classification",)
 METRICS = {
     "asr_class_decisions": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "classes"},
     "trivial_asr": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "classes"},
@@ -28,7 +29,7 @@ METRICS = {
 
 
 def measure(outputs: Outputs) -> Iterator[Number]:
-    """Each metric of each attack's decisions, by screening; nan where it is undefined."""
+    """Yield each metric of each attack's decisions, by decision rule; nan where it is undefined."""
     for attack, judgement in outputs.judged.items():
         for screening, decisions in judgement.decisions.items():
             for metric, value in scores(decisions, outputs.forgotten).items():
@@ -36,10 +37,10 @@ def measure(outputs: Outputs) -> Iterator[Number]:
 
 
 def scores(decisions: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
-    """Each metric of one trial, for bool (K,), True = forgotten.
+    """Return each metric of one trial, from bool (K,), True = forgotten.
 
-    nan where a metric is undefined: `balanced_accuracy` where the trial forgot no class, or all; `forgotten_f1` where
-    none is forgotten and none is judged so. Raises `ValueError` where the shapes or types are others.
+    A metric is nan where it is undefined: `balanced_accuracy` where the trial forgot no class, or all; `forgotten_f1`
+    where no class is forgotten and none is judged so. Raises `ValueError` for other shapes or types.
     """
     if {decisions.dtype, truth.dtype} != {torch.bool} or decisions.ndim != 1:
         raise ValueError("class_decisions: decisions and truth are bool (classes,)")

@@ -1,8 +1,8 @@
-"""The share of forget images that a support vector machine calls members of the training set.
+"""The member rate: the share of forgotten images that a membership attack calls training images.
 
-The machine (`palimpsest.membership`, SalUn's SVC_MIA) is fitted once, on clean images; then it is asked about the
-forget images, clean, attacked and purified. In the class scenario the test images that it learns from are those of
-classes that were kept (`member_rate`), or all (`member_rate_full_test`).
+The attack (`palimpsest.membership`, SalUn's SVC_MIA) is fitted once, on clean images, and then applied to the forget
+images: clean, attacked and purified. In the class scenario it is fitted with the test images of kept classes
+(`member_rate`), or with all test images (`member_rate_full_test`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from palimpsest import membership
 from palimpsest.metrics import Answers, Number, Outputs
 
 NEEDS = ("forget", "retain", "test")
+TASKS = ("classification",)
 METRICS = {
     "member_rate": {"unit": "fraction", "kind": "samples", "bounds": (0, 1), "of": "forget"},
     "member_rate_full_test": {"unit": "fraction", "kind": "samples", "bounds": (0, 1), "of": "forget"},
@@ -23,7 +24,7 @@ METRICS = {
 
 
 class Known(NamedTuple):
-    """What `membership.Known` asks for, the labels' probabilities the only column: the machine sees no other."""
+    """What `membership.Known` needs. The labels' probabilities are the only column, since the attack uses no other."""
 
     retain: torch.Tensor
     retain_labels: torch.Tensor
@@ -33,7 +34,7 @@ class Known(NamedTuple):
 
 
 def measure(outputs: Outputs) -> Iterator[Number]:
-    """Both rates of the forget images, wherever the model was asked about them."""
+    """Yield both rates of the forget images, clean, attacked and behind each defense."""
     retain, test = outputs.clean("retain"), outputs.clean("test")
     machines = membership.attackers(Known(*_column(retain), *_column(test), outputs.test_retained))
     for answers in outputs.sets:
@@ -43,5 +44,5 @@ def measure(outputs: Outputs) -> Iterator[Number]:
 
 
 def _column(answers: Answers) -> tuple[torch.Tensor, torch.Tensor]:
-    """The probabilities of the labels (N, 1), and the number of that column for each sample (N,)."""
-    return answers.true[:, None], torch.zeros_like(answers.labels)
+    """Return the probabilities of the labels (N, 1), and the number of that column for each sample (N,)."""
+    return answers["true"][:, None], torch.zeros_like(answers.labels)

@@ -12,5 +12,5 @@ METRICS = {"parameters": {"unit": "parameters", "kind": "set", "bounds": (0, Non
 
 
 def measure(outputs: Outputs) -> Iterator[Number]:
-    """One number, which says nothing of any samples."""
+    """Yield one number, which is not about any samples."""
     yield outputs.clean("forget").number("parameters", outputs.parameters)

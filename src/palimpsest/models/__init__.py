@@ -20,21 +20,24 @@ from safetensors.torch import save_file
 from torch import nn
 
 from palimpsest.data import pixels
+from palimpsest.tasks import Task, classification
 
 F = TypeVar("F", bound=nn.Module | torch.Tensor)
 
 
 class ModelError(Exception):
-    """A network cannot be built or read; the message names the file, the fault and the mend."""
+    """A network cannot be built or read; the message names the file, the fault and what to do."""
 
 
 class Diverged(Exception):
-    """The loss left the numbers: a result of its own, which a table prints, not an error."""
+    """The loss or a number left the finite numbers: this is a result, which a table prints, and not an error."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a network is: the file of this package that builds it, its keywords, classes and channels (or features)."""
+    """What a network is: the file of this package that builds it, its classes, its channels (or features), its
+    keywords.
+    """
 
     method: str
     classes: int
@@ -109,7 +112,7 @@ def finite(made: F, what: str) -> F:
 
 @contextmanager
 def evaluated(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; every module's own mode again afterwards."""
+    """Put the network into evaluation mode inside the block, and every module back into its own mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -120,7 +123,7 @@ def evaluated(model: nn.Module) -> Iterator[None]:
 
 
 def save(made: Mapping[int, Network | Diverged], path: Path | str, about: Mapping[int, Mapping[str, str]]) -> None:
-    """Write networks by number into one safetensors file, or why there is none; the header has `about` and the spec."""
+    """Write networks by number, or why one diverged, into one safetensors file; its header has `about` and specs."""
     weights = {
         f"{number}/{name}": tensor.detach().cpu().contiguous()
         for number, one in made.items()
@@ -137,14 +140,15 @@ def save(made: Mapping[int, Network | Diverged], path: Path | str, about: Mappin
 
 
 def metadata(path: Path | str, number: int) -> dict[str, Any]:
-    """What `save` was told about a network, and its `spec` or why it `diverged`, without reading the weights."""
+    """Return what `save` was given about a network, and its `spec` or why it `diverged`; the weights are not read."""
     return _opened(path, number)[1]
 
 
 def load(path: Path | str, number: int) -> Network:
     """Read a network that `save` wrote, by its number; nothing is unpickled.
 
-    Raises `Diverged` for a diverged training, `ModelError` for a file that is foreign, broken or without that number.
+    Raises `Diverged` for a diverged training, and `ModelError` for a file that is foreign, broken or without that
+    number.
     """
     file, about = _opened(path, number)
     if "diverged" in about:
@@ -168,21 +172,40 @@ def _opened(path: Path | str, number: int) -> tuple[Any, dict[str, Any]]:
     return file, networks[str(number)]
 
 
-def predict(model: nn.Module, images: torch.Tensor, batch_size: int = 500, *, of: str = "the images") -> torch.Tensor:
-    """Softmax probabilities (N, classes), float32, of images (N, C, H, W), `uint8` or in [0, 1], in evaluation mode.
+@torch.inference_mode()
+def answers(
+    model: nn.Module,
+    images: torch.Tensor,
+    batch_size: int = 500,
+    *,
+    task: Task = classification,
+    of: str = "the images",
+) -> Iterator[torch.Tensor]:
+    """What a network answers to images (N, ...), `uint8` or in [0, 1], in evaluation mode, batch by batch.
 
-    Raises `Diverged` where the network's outputs are not finite, though its weights may be; `of` names the images then.
+    Raises `Diverged` after the last batch where outputs are not finite, though the weights may be; `of` names the
+    images then.
     """
     model.eval()
-    parts, lost = [], torch.zeros((), dtype=torch.int64, device=images.device)
-    with torch.inference_mode():
-        for batch in images.split(batch_size):
-            outputs = model(pixels(batch)).float()
-            lost = lost + (~torch.isfinite(outputs)).flatten(1).any(1).sum()
-            parts.append(torch.softmax(outputs, 1))
-        if lost:  # one look, so that a card is not waited for at every batch
-            raise Diverged(
-                f"the network's outputs are not finite for {int(lost)} of {len(images)} of {of}; "
-                "a smaller step or rate may mend it"
-            )
-        return torch.cat(parts) if parts else torch.empty(0, 0)
+    lost = torch.zeros((), dtype=torch.int64, device=images.device)
+    for batch in images.split(batch_size):
+        outputs = model(pixels(batch)).float()
+        lost = lost + (~torch.isfinite(outputs)).flatten(1).any(1).sum()
+        yield task.answer(outputs)
+    if lost:  # one look, so that a card is not waited for at every batch
+        raise Diverged(
+            f"the network's outputs are not finite for {int(lost)} of {len(images)} of {of}; "
+            "a smaller step or rate may mend it"
+        )
+
+
+def predict(
+    model: nn.Module,
+    images: torch.Tensor,
+    batch_size: int = 500,
+    *,
+    task: Task = classification,
+    of: str = "the images",
+) -> torch.Tensor:
+    """All that `answers` gives as one tensor: of classification softmax probabilities (N, classes), float32."""
+    return torch.cat([*answers(model, images, batch_size, task=task, of=of)])

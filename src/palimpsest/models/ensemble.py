@@ -1,18 +1,19 @@
-"""An ensemble that votes: several networks of one architecture, wherever a network is accepted.
+"""An ensemble that votes: several networks of one architecture, usable wherever a network is.
 
-SISA (Bourtoule et al., S&P 2021) answers with the class that most members name (public code, aggregation.py:65:
-argmax of the summed one-hot votes; both papers here, S003:81 and S004:199, use it). Counts of votes are no logits:
-their logarithm is infinite, they have members + 1 values and no gradient. What comes out here is
+SISA (Bourtoule et al., S&P 2021) answers with the class that most members name (public code, aggregation.py:65: argmax
+of the summed one-hot votes). The healing paper (Section 5.1) and the malicious paper (Section 5.2) use it. Counts of
+votes are no logits: their logarithm is infinite, they have members + 1 values and no gradient. So the ensemble's output
+is
 
     log p,  p = mean_k softmax(z_k),   with the entries of the vote's winner and of p's largest exchanged
 
-where those two are different classes. So the argmax is the vote, ties broken by p; the softmax is p itself, or the same
-numbers in another order, which is what the KL of UMA and the true-class confidence of the member rate are taken
-of; and nothing is infinite. Public code breaks ties by the smallest class number instead.
+where those two are different classes. The argmax is then the vote, with ties broken by p. The softmax is p itself, or
+the same numbers in another order; UMA's KL and the membership attack's confidence are taken of it. And nothing is
+infinite. Public code breaks ties by the smallest class number instead.
 
-Gradients are those of log p, straight through the exchange: the vote has none. In log p a member counts by its share of
-the class's probability, so one that is sure of other classes pulls little; an attacker who knows the members could
-weigh them otherwise.
+Gradients are those of log p, straight through the exchange, since the vote has none. In log p a member counts by its
+share of the class's probability, so a member that is sure of other classes pulls little; an attacker who knows the
+members could weigh them otherwise.
 """
 
 from __future__ import annotations

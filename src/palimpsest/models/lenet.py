@@ -1,6 +1,6 @@
 """LeNet-5 (LeCun et al., Proc. IEEE 1998) as the label-leakage paper's MNIST recipe uses it.
 
-Convolutions of 6 and 16 channels, 5x5, fully connected layers of 120, 84 and `classes` units (methods.md 2.1).
+Convolutions of 6 and 16 channels, 5x5, fully connected layers of 120, 84 and `classes` units (docs/methods.md 2.1).
 """
 
 from torch import nn

@@ -1,7 +1,7 @@
 """ResNet-18 and ResNet-50 (He et al., CVPR 2016), torchvision's, with the stem for small images or for ImageNet.
 
 The CIFAR stem is a 3x3 convolution of stride 1 without pooling, as in the public code of SalUn that the UMA
-paper's peers use; the ImageNet stem is torchvision's 7x7 convolution of stride 2 with pooling (methods.md 2.1).
+paper's peers use; the ImageNet stem is torchvision's 7x7 convolution of stride 2 with pooling (docs/methods.md 2.1).
 """
 
 from typing import Annotated, Literal

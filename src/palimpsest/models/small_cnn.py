@@ -1,7 +1,7 @@
 """A small convolutional network for images from 8 pixels on: conv-conv-pool-fc.
 
-The healing paper's "small custom CNN" (S003:51) is not described; conv32-conv64-pool-fc128 is our decision
-(methods.md 2.1). It also stands in for ResNets at the demo scale.
+The healing paper's "small custom CNN" (Section 5.1) is not described; conv32-conv64-pool-fc128 is our decision
+(docs/methods.md 2.1). It also stands in for ResNets at the demo scale.
 """
 
 from typing import Annotated

@@ -1,13 +1,14 @@
-"""Where everything lies, what lies upstream of it, and the hash of all that: every path of a scale's results is here.
+"""Where every result lies, what it depends on, and a hash of all that: no path of a scale's results is spelt elsewhere.
 
-An `Address` is one job: its rule, its wildcards, its files, what its script is told (`asks`) and what it reads. Its
-`key` is a hash of all this and of the keys upstream, up to the data. Each rule carries it as a parameter, so that a
-change anywhere gives every job downstream a reason of its own to run, whatever became of the jobs between: Snakemake
-takes the files of a failed job away and does not miss an intermediate file of finished results.
+An `Address` is one job. It knows the job's rule, wildcards, output files, settings (`asks`) and inputs. Its `key` is a
+hash of all these and of the keys upstream, up to the data. Each rule carries its key as a parameter. So a change
+anywhere gives every job downstream a reason of its own to run, whatever became of the jobs between. It needs one,
+because Snakemake removes the files of a failed job and does not miss an intermediate file of finished results.
 
-A model is a base and a list of steps, and `Run` names both: a second step's request and unlearner stand behind the
-first's, `class_0-random_tenth` and `sisa-sisa`, so that the one rule `unlearn` makes each step from the run before.
-A file holds the repetitions that its `block` names ("0", or "0-4"), by their numbers, at every stage.
+A model is a base and a list of steps, and a `Run` names both. The request and the unlearner of a second step stand
+behind those of the first, as in `class_0-random_tenth` and `sisa-sisa`. So one rule, `unlearn`, makes every step from
+the run before it. At every stage a file holds the repetitions that its `block` names ("0", or "0-4"), each under its
+number.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from functools import cached_property
 from typing import Any
 
 from palimpsest.pipeline import method
-from palimpsest.pipeline.cells import ORIGINAL, SAME, Plan, Run
+from palimpsest.pipeline.cells import ORIGINAL, SAME, STEP, Plan, Run
 from palimpsest.pipeline.configuration import (
     ROOT,
     SECTIONS,
@@ -30,36 +31,37 @@ from palimpsest.pipeline.configuration import (
     method_of,
     recipe_of,
     taken_by,
+    task_of,
 )
 from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
-from palimpsest.seeds import numbers, stable_seed
+from palimpsest.seeds import stable_seed
 
-PLAIN = "plain"  # the base model that no method trains in its own way
+PLAIN = "plain"  # the base model that the one training loop makes, without an unlearner's own `train_base`
 LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "style.css", "looks.yaml")
 
 
 @dataclass(frozen=True)
 class File:
-    """One output of a job, by its name in OUTPUTS."""
+    """One output of a job; `name` is its name in `paths.OUTPUTS`."""
 
     of: Address
     name: str
 
     @property
     def path(self) -> str:
-        """Below the project's root."""
+        """Its path, relative to the project's root."""
         return self.of.outputs[self.name]
 
 
-Above = File | str  # a job's output, or a file of the project's own
+Above = File | str  # a job's output, or the path of a file that belongs to the project
 
 
 @dataclass(frozen=True)
 class Address:
     """One job.
 
-    stage: its rule. names: its wildcards, in the order of its path. asks: what its script is told, plain values.
-    above: what it reads, by name. code: the hash of what it executes.
+    stage: its rule. names: its wildcards, in the order in which its path has them. asks: the settings of its script, as
+    plain values. above: what it reads, by name. code: the hash of the code that it executes.
     """
 
     results: str
@@ -74,12 +76,12 @@ class Address:
 
     @cached_property
     def outputs(self) -> dict[str, str]:
-        """Its files by name, the record among them."""
+        """Its output files by name; the record is one of them."""
         return {name: path.format(**self.names) for name, path in outputs_of(self.results, self.stage).items()}
 
     @cached_property
     def inputs(self) -> dict[str, str | list[str]]:
-        """The files it reads, by name."""
+        """The files that it reads, by name."""
         return {
             name: _path(found) if isinstance(found, File | str) else [_path(one) for one in found]
             for name, found in self.above.items()
@@ -87,7 +89,7 @@ class Address:
 
     @cached_property
     def key(self) -> str:
-        """The hash of all that it depends on."""
+        """The hash of everything that its result depends on."""
         keys = {
             name: _key(found) if isinstance(found, File | str) else [_key(one) for one in found]
             for name, found in self.above.items()
@@ -124,7 +126,7 @@ class Addresses:
         self._made: dict[Any, Address] = {}
 
     def __call__(self, stage: str, **names: str) -> Address:
-        """The job of a rule with these wildcards."""
+        """Return the job of the rule `stage` with these wildcards."""
         known = (stage, *sorted(names.items()))
         if known not in self._made:
             asks, above, *modules = getattr(self, f"_{stage}")(**names)
@@ -135,7 +137,10 @@ class Addresses:
         return self._made[known]
 
     def for_rules(self) -> tuple[dict[str, Any], ...]:
-        """By rule: outputs, log, and as functions of the wildcards the inputs, what the script is told, and the key."""
+        """Return what the rules need, each as a dictionary by rule: outputs, logs, inputs, settings and keys.
+
+        The last three hold functions of the wildcards.
+        """
 
         def ask(stage: str, what: str) -> Callable[[Any], Any]:
             return lambda wildcards: getattr(self(stage, **dict(wildcards.items())), what)
@@ -150,23 +155,22 @@ class Addresses:
 
     def base(self, run: Run, block: str) -> Address:
         """The job that trained the base models of a run."""
-        own = self._trainer(run)
-        total = self._trained.get((run.dataset, run.model, own), self.plan.repetitions(run))
-        within = self.plan.within(total, run.model, block)
-        return self("train", dataset=run.dataset, model=run.model, base=own, block=within)
+        return self._shared(run.dataset, run.model, self._trainer(run), block)
 
     def model(self, run: Run, block: str) -> Address:
-        """The job that made the models of a run: its last step, or the base training of what forgot nothing."""
+        """Return the job that made the models of a run: its last step, or the base training where nothing was
+        forgotten.
+        """
         if run.unlearner == ORIGINAL:
             return self.base(run, block)
         return self("unlearn", **run.names, block=self.plan.within(self.plan.repetitions(run), run.model, block))
 
     def before(self, run: Run, block: str) -> Address:
-        """The job that made the models on which a run's last step worked."""
+        """Return the job that made the models from which a run's last step began."""
         return self.model(run.before, block) if run.before else self.base(run, block)
 
     def requests(self, run: Run, block: str) -> list[File]:
-        """What a run was asked to forget, step by step."""
+        """Return the request files of a run, one for each step that has a request of its own."""
         found = []
         for length in range(1, len(run.steps) + 1):
             until = run.until(length)
@@ -182,9 +186,14 @@ class Addresses:
                 found.append(self("request", dataset=run.dataset, request=request, block=within)["request"])
         return found
 
+    def _shared(self, dataset: str, model: str, base: str, block: str) -> Address:
+        """The job that trained the base models of a block, which several runs may share."""
+        within = self.plan.within(self._trained.get((dataset, model, base), 0), model, block)
+        return self("train", dataset=dataset, model=model, base=base, block=within)
+
     @cached_property
     def _trained(self) -> dict[tuple[str, str, str], int]:
-        """How many base models all runs together need, which share them: by data set, network and who trains them."""
+        """How many base models all runs together need, by data set, network and trainer; runs share base models."""
         found: dict[tuple[str, str, str], int] = {}
         for run in self.plan.asked:
             others = [self.plan.request(request).get("surrogate") for request, _ in run.steps]
@@ -196,7 +205,7 @@ class Addresses:
         return found
 
     def _trainer(self, run: Run) -> str:
-        """Who trains a run's base model: its first step's unlearner where that has a training of its own."""
+        """Return who trains a run's base model: the first step's unlearner if it has a `train_base`, else `plain`."""
         first = run.steps[0][1]
         own = first != ORIGINAL and method.has("unlearners", method_of(self.config, "unlearners", first), "train_base")
         return first if own else PLAIN
@@ -205,7 +214,7 @@ class Addresses:
         """Whether a request is chosen with a model at hand."""
         return bool(method.needs("requests", method_of(self.config, "requests", request)))
 
-    # What each rule's script is told, what it reads, and the modules that it executes
+    # For each rule: the settings of its script, what it reads, and the modules that it executes
 
     def _data(self, dataset: str) -> tuple[Any, ...]:
         name = method_of(self.config, "datasets", dataset)
@@ -224,8 +233,7 @@ class Addresses:
         if run:
             above |= {"model": self.model(run, block)["model"], "requests": self.requests(run, block)}
         else:
-            within = self.plan.within(self._trained[dataset, model, chain], model, block)
-            above["model"] = self("train", dataset=dataset, model=model, base=chain, block=within)["model"]
+            above["model"] = self._shared(dataset, model, chain, block)["model"]
         if "against" in entry:
             told |= {
                 "against": self._told("unlearners", entry["against"]),
@@ -233,16 +241,13 @@ class Addresses:
             }
             modules.append(self._module("unlearners", entry["against"]))
         if "surrogate" in entry:
-            within = self.plan.within(self._trained[dataset, entry["surrogate"], PLAIN], entry["surrogate"], block)
-            above["surrogate"] = self("train", dataset=dataset, model=entry["surrogate"], base=PLAIN, block=within)[
-                "model"
-            ]
+            above["surrogate"] = self._shared(dataset, entry["surrogate"], PLAIN, block)["model"]
         return told, above, *modules
 
     def _train(self, dataset: str, model: str, base: str, block: str) -> tuple[Any, ...]:
         told: dict[str, Any] = {
             "network": self._told("models", model),
-            "task": self._task(model),
+            "task": task_of(self.config, model),
             "recipe": recipe_of(self.config, dataset, model),
             "trainer": {},
         }
@@ -256,13 +261,13 @@ class Addresses:
         return told, above, *modules
 
     def _known_before(self, dataset: str, model: str, base: str, block: str) -> list[File]:
-        """The requests of all runs on a base whose training must know them."""
+        """Return the requests of all runs on a base whose training must know them in advance."""
         found: dict[str, File] = {}
         for run in self.plan.asked:
             if (run.dataset, run.model, self._trainer(run)) != (dataset, model, base):
                 continue
             for request, _ in run.steps:
-                if request == SAME or numbers(block)[-1] >= self.plan.repetitions(run):
+                if request == SAME:
                     continue
                 if self._at_hand(request):
                     raise ConfigError(
@@ -285,7 +290,7 @@ class Addresses:
         if grid_of(self.config, last):
             above["tuned"] = self("tune", **run.names)["tuned"]
         told["from_nearest"] = self.config["unlearners"][last].get("from_nearest", "")
-        if told["from_nearest"]:  # every repetition goes on from one and the same run of the step before
+        if told["from_nearest"]:  # every repetition starts from the same run of the step before
             if not run.before:
                 raise ConfigError(f"unlearners.{last}.from_nearest needs a step before it; {forget} is the first.")
             told["blocks"] = self.plan.blocks(run.before)
@@ -296,14 +301,14 @@ class Addresses:
         return told, above, *modules
 
     def _step(self, run: Run, block: str) -> tuple[Any, ...]:
-        """What unlearning needs, whether to tune or to do it."""
+        """Return what an unlearning step needs, both for tuning it and for doing it."""
         request, unlearner = run.steps[-1]
         grid, before = grid_of(self.config, unlearner), self.before(run, block)
         told = self._told("unlearners", unlearner, "unlearn")
         told["keywords"] = {key: value for key, value in told["keywords"].items() if key not in grid}
         told |= {
             "recipe": recipe_of(self.config, run.dataset, run.model),
-            "task": self._task(run.model),
+            "task": task_of(self.config, run.model),
             "same": request == SAME,
             "served": self.plan.request(request).get("served", 0),
             "blocks": [block],
@@ -314,7 +319,7 @@ class Addresses:
             "kept": [before["kept"]],
             "requests": self.requests(run, block),
         }
-        modules = [self._module("unlearners", unlearner)]
+        modules = [self._module("unlearners", unlearner), f"tasks.{told['task']}"]
         if backbone := told["keywords"].get("backbone"):
             modules.append(method.module("unlearners", backbone))
         return told, above, *modules
@@ -328,8 +333,12 @@ class Addresses:
             "model": self.model(run, block)["model"],
             "requests": self.requests(run, block),
         }
-        told = {**self._told("attacks", attack), "on": entry.get("images", "forget"), "task": self._task(run.model)}
-        return told, above, self._module("attacks", attack)
+        told = {
+            **self._told("attacks", attack),
+            "on": entry.get("images", "forget"),
+            "task": task_of(self.config, run.model),
+        }
+        return told, above, self._module("attacks", attack), f"tasks.{told['task']}"
 
     def _probe(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
@@ -339,13 +348,14 @@ class Addresses:
         return told, above, self._module("attacks", attack)
 
     def _prepare(self, dataset: str, forget: str, defense: str, block: str) -> tuple[Any, ...]:
-        if self._at_hand(forget):
+        asked = [request for request in forget.split(STEP) if request != SAME]
+        if any(map(self._at_hand, asked)):
             raise ConfigError(
                 f"defense {defense} is trained without the forget set, and {forget} differs from model to model."
             )
         told = self._told("defenses", defense, "prepare")
-        request = self("request", dataset=dataset, request=forget, block=block)["request"]
-        return told, {"images": self._images(dataset), "requests": [request]}, self._module("defenses", defense)
+        requests = [self("request", dataset=dataset, request=request, block=block)["request"] for request in asked]
+        return told, {"images": self._images(dataset), "requests": requests}, self._module("defenses", defense)
 
     def _predict(self, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
@@ -356,7 +366,7 @@ class Addresses:
             "attacks": attacks,
             "defenses": {name: self._told("defenses", name, "purify") for name in defenses},
             "trained": trained,
-            "task": self._task(run.model),
+            "task": task_of(self.config, run.model),
         }
         above: dict[str, Any] = {
             "images": self._images(run.dataset),
@@ -370,7 +380,8 @@ class Addresses:
         }
         if "before" in self.plan.needs_of(run):
             above["original"] = self.base(run, block)["model"]
-        return told, above, "predict", *(self._module("defenses", name) for name in defenses)
+        modules = [f"tasks.{told['task']}", *(self._module("defenses", name) for name in defenses)]
+        return told, above, "predict", *modules
 
     def _measure(self, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
@@ -379,6 +390,7 @@ class Addresses:
         shadowed = [name for name, file in files.items() if "shadows" in (method.literal(file, "NEEDS") or ())]
         shadow = run.with_last(self.config["reference"])
         told = {
+            "task": task_of(self.config, run.model),
             "metrics": self.plan.metrics_of(run),
             "families": self.plan.families_of(run),
             "blocks": every,
@@ -394,7 +406,7 @@ class Addresses:
         families = [f"metrics.{name}" for name in told["families"]]
         return told, above, "measure", *families, *(self._module("attacks", name) for name in judged)
 
-    # What people read
+    # Tables, figures and pages
 
     def _table(self, paper: str, table: str) -> tuple[Any, ...]:
         return self._item(paper, table), self._behind(paper, table), "report.tables", "report.formats"
@@ -418,7 +430,7 @@ class Addresses:
         return self._item(paper), above, "report.page"
 
     def _item(self, paper: str, name: str | None = None) -> dict[str, Any]:
-        """Everything that the configuration says of a table, a figure or a whole page, as a hash."""
+        """Return a hash of everything that the configuration says about a table, a figure or a whole page."""
         cells = [repr(item) for (p, n), item in self.plan.items.items() if p == paper and name in (None, n)]
         return {"cells": stable_seed(cells, self.plan.papers[paper])}
 
@@ -428,13 +440,13 @@ class Addresses:
         look = [f"workflow/report/{file}" for file in LOOK] + [f"config/papers/{paper}/{file}" for file in own]
         return {"rows": rows, "look": look}
 
-    # Parts of these
+    # Parts of the above
 
     def _images(self, dataset: str) -> File:
         return self("data", dataset=dataset)["images"]
 
     def _told(self, section: str, name: str, function: str = "") -> dict[str, Any]:
-        """A method's file and its keywords, those of one of its functions where that is named."""
+        """Return the name of a method's file and its keywords, or only those that one `function` of the file takes."""
         keywords = (
             taken_by(self.config, section, name, function) if function else keywords_of(self.config, section, name)
         )
@@ -442,6 +454,3 @@ class Addresses:
 
     def _module(self, section: str, name: str) -> str:
         return method.module(SECTIONS[section], method_of(self.config, section, name))
-
-    def _task(self, model: str) -> str:
-        return str(self.config["models"][model].get("task", "classification"))

@@ -1,9 +1,9 @@
 """What must be computed: the cells of every table and figure, read from its CSV, with the scale's stand-ins applied.
 
-A table's CSV (config/papers/<paper>/<table>.csv) holds its cells and the published numbers at once: the target list and
-the reference. Adding a row adds the work. A figure's is of the same kind. A row of several data sets (`mnist+svhn`,
-their networks `lenet+resnet18`) or unlearners is the mean over them. The rules ask a `Plan` for their inputs; the
-report asks it what stands where.
+The CSV of a table (config/papers/<paper>/<table>.csv) holds its cells and the published numbers, so it is the list of
+targets and the reference in one. Adding a row adds the work. A figure has a CSV of the same kind. A row that names
+several data sets (`mnist+svhn`, with their networks `lenet+resnet18`) or several unlearners is the mean over them. The
+rules take their inputs from a `Plan`, and the report takes from it which cell stands where.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from palimpsest.pipeline.configuration import (
     keywords_of,
     method_of,
     recipe_of,
+    task_of,
 )
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.papers import COLUMNS
@@ -33,17 +34,17 @@ ORIGINAL = "original"  # the model before unlearning, in the place of an unlearn
 NO_ATTACK = "none"
 NO_DEFENSE = ""
 STEP = "-"  # between the steps of a chain
-SAME = "same"  # the request of a step that asks for nothing new: it goes on after those before it
+SAME = "same"  # the request of a step that forgets nothing new and only changes the model further
 SHAPE = ("dataset", "model", "forget", "attack", "epsilon", "defense", "screening", "metric")
-BEFORE = "_before"  # ends the name of a metric of the model before unlearning
+BEFORE = "_before"  # the ending of a metric's name that means the model before unlearning
 
 
 @dataclass(frozen=True)
 class Run:
-    """A model under a request, in the scale's own names: a base, and the steps that were made from it.
+    """A model and what it was asked to forget, in the scale's own names: a base and the steps that were made from it.
 
-    forget, unlearner: the steps' requests and unlearners, of several with a `-` between them. `original` is the base
-    itself, of which the request asks nothing.
+    forget, unlearner: the requests and the unlearners of the steps; several have a `-` between them. With the unlearner
+    `original` the run is the base itself, which forgets nothing.
     """
 
     dataset: str
@@ -53,7 +54,7 @@ class Run:
 
     @property
     def rows(self) -> str:
-        """Where its measurements lie, below results/<scale>/."""
+        """The path of its measurements, below results/<scale>/."""
         return paths.below("measure", "rows", **self.names)
 
     @property
@@ -63,7 +64,7 @@ class Run:
 
     @property
     def steps(self) -> tuple[tuple[str, str], ...]:
-        """Each step's request and unlearner."""
+        """The request and the unlearner of each step."""
         requests, unlearners = self.forget.split(STEP), self.unlearner.split(STEP)
         if unlearners == [ORIGINAL]:
             unlearners *= len(requests)
@@ -75,28 +76,28 @@ class Run:
 
     @property
     def before(self) -> Run | None:
-        """The run that its last step went on from; None where that is the base."""
+        """The run from which its last step began; None where that is the base."""
         return self.until(len(self.steps) - 1) if len(self.steps) > 1 and self.unlearner != ORIGINAL else None
 
     def until(self, length: int) -> Run:
-        """The run of its first `length` steps."""
+        """Return the run of its first `length` steps."""
         requests, unlearners = zip(*self.steps[:length], strict=True)
         joined = ORIGINAL if self.unlearner == ORIGINAL else STEP.join(unlearners)
         return replace(self, forget=STEP.join(requests), unlearner=joined)
 
     def with_last(self, unlearner: str) -> Run:
-        """The same with another unlearner in its last step."""
+        """Return the same run with another unlearner in its last step."""
         names = [name for _, name in self.steps[:-1]] if self.unlearner != ORIGINAL else []
         return replace(self, unlearner=STEP.join([*names, unlearner])) if names or len(self.steps) == 1 else self
 
     @property
     def chain(self) -> str:
-        """It as part of a path, without data set and network."""
+        """The chain as one part of a path, without data set and network."""
         return f"{self.forget}.{self.unlearner}"
 
     @staticmethod
     def of_chain(dataset: str, model: str, chain: str) -> Run | None:
-        """The run that has this `chain`; None where that is a base."""
+        """Return the run that has this `chain`; None where the chain is a base."""
         forget, dot, unlearner = chain.partition(".")
         return Run(dataset, model, forget, unlearner) if dot else None
 
@@ -105,12 +106,13 @@ class Run:
 class Cell:
     """One number of a table.
 
-    dataset, model, forget, unlearner, attack, epsilon, defense, metric: as the paper has them. screening: how an attack
-    on labels calls a class forgotten. control: a label, where the row is a control of ours that the paper lacks.
-    published: the printed number, None where there is none; `status` and `note` then say why. printed_trials: of how
-    many trials it is the mean. runs: what to compute at this scale, of which the number is the mean; none where that
-    cannot be, and `missing` says why. reductions: in what the runs differ from the paper's; a number with any is not a
-    reproduction. derive: how the number comes from those of other cells, `parts`, where it is not measured itself.
+    dataset, model, forget, unlearner, attack, epsilon, defense, metric: as the paper names them. screening: the
+    decision rule by which an attack on labels calls a class forgotten. control: a label, where the row is a control of
+    ours that the paper lacks. published: the printed number; None where there is none, and `status` and `note` then say
+    why. printed_trials: the number of trials of which the printed number is the mean. runs: what must be computed at
+    this scale; the number is the mean over these runs. Where there is none, `missing` says why. reductions: how the
+    runs differ from the paper's; a number with any reduction is not a reproduction. derive: how the number is computed
+    from those of other cells, `parts`, where it is not measured itself.
     """
 
     paper: str
@@ -143,7 +145,7 @@ class Cell:
 
     @property
     def measured(self) -> tuple[Cell, ...]:
-        """The cells that are measured for it: its parts, or itself."""
+        """The cells that are measured for it: its parts, or the cell itself."""
         return self.parts or (self,)
 
 
@@ -223,54 +225,62 @@ class Plan:
         return self.papers[paper]["figures"][figure]["kind"] == "images"
 
     def request(self, name: str) -> Mapping[str, Any]:
-        """A request's entry of the configuration; empty of a step that asks for nothing new."""
+        """Return a request's entry of the configuration; it is empty for a step that has no request of its own."""
         return {} if name == SAME else self.config["requests"][name]
 
     def forgets_classes(self, run: Run) -> bool:
-        """Whether all that a run was asked to forget are whole classes, as the request's file says."""
+        """Whether a run was asked to forget whole classes only, as the files of its requests declare."""
         kinds = [method_of(self.config, "requests", name) for name, _ in run.steps if name != SAME]
         return all(method.literal(method.path("requests", kind), "WHOLE_CLASSES") for kind in kinds)
 
     def repetitions(self, run: Run) -> int:
-        """How often a run is repeated: as often as its requests, which may say so, or as the scale does."""
+        """Return how often a run is repeated: as often as its requests say, where they do, else as often as the scale
+        says.
+        """
         entries = [self.request(name) for name, _ in run.steps if name != SAME]
         return min(int(entry.get("repetitions", self.config["repetitions"])) for entry in entries)
 
     def blocks(self, run: Run) -> list[str]:
-        """The repetitions of a run as they stand in paths, several to a file and a job where its network is small."""
+        """Return the blocks of a run's repetitions as paths have them; small networks have several repetitions in a
+        block.
+        """
         return blocks(self.repetitions(run), self._size(run.model))
 
     def within(self, total: int, model: str, block: str) -> str:
-        """The block of `total` repetitions of a network that holds those of `block`."""
+        """The block of `total` repetitions of a network that holds those of `block`; itself where none does.
+
+        None holds the one that tuning uses, nor any that no table asks for.
+        """
         wanted = set(numbers(block))
-        held_out = {self.config["tuning_seed"]} == wanted  # the repetition that no table uses is a block of its own
-        return block if held_out else next(b for b in blocks(total, self._size(model)) if wanted <= set(numbers(b)))
+        return next((one for one in blocks(total, self._size(model)) if wanted <= set(numbers(one))), block)
 
     def _size(self, model: str) -> int:
         return int(self.config["block"].get(model, self.config["block"]["other"]))
 
     def attacks_of(self, run: Run) -> list[str]:
-        """The attacks on images to evaluate on one run."""
+        """Return the attacks on images that are evaluated on a run."""
         return [name for name in self._attacks(run) if not self.on_labels(name)]
 
     def label_attacks_of(self, run: Run) -> list[str]:
-        """The attacks on a server's labels to evaluate on one run."""
+        """Return the attacks on labels that are evaluated on a run."""
         return [name for name in self._attacks(run) if self.on_labels(name)]
 
     def on_labels(self, attack: str) -> bool:
-        """Whether an attack asks which labels a server forgot."""
+        """Whether an attack searches for the labels that a server forgot."""
         return method.stage("attacks", method_of(self.config, "attacks", attack)) == "on_labels"
 
     def metrics_of(self, run: Run) -> list[str]:
-        """The metrics that some cell asks of one run."""
+        """Return the metrics that some cell needs of a run."""
         return sorted({cell.metric for cell in self.asked.get(run, [])})
 
     def families_of(self, run: Run) -> list[str]:
-        """The families of metrics that measure one run: those of all runs, and those that some cell asks for."""
-        return sorted(families.asked(self.metrics_of(run), self._families))
+        """Return the families of metrics that measure a run: those that measure every run, and those that some cell
+        needs.
+        """
+        return sorted(families.asked(self.metrics_of(run), self._families, task_of(self.config, run.model)))
 
     def needs_of(self, run: Run) -> list[str]:
-        """What these families need to be predicted."""
+        """Return which predictions these families need."""
         return sorted({need for name in self.families_of(run) for need in self._families[name].needs})
 
     @cached_property
@@ -278,7 +288,7 @@ class Plan:
         return families.declared()
 
     def defenses_of(self, run: Run) -> list[str]:
-        """The defenses to evaluate one run under."""
+        """Return the defenses behind which a run is evaluated."""
         return sorted({cell.defense for cell in self.asked.get(run, [])} - {NO_DEFENSE})
 
     def _attacks(self, run: Run) -> list[str]:
@@ -299,13 +309,17 @@ class Plan:
         yield from self._invited(paper, table, rows)
 
     def _shared(self, rows: list[tuple[int, dict[str, str]]]) -> set[str]:
-        """The data sets of which every row can be run at this scale: what a line of means must not change under way."""
+        """Return the data sets on which every row can be run at this scale, so that a line of means keeps the same data
+        sets.
+        """
         return set.intersection(
             *({one["dataset"] for one in _each(row) if self._run(one)[0] is not None} for _, row in rows)
         )
 
     def _invited(self, paper: str, table: str, rows: list[tuple[int, dict[str, str]]]) -> Iterator[Cell]:
-        """Cells of methods that the configuration puts into this table with `also_in`, as the table's others have."""
+        """Yield the cells of methods that the configuration adds to this table with `also_in`, shaped like the table's
+        own.
+        """
         for name, entry in self.config["unlearners"].items():
             wanted = entry.get("also_in", [])
             if f"{paper}_{table}" not in ([wanted] if isinstance(wanted, str) else wanted):
@@ -322,12 +336,17 @@ class Plan:
     def _cell(
         self, paper: str, table: str, line: int, row: dict[str, str], only: Collection[str] | None = None
     ) -> Cell:
-        """only: the data sets that a mean is over, where not all."""
+        """Make a cell from a row. only: the data sets over which a mean is taken, where it is not all of them."""
         where = f"config/papers/{paper}/{table}.csv:{line}"
         if row["dataset"].count(SEVERAL) != row["model"].count(SEVERAL):
             raise ConfigError(f"{where}: as many networks as data sets, one for each; both separated by {SEVERAL}.")
-        for section, names in (("datasets", row["dataset"]), ("models", row["model"]), ("requests", row["forget"])):
-            for name in names.split(SEVERAL):
+        first, *later = row["forget"].split(STEP)
+        for section, names in (
+            ("datasets", row["dataset"].split(SEVERAL)),
+            ("models", row["model"].split(SEVERAL)),
+            ("requests", [first, *(name for name in later if name != SAME)]),
+        ):
+            for name in names:
                 if name not in self.config[section]:
                     raise ConfigError(
                         f"{where} has no {section} {name!r}; it takes {', '.join(sorted(self.config[section]))}."
@@ -348,6 +367,9 @@ class Plan:
                 (one, *(self._run(one) if only is None or one["dataset"] in only else (None, left_out)))
                 for one in _each(row)
             ]
+            for one, run, _ in found:
+                if run:
+                    self._check_tasks(where, one, run)
             runs = tuple(dict.fromkeys(run for _, run, _ in found if run))
             missing = None if runs else found[0][2]
             cuts = [cut for one, run, _ in found if run for cut in self._reductions(one, run)]
@@ -371,21 +393,40 @@ class Plan:
         if row["status"] == Status.NOT_APPLICABLE:
             return None, Missing(Why.NOT_APPLICABLE, row["note"])
         for kind in ("unlearners", "attacks", "defenses"):
-            name = row[kind.removesuffix("s")]
-            if name not in (ORIGINAL, NO_ATTACK, NO_DEFENSE) and name not in self.config[kind]:
-                return None, Missing(Why.NOT_BUILT, f"{kind.removesuffix('s')} {name}")
+            for name in row[kind.removesuffix("s")].split(STEP):
+                if name not in (ORIGINAL, NO_ATTACK, NO_DEFENSE) and name not in self.config[kind]:
+                    return None, Missing(Why.NOT_BUILT, f"{kind.removesuffix('s')} {name}")
         substitutes = {
             "dataset": self._stand_in("datasets", row["dataset"], row["dataset"]),
             "model": self._stand_in("models", row["model"], row["dataset"]),
-            "forget": self._stand_in("requests", row["forget"], row["dataset"]),
+            "forget": self._asked(row["forget"], row["dataset"]),
         }
         absent = [row[kind] for kind, name in substitutes.items() if name is None]
         if absent:
             return None, Missing(Why.NO_DATA if substitutes["dataset"] is None else Why.NOT_RUN, ", ".join(absent))
         return Run(unlearner=row["unlearner"], **{kind: str(name) for kind, name in substitutes.items()}), None
 
+    def _asked(self, forget: str, dataset: str) -> str | None:
+        """What stands for the requests of a chain at this scale."""
+        found = [name if name == SAME else self._stand_in("requests", name, dataset) for name in forget.split(STEP)]
+        return None if None in found else STEP.join(map(str, found))
+
+    def _check_tasks(self, where: str, row: Mapping[str, str], run: Run) -> None:
+        """Refuse a row that combines a network with a method or metric that is not for the network's task."""
+        asked = [("requests", name) for name, _ in run.steps] + [("unlearners", name) for _, name in run.steps]
+        asked.append(("attacks", row["attack"]))
+        there = [(kind, name) for kind, name in asked if name in self.config[kind]]
+        of = {name: method.tasks(kind, method_of(self.config, kind, name)) for kind, name in there}
+        tuned = [name for kind, name in there if kind == "unlearners" and grid_of(self.config, name)]
+        of |= {f"tuning of {name}": method.literal(method.PACKAGE / "tune.py", "TASKS") for name in tuned}
+        of |= {name: one.tasks for one in self._families.values() for name in one.metrics if name == row["metric"]}
+        task = task_of(self.config, run.model)
+        for name, tasks in of.items():
+            if tasks is not None and task not in tasks:
+                raise ConfigError(f"{where}: {name} is for {', '.join(tasks)}; the network {run.model} is for {task}.")
+
     def _stand_in(self, kind: str, name: str, dataset: str) -> str | None:
-        """What stands for `name` at this scale: itself, another, by data set where that is given, or None."""
+        """Return what stands for `name` at this scale: itself, another name, perhaps one for each data set, or None."""
         substitute = self.config["stand_ins"].get(kind, {}).get(name, name)
         return substitute.get(dataset, name) if isinstance(substitute, dict) else substitute
 
@@ -395,14 +436,14 @@ class Plan:
             for field in ("dataset", "model", "forget")
             if row[field] != getattr(run, field)
         ]
-        for kind in ("unlearners", "attacks", "defenses"):
-            name = row[kind.removesuffix("s")]
+        several = [(kind, row[kind.removesuffix("s")]) for kind in ("unlearners", "attacks", "defenses")]
+        for kind, name in ((kind, name) for kind, names in several for name in names.split(STEP)):
             if name in self.config[kind]:
                 budgets = self.config["budgets"].get(kind, {})
                 backbone = keywords_of(self.config, kind, name).get("backbone", "")
                 cuts: dict[str, Any] = {}
                 for source in (backbone, method_of(self.config, kind, name), name):
-                    # A variant that sets a value of its own does not inherit the cut of it.
+                    # A variant that sets a value itself does not inherit the cut of that value.
                     own = {} if source in (name, backbone) else self.config[kind][name]
                     cuts |= {key: value for key, value in budgets.get(source, {}).items() if key not in own}
                 for key, value in cuts.items():
@@ -415,7 +456,7 @@ class Plan:
 
 
 def _each(row: Mapping[str, str]) -> list[dict[str, str]]:
-    """A row of several data sets or unlearners as rows of one each."""
+    """Return a row of several data sets or unlearners as rows of one each."""
     return [
         {**row, "dataset": dataset, "model": model, "unlearner": unlearner}
         for dataset, model in zip(row["dataset"].split(SEVERAL), row["model"].split(SEVERAL), strict=True)

@@ -1,8 +1,8 @@
-"""The configuration: merged with its scale and the papers' own parts, checked before the first job, refused in one
-sentence.
+"""The configuration: merged with its scale and the papers' own parts, and checked before the first job.
 
-config/config.yaml names what exists, each paper's config.yaml what it alone needs; a scale says which data set, network
-and request stands in for which, and which budgets are cut. `resolve` puts them together.
+config/config.yaml lists what exists, and each paper's config.yaml lists what that paper alone needs. A scale says which
+data set, network and request stands in for which, and which budgets are cut. `resolve` puts all of these together. A
+configuration that cannot be run is refused in one sentence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from palimpsest.pipeline import method, papers
 from palimpsest.pipeline.errors import ConfigError, check, unknown
 
 ROOT = Path(__file__).parents[3]
-# Sections of the configuration and the folder whose files their entries name.
+# By section of the configuration, the folder whose files its entries name.
 SECTIONS = {
     "datasets": "data",
     "models": "models",
@@ -28,7 +28,7 @@ SECTIONS = {
     "attacks": "attacks",
     "defenses": "defenses",
 }
-# Keys of an entry that are the workflow's, not the method's.
+# Keys of an entry that the workflow reads itself and does not pass to the method.
 RESERVED = {
     "datasets": {"method", "subset", "hold_back"},
     "models": {"method", "task"},
@@ -37,11 +37,11 @@ RESERVED = {
     "attacks": {"method", "images"},
     "defenses": {"method"},
 }
-PROBES = "probes"  # of the budgets those for one data set: `<data set>/<attack on labels>`
+PROBES = "probes"  # the budgets that hold for one data set, named `<data set>/<attack on labels>`
 
 
 def scale_file(scale: object) -> Path:
-    """The file of a scale; `ConfigError` lists the scales there are."""
+    """Return the file of a scale; a `ConfigError` lists the scales that exist."""
     folder = ROOT / "config" / "scales"
     known = sorted(file.stem for file in folder.glob("*.yaml"))
     if scale not in known:
@@ -50,14 +50,14 @@ def scale_file(scale: object) -> Path:
 
 
 def load(path: Path | str = "config/config.yaml", **overrides: Any) -> dict[str, Any]:
-    """The configuration as Snakemake would merge it, for use without Snakemake."""
+    """Return the configuration as Snakemake would merge it, for use without Snakemake."""
     config: dict[str, Any] = yaml.safe_load((ROOT / path).read_text()) | overrides
     _update(config, yaml.safe_load(scale_file(config["scale"]).read_text()))
     return resolve(config | overrides)
 
 
 def write(config: Mapping[str, Any], path: Path | str) -> None:
-    """Keep a resolved configuration with the results that it is about; `ConfigError` where the disk is full."""
+    """Write a resolved configuration beside the results that it made; raises `ConfigError` where the disk is full."""
     final = Path(path)
     text = "# The whole configuration of the last run at this scale, merged and with the scale's budgets applied.\n"
     text += yaml.safe_dump(dict(config), sort_keys=False, width=120)
@@ -75,9 +75,10 @@ def write(config: Mapping[str, Any], path: Path | str) -> None:
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a merged configuration, put the papers' own parts below it and apply the scale's budgets; plain types.
+    """Check a merged configuration, add the papers' own parts and apply the scale's budgets; all values are plain
+    types.
 
-    Raises `ConfigError` for an unknown key, method, keyword, data set or scale, or a value out of its range.
+    Raises `ConfigError` for an unknown key, method, keyword, data set or scale, and for a value outside its range.
     """
     merged = papers.fill(config)
     check(merged, "config", "the configuration")
@@ -116,17 +117,19 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def method_of(config: Mapping[str, Any], section: str, name: str) -> str:
-    """The file that an entry of a section names: its `method`, else its own name."""
+    """Return the name of the file that an entry of a section uses: its `method`, else the entry's own name."""
     return str(config[section][name].get("method", name))
 
 
 def keywords_of(config: Mapping[str, Any], section: str, name: str) -> dict[str, Any]:
-    """The keywords that an entry passes to its method; a variant (`method: other`) starts from the other entry's."""
+    """Return the keywords that an entry passes to its method; a variant (`method: other`) starts from the other
+    entry's.
+    """
     entry = config[section][name]
     parent = method_of(config, section, name)
     inherited = keywords_of(config, section, parent) if parent != name and parent in config[section] else {}
     found = {**inherited, **{key: value for key, value in entry.items() if key not in RESERVED[section]}}
-    if "backbone" in found:  # a method around another entry, with what the configuration gives that one
+    if "backbone" in found:  # a method that wraps another entry gets that entry's keywords as its settings
         backbone = found["backbone"]
         found["settings"] = {**keywords_of(config, section, backbone), **found.get("settings", {})}
         found["backbone"] = method_of(config, section, backbone)
@@ -134,23 +137,28 @@ def keywords_of(config: Mapping[str, Any], section: str, name: str) -> dict[str,
 
 
 def grid_of(config: Mapping[str, Any], name: str) -> dict[str, list[Any]]:
-    """The keywords of an unlearner that rule `tune` shall choose, `{tune: [...]}` in its line, and their values."""
+    """Return the values that rule `tune` tries, by keyword of an unlearner: those given as `{tune: [...]}`."""
     found = keywords_of(config, "unlearners", name)
     return {key: list(value["tune"]) for key, value in found.items() if _is_grid(value)}
 
 
 def taken_by(config: Mapping[str, Any], section: str, name: str, function: str) -> dict[str, Any]:
-    """Of an entry's keywords those that one function of its method takes."""
+    """Return those of an entry's keywords that one function of its method takes."""
     valid = method.keywords(SECTIONS[section], method_of(config, section, name), function)
     return {key: value for key, value in keywords_of(config, section, name).items() if key in valid}
 
 
 def recipe_of(config: Mapping[str, Any], dataset: str, model: str) -> dict[str, Any]:
-    """The training recipe of a model on a data set: `model`'s, overridden by `dataset/model`'s."""
+    """Return the training recipe of a model on a data set: that of `model`, overridden by that of `dataset/model`."""
     recipes = config["recipes"]
     if model not in recipes and f"{dataset}/{model}" not in recipes:
         raise ConfigError(f"recipes has neither {model!r} nor '{dataset}/{model}'; it takes {', '.join(recipes)}.")
     return {**recipes.get(model, {}), **recipes.get(f"{dataset}/{model}", {})}
+
+
+def task_of(config: Mapping[str, Any], model: str) -> str:
+    """What a network is for: a file of tasks/."""
+    return str(config["models"][model].get("task", "classification"))
 
 
 def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapping[str, Any]) -> None:
@@ -158,6 +166,8 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
     where = f"config.yaml: {section}.{name}"
     if not method.exists(folder, file):
         raise ConfigError(unknown(where, "method", file, method.names(folder)))
+    if "task" in entry and section == "models" and not method.exists("tasks", entry["task"]):
+        raise ConfigError(unknown(where, "task", str(entry["task"]), method.names("tasks")))
     valid = method.every_keyword(folder, file)
     tuned = {key: value for key, value in entry.items() if isinstance(value, dict) and "tune" in value}
     for key, value in tuned.items():

@@ -29,9 +29,9 @@ def unknown(where: str, what: str, name: str, valid: Iterable[str]) -> str:
 
 
 def check(content: Any, schema: str, whole: str, inside: str = "") -> None:
-    """Hold `content` against workflow/schemas/<schema>.schema.yaml.
+    """Check `content` against workflow/schemas/<schema>.schema.yaml.
 
-    whole: what the sentence calls it. inside: what it says before the keys that lead to a part of it.
+    whole: what the sentence calls the content. inside: the words before the keys that lead to a part of it.
     """
     rules = yaml.safe_load((SCHEMAS / f"{schema}.schema.yaml").read_text())
     errors = jsonschema.Draft202012Validator(rules).iter_errors(content)

@@ -1,14 +1,15 @@
-"""What a job will cost, from the records of jobs that ran, and what each figure rests on.
+"""What a job will cost, estimated from the records of jobs that ran, and what each estimate rests on.
 
-A job's seconds are its own record's where it ran before: *measured*. Else they follow from other jobs' records,
-*scaled*: the images that pass through the network, as training would count them, times what an image took there. What
-no record tells is a *guess* of the configuration (`plan`), and so is what follows from one.
+A job that ran before takes the seconds of its own record: they are *measured*. Otherwise the seconds are *scaled* from
+other jobs' records: the images that pass through the network, counted as training would count them, times the seconds
+that one image took there. Where no record helps, a number of the configuration (`plan`) is used: it is a *guess*, and
+so is everything computed from it.
 
     seconds = work x seconds an image of this rule, method, network and kind of device
             = work x weight / speed
 
-work: images x (pixels / 32 x 32). The second line stands in where this network never ran so: weight is the trained
-images that an image of this rule and method costs, speed the images that the network trains a second.
+work is images x (pixels / 32 x 32). The second line is used where this network never ran so: weight is how many trained
+images an image of this rule and method costs, and speed is how many images the network trains a second.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Amount:
 
 
 class Costs:
-    """What jobs cost under one configuration, from the records of jobs that ran."""
+    """The costs of jobs under one configuration, estimated from the records of jobs that ran."""
 
     def __init__(self, config: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> None:
         self.config, self.stated = config, config["plan"]
@@ -51,7 +52,7 @@ class Costs:
             rule, cell, asks = record["rule"], record["cell"], record["params"]
             try:
                 work = self.work(rule, cell, asks)
-            except (KeyError, ConfigError):  # of another time or data set: it does not say what was done
+            except (KeyError, ConfigError):  # an older record, or another data set: the work behind it is unknown
                 continue
             device = "cpu" if record["device"] == "cpu" else "gpu"
             self.own[_key(record["scale"], rule, cell, device)].append((work, record["seconds"]))
@@ -59,23 +60,23 @@ class Costs:
         self.units = {key: statistics.median(values) for key, values in units.items()}
 
     def seconds(self, job: Job) -> Amount:
-        """A job's seconds on the device it asks for."""
+        """Return the seconds that a job takes on its kind of device."""
         if not job.runs:
             return Amount(0.0, MEASURED)
         work = self.work(job.rule, job.cell, job.asks)
         for done, seconds in self.own.get(_key(self.config["scale"], job.rule, job.cell, job.device), []):
-            if math.isclose(done, work):  # and not another budget's
+            if math.isclose(done, work):  # else the record is of another budget
                 return Amount(seconds, MEASURED)
         rule, name, model = _kind(job.rule, job.cell, job.asks)
         if (job.device, rule, name, model) in self.units:
             return Amount(work * self.units[job.device, rule, name, model], SCALED)
         weight, speed = self._weight(rule, name), self._speed(job.device, model)
         if not model and job.gpus:
-            weight = Amount(weight.value, GUESSED)  # seconds of another kind of device
+            weight = Amount(weight.value, GUESSED)  # the seconds come from another kind of device
         return Amount(work * weight.value / speed.value, max(weight.basis, speed.basis, key=BASES.index))
 
     def work(self, rule: str, cell: Mapping[str, str], asks: Mapping[str, Any]) -> float:
-        """Images of 32 x 32 pixels that a job sends through its network; 1 for a job without one."""
+        """Return how many images of 32 x 32 pixels a job sends through its network; 1 for a job without a network."""
         if rule not in NETWORK:
             return 1.0
         if cell["dataset"] not in self.stated["images"]:
@@ -97,7 +98,7 @@ class Costs:
             return float(trials * data["train"] * _epochs(asks["method"], keywords, asks["recipe"]))
         forgotten = sum(self._forgotten(name, data) for name in cell["forget"].split("-"))
         if rule == "attack":
-            if asks["on"] == "unseen":  # as many test images, or, of classes, those that there are of them
+            if asks["on"] == "unseen":  # as many test images as forget images, or all those of the forgotten classes
                 classes = method.literal(method.path("requests", self._kind(cell["forget"])), "WHOLE_CLASSES")
                 forgotten = min(forgotten, data["test"] * (forgotten / data["train"] if classes else 1))
             return len(keywords.get("epsilons", [0])) * keywords.get("steps", 1) * forgotten
@@ -118,7 +119,7 @@ class Costs:
         return float(data["train"] * request.get("share", classes / data["classes"]))
 
     def _speed(self, device: str, model: str) -> Amount:
-        """Images (32 x 32) that a network trains a second; 1 where there is no network."""
+        """Return how many images (32 x 32) a network trains a second; 1 where there is no network."""
         if not model:
             return Amount(1.0, MEASURED)
         if (unit := self.units.get((device, "train", "", model))) is not None:
@@ -127,7 +128,7 @@ class Costs:
         return Amount(entry["images_per_second"], SCALED if "measured" in entry else GUESSED)
 
     def _weight(self, rule: str, name: str) -> Amount:
-        """What an image costs in a rule and method, in trained images; its seconds where there is no network."""
+        """Return what an image of a rule and method costs, in trained images; in seconds where there is no network."""
         if rule == "train":
             return Amount(1.0, SCALED)
         found = [
@@ -146,14 +147,14 @@ def _key(scale: str, rule: str, cell: Mapping[str, str], device: str) -> tuple[s
 
 
 def _kind(rule: str, cell: Mapping[str, str], asks: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Rule, method and network, of which jobs take the same seconds an image."""
+    """Return rule, method and network; jobs that share these take the same seconds an image."""
     if rule not in NETWORK:
         return rule, "", ""
     return rule, asks.get("method", ""), cell["model"]
 
 
 def _epochs(name: str, keywords: Mapping[str, Any], recipe: Mapping[str, Any]) -> float:
-    """Passes over the data of an unlearner: its own, its backbone's, else the base training's."""
+    """Return an unlearner's passes over the data: its own epochs, its backbone's, or else the base training's."""
     for found in (keywords, keywords.get("settings", {})):
         if "epochs" in found:
             return float(found["epochs"])

@@ -1,11 +1,11 @@
 """A card of its own for each job, on a machine with several.
 
-Snakemake counts cards (`--resources gpu=4`) but does not say which is whose. Each job takes one by a lock on a file,
-which the kernel gives back when the process ends, however it ends; so two Snakemakes of one user on one machine share
-its cards too. Where SLURM gave the job just the cards that it asks for, nothing is locked.
+Snakemake counts cards (`--resources gpu=4`) but does not say which job has which. So each job takes one by a lock on a
+file. The kernel releases the lock when the process ends, however it ends, so two Snakemakes of one user on one machine
+share its cards too. Where SLURM gave the job exactly the cards that it requested, nothing is locked.
 
 Small networks may share a card: with `jobs_per_gpu: 3` a card has three places, and `--resources gpu=12` fills four
-cards. A job that wants a card for itself never shares it with one that would.
+cards. A job that wants a card for itself never shares it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ _held: list[int] = []  # open descriptors: the leases, until the process ends
 
 
 class LeaseError(Exception):
-    """The job cannot have the cards that it asks for; the message says why."""
+    """The job cannot have the cards that it requests; the message says why."""
 
 
 def lease(count: int, jobs_per_gpu: int = 1) -> list[str]:
-    """Take `count` cards, waiting until they are free, and show the process only these; before CUDA starts.
+    """Take `count` cards, waiting until they are free, and show the process only these; call it before CUDA starts.
 
-    count: 0 hides every card. jobs_per_gpu: how many jobs may hold the same card.
-    Returns the cards as `CUDA_VISIBLE_DEVICES` names them; none on a machine without. A preset `CUDA_VISIBLE_DEVICES`
-    is the pool to choose from. Raises `LeaseError` where there are cards but fewer than `count`, or a driver that does
-    not answer.
+    count: 0 hides every card. jobs_per_gpu: how many jobs may hold the same card at once. Returns the cards as
+    `CUDA_VISIBLE_DEVICES` names them, none on a machine without cards. A preset `CUDA_VISIBLE_DEVICES` is the pool to
+    choose from. Raises `LeaseError` where there are cards but fewer than `count`, or where the driver does not answer.
     """
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # nvidia-smi's order, so that "0" is the same card to both
     cards = visible() if count else []
@@ -60,7 +59,7 @@ def lease(count: int, jobs_per_gpu: int = 1) -> list[str]:
 
 
 def visible() -> list[str]:
-    """The cards that this process may use: as preset in `CUDA_VISIBLE_DEVICES`, else all, by their UUIDs."""
+    """Return the cards that this process may use: those preset in `CUDA_VISIBLE_DEVICES`, else all, by their UUIDs."""
     preset = os.environ.get(VISIBLE)
     if preset is not None:
         return [card.strip() for card in preset.split(",") if card.strip()]
@@ -68,7 +67,7 @@ def visible() -> list[str]:
 
 
 def _machine() -> dict[str, str]:
-    """The machine's cards, UUID by index; none where there is no driver, `LeaseError` where it fails."""
+    """Return the machine's cards, UUID by index; none where there is no driver. Raises `LeaseError` where it fails."""
     try:
         said = subprocess.run(
             ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"],
@@ -85,7 +84,9 @@ def _machine() -> dict[str, str]:
 
 
 def _take(names: dict[str, str], count: int, places: int) -> list[str]:
-    """`count` of the cards, locked; or none and no lock, so that two waiting jobs never hold half of each other's."""
+    """Lock `count` of the cards and return them, or lock none; so two waiting jobs never hold half of each other's
+    cards.
+    """
     folder = _folder()
     taken: dict[str, list[int]] = {}
     for place in range(places):  # every card's first place before any card's second

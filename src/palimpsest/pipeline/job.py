@@ -1,18 +1,19 @@
-"""What every job does around its one function: log, device, seeds, atomic outputs, the record, one clear sentence.
+"""What every job does around its one function: log, device, seeds, atomic outputs, record, and one clear sentence on
+error.
 
     with job(globals().get("snakemake")) as run:
         images = data.read(run.input.images)
         run.keep_models(lambda number: fit(...))
 
-An output is written under a temporary name and renamed when it is whole. What a job keeps to resume from lies in one
-folder beside its first output until it ends. An error that a user can mend ends the job with one sentence in its log;
-an error of ours with its traceback.
+An output is written under a temporary name and renamed when it is whole. Files from which a job can resume lie in one
+folder beside its first output until the job ends. An error that a user can correct ends the job with one sentence in
+its log; a programming error ends it with a traceback.
 
-A script can be run by itself for one result, its log then being the terminal:
+A script can be run by itself for one result. Its log then goes to the terminal:
 
     PYTHONPATH=src python workflow/scripts/unlearn.py results/demo/unlearned/…/0-1.safetensors [KEY=VALUE …]
 
-KEY=VALUE as Snakemake's --config has it.
+KEY=VALUE sets a configuration value, as Snakemake's --config does.
 """
 
 from __future__ import annotations
@@ -54,21 +55,21 @@ CLEAR = {"DataError", "RequestError", "ModelError", "ConfigError", "LeaseError",
 
 
 class Files(dict[str, Any]):
-    """A job's files by name, as attributes; one path, or several. A name that a job does not have is an error."""
+    """A job's files by name, as attributes; each is a path or a list. A name that the job does not have is an error."""
 
     def __getattr__(self, name: str) -> Any:
         return self[name]
 
     @property
     def paths(self) -> list[str]:
-        """All of them."""
+        """All of the paths, in one list."""
         return [path for found in self.values() for path in ([found] if isinstance(found, str) else found)]
 
 
 class Job:
     """One running job.
 
-    stage: its rule. names: its wildcards. asks: what `pipeline.address` tells it. input, output: its files.
+    stage: its rule. names: its wildcards. asks: its settings, from `pipeline.address`. input, output: its files.
     """
 
     def __init__(self, snakemake: Any) -> None:
@@ -110,26 +111,28 @@ class Job:
 
     @property
     def task(self) -> ModuleType:
-        """What the network is for: a file of tasks/."""
+        """The task of the network: a file of tasks/."""
         return import_module(f"palimpsest.tasks.{self.asks.task}")
 
     def method(self, section: str) -> ModuleType:
-        """The file of the method that the job is told to run, of a section of the configuration."""
+        """Return the file of the method that the job runs; `section` is its section of the configuration."""
         return imported(section, self.asks.method)
 
     @cached_property
     def _resumes(self) -> str:
-        """What anything kept for resuming must match: what the job depends on, and the inputs as they lie there."""
+        """What a kept file must match before the job resumes from it: the job's key, and the inputs as they lie on
+        disk.
+        """
         return str([self.key, *(provenance.digest(path) for path in self.input.paths)])
 
     @property
     def kept_for_resuming(self) -> Path:
-        """The folder of what an interrupted job goes on from; it goes when the job ends."""
+        """The folder from which an interrupted job resumes; it is removed when the job ends."""
         first = Path(next(iter(self.output.values())))
         return first.with_name(f".{first.stem}.resume")
 
     def checkpoint(self, number: int, part: int = 0) -> Checkpoint:
-        """Where the training of a repetition may resume; `part` counts trainings one after the other."""
+        """Return where the training of a repetition may resume; `part` numbers trainings that follow each other."""
         from palimpsest.train import Checkpoint
 
         seconds = float(os.environ.get("PALIMPSEST_CHECKPOINT_SECONDS", "30"))
@@ -137,7 +140,7 @@ class Job:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Seconds of the block, without loading and saving, go into the record as `method_seconds`."""
+        """Record the seconds of the block, without loading and saving, as `method_seconds`."""
         started = time.perf_counter()
         yield
         torch = sys.modules.get("torch")
@@ -147,10 +150,10 @@ class Job:
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Path]:
-        """A temporary path that becomes `path` when the block ends well, and vanishes when it does not."""
+        """Yield a temporary path, which becomes `path` when the block ends well and vanishes when it does not."""
         final = Path(path)
         final.parent.mkdir(parents=True, exist_ok=True)
-        for left in final.parent.glob(f".{final.name}.*.tmp"):  # by a run that was killed
+        for left in final.parent.glob(f".{final.name}.*.tmp"):  # left by a run that was killed
             left.unlink(missing_ok=True)
         temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
         try:
@@ -175,29 +178,29 @@ class Job:
         self.write_text(path, json.dumps(content) + "\n")
 
     def write_rows(self, path: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write measurements, one JSON object a line."""
+        """Write measurements, one JSON object on each line."""
         self.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_tensors(
         self, path: str, made: Mapping[int, Mapping[str, Any]], about: Mapping[int, Any] | None = None
     ) -> None:
-        """Write the tensors of each repetition, and what else there is to say of it."""
+        """Write the tensors of each repetition; `about` has further plain values of each."""
         from palimpsest import numbered
 
         with self.writing(path) as temporary:
             numbered.save(made, temporary, about or {})
 
     def read_tensors(self, path: str, number: int) -> dict[str, Any]:
-        """The tensors of one repetition, on the job's device."""
+        """Return the tensors of one repetition, on the job's device."""
         from palimpsest import numbered
 
         return numbered.read(path, number, self.device)
 
     def keep_models(self, make: Callable[[int], Made], about: Callable[[int], Mapping[str, str]]) -> None:
-        """Write the network that `make` returns for each repetition, and the tensors that it leaves besides, if any.
+        """Write the network that `make` returns for each repetition, and the tensors that a further step needs, if any.
 
-        about: what else a network's header says. A diverged training is kept as such and is no error. Each finished
-        repetition waits beside the output, so that a killed job loses one at most.
+        about: further entries of a network's header. A diverged training is written as diverged and is no error. Each
+        finished repetition is kept beside the output at once, so that a killed job loses one repetition at most.
         """
         from palimpsest import models
 
@@ -228,7 +231,7 @@ class Job:
         return network, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
     def _finished(self, part: Path, number: int) -> tuple[Network, dict[str, Any]] | None:
-        """What an interrupted run of this very job left as finished."""
+        """Return what an interrupted run of this very job finished; None where there is nothing that fits."""
         from safetensors import SafetensorError
 
         from palimpsest import models
@@ -244,12 +247,12 @@ class Job:
 
 
 def imported(section: str, name: str) -> ModuleType:
-    """The file of a method, by its folder."""
+    """Import and return the file of a method."""
     return import_module(f"palimpsest.{method.module(section, name)}")
 
 
 def nearest_to_the_mean(rows: str, metric: str) -> int:
-    """The repetition whose value of a metric, without attack or defense, lies nearest the mean over all of a run."""
+    """Return the repetition whose value of a metric, without attack or defense, lies nearest the mean of the run."""
     every = [json.loads(line) for line in Path(rows).read_text().splitlines()]
     found = {
         int(row["repetition"]): float(row["value"])
@@ -266,14 +269,14 @@ def nearest_to_the_mean(rows: str, metric: str) -> int:
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[Job]:
-    """Run the block as the job of a rule, or for the target on the command line; write its record."""
+    """Run the block as a rule's job, or as the job of the target on the command line, and write its record."""
     snakemake = snakemake or alone(sys.argv[1:])
     to = {"filename": snakemake.log[0], "filemode": "w"} if snakemake.log else {"stream": sys.stderr}
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True, **to)
     # Small networks use few threads a job, so that jobs and not threads fill the cores; set before torch is imported.
     os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if "torch" in sys.modules:  # a warm start: imported before anybody knew how many threads
+    if "torch" in sys.modules:  # in a warm start torch was imported before the number of threads was known
         sys.modules["torch"].set_num_threads(snakemake.threads)
     logging.raiseExceptions = False  # a log that cannot be written ends no job
     run = Job(snakemake)
@@ -295,13 +298,13 @@ def job(snakemake: Any) -> Iterator[Job]:
             shutil.rmtree(run.kept_for_resuming, ignore_errors=True)
     except (Exception, ConfigError) as error:  # ConfigError is an exit
         log.error("%s", _sentence(error))
-        if _is_full(error):  # of the log itself, perhaps
+        if _is_full(error):  # perhaps the log itself could not be written
             sys.stderr.write(f"{_sentence(error)}\n")
         sys.exit(1)
 
 
 def alone(arguments: Sequence[str]) -> SimpleNamespace:
-    """What Snakemake would hand to the script that runs, for the one target among its arguments."""
+    """Return what Snakemake would pass to the running script for the one target among its arguments."""
     from palimpsest.pipeline import cells, configuration
 
     stage = Path(sys.argv[0]).stem
@@ -373,6 +376,6 @@ def _sentence(error: BaseException) -> str:
     if type(error).__name__ == "OutOfMemoryError":
         return f"The card's memory is too small for this job: lower batch_size in the scale file. ({error})"
     last = traceback.extract_tb(error.__traceback__)[-1].filename
-    if isinstance(error, ValueError) and Path(last).is_relative_to(PACKAGE):  # raised by a method, in its own words
+    if isinstance(error, ValueError) and Path(last).is_relative_to(PACKAGE):  # from a method
         return str(error)
     return traceback.format_exc()

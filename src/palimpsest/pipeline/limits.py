@@ -1,6 +1,7 @@
-"""What a job asks of a cluster: memory and minutes, and more of both when a job that its limit killed is tried again.
+"""The memory and minutes that a job requests of a cluster, and more of both after its limit killed it.
 
-Snakemake calls these for a rule's `resources` when it needs the number. On one machine nothing is limited by them.
+Snakemake calls these functions for a rule's `resources` when it needs the number. On a single machine they limit
+nothing.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 
-COPIES = 2  # of its inputs that a job may hold: as read, and as the tensors made from it
+COPIES = 2  # a job may hold its inputs twice: as read, and as the tensors made from them
 BYTES = 10**6  # in one of Snakemake's megabytes
 
 
 def memory(mb: int) -> Callable[..., int]:
-    """A rule's `mem_mb`: `mb` megabytes besides its inputs' copies, the attempt's number of times.
+    """Return a rule's `mem_mb`: `mb` megabytes and room for copies of the inputs, times the number of the attempt.
 
-    An input that is not there yet (a dry run, a member of a group) counts nothing.
+    An input that is not there yet (in a dry run, or of a member of a group) counts nothing.
     """
 
     def mem_mb(wildcards: object, input: Iterable[str], attempt: int) -> int:
@@ -26,7 +27,7 @@ def memory(mb: int) -> Callable[..., int]:
 
 
 def runtime(minutes: int) -> Callable[..., int]:
-    """A rule's `runtime`: `minutes`, the attempt's number of times; a training goes on where it was killed."""
+    """Return a rule's `runtime`: `minutes` times the number of the attempt; a training goes on where it was killed."""
 
     def runtime(wildcards: object, attempt: int) -> int:
         return attempt * minutes

@@ -1,7 +1,8 @@
-"""A method by its file name: its keywords, their ranges, what it needs, and the hash of its code, without importing it.
+"""A method is known by its file name: this module reads its keywords, their ranges, its needs and the hash of its code.
 
-The Snakefile is parsed often (twice a job on a cluster) and must not pay for torch; `ast` reads what it needs. What
-stands before `*` in a method's function the workflow gives; what stands after is a hyper-parameter.
+Nothing is imported. The Snakefile is parsed often (twice a job on a cluster) and must not pay for torch, so `ast` reads
+what it needs. In a method's function the workflow gives what stands before `*`; what stands after it is a
+hyper-parameter.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
 ROOT = PACKAGE.parents[1]
-# Which function of a file is the method, by folder; further ones, which share its keywords.
+# By folder, the function that is the method, and further functions, which share its entry's keywords.
 FUNCTIONS = {
     "data": ("load",),
     "models": ("build",),
@@ -23,7 +24,7 @@ FUNCTIONS = {
     "attacks": ("attack", "judge"),
     "defenses": ("purify", "prepare"),
 }
-TRAINING = "training"  # a keyword that holds settings of training; the configuration gives its fields one by one
+TRAINING = "training"  # the keyword that holds a `Recipe`; the configuration sets its fields one by one
 
 
 class MethodError(Exception):
@@ -31,7 +32,7 @@ class MethodError(Exception):
 
 
 def files(kind: str) -> dict[str, Path]:
-    """All methods of a folder and of the folders in it, by the names of their files; `_` begins a helper's name."""
+    """Return all methods of a folder and of its subfolders, by file name; a name that begins with `_` is a helper's."""
     found = sorted((PACKAGE / kind).rglob("*.py"))
     return {file.stem: file for file in found if not file.stem.startswith("_")}
 
@@ -48,25 +49,25 @@ def exists(kind: str, name: str) -> bool:
 
 @cache
 def path(kind: str, name: str) -> Path:
-    """The file of a method; `MethodError` where there is none."""
+    """Return the file of a method; raises `MethodError` where there is none."""
     if name not in files(kind):
         raise MethodError(f"there is no method {kind}/{name}.py")
     return files(kind)[name]
 
 
 def module(kind: str, name: str) -> str:
-    """A method's module below this package, as `code` takes it: "attacks.on_images.uma"."""
+    """Return a method's module name below this package, as `code` takes it: "attacks.on_images.uma"."""
     return ".".join(path(kind, name).relative_to(PACKAGE).with_suffix("").parts)
 
 
 def stage(kind: str, name: str) -> str:
-    """The folder within its folder in which a method lies, as `on_images` of an attack; empty where in none."""
+    """Return the subfolder in which a method lies, such as `on_images` for an attack; empty where there is none."""
     return path(kind, name).relative_to(PACKAGE / kind).parent.name
 
 
 @cache
 def keywords(kind: str, name: str, function: str = "") -> dict[str, str]:
-    """The keywords of a method's function (its first, where none is named), each with its annotation as text."""
+    """Return the keywords of a method's function, by default its first, each with its annotation as text."""
     wanted = function or FUNCTIONS[kind][0]
     node = _function(kind, name, wanted)
     if node is None:
@@ -77,7 +78,7 @@ def keywords(kind: str, name: str, function: str = "") -> dict[str, str]:
 
 @cache
 def every_keyword(kind: str, name: str) -> dict[str, str]:
-    """The keywords of all functions of a method's file that are one of its folder's."""
+    """Return the keywords of all functions of a method's file that its folder knows."""
     return {
         k: v
         for function in FUNCTIONS[kind]
@@ -88,14 +89,20 @@ def every_keyword(kind: str, name: str) -> dict[str, str]:
 
 @cache
 def has(kind: str, name: str, function: str) -> bool:
-    """Whether the method's file has another function, as `train_base` of an unlearner or `prepare` of a defense."""
+    """Whether the method's file has this function, such as `train_base` of an unlearner or `prepare` of a defense."""
     return _function(kind, name, function) is not None
 
 
 @cache
 def needs(kind: str, name: str) -> tuple[str, ...]:
-    """What a method's file says that it needs of the workflow: `NEEDS = ("model",)`."""
+    """Return what a method's file declares that it needs of the workflow: `NEEDS = ("model",)`."""
     return tuple(literal(path(kind, name), "NEEDS") or ())
+
+
+@cache
+def tasks(kind: str, name: str) -> tuple[str, ...] | None:
+    """Of which tasks a method is, as its file says: `TASKS = ("classification",)`; None is all."""
+    return literal(path(kind, name), "TASKS")
 
 
 def trains(kind: str, name: str) -> bool:
@@ -106,7 +113,7 @@ def trains(kind: str, name: str) -> bool:
 
 @cache
 def literal(file: Path, name: str) -> Any:
-    """The value of a plain assignment in a module, None where there is none."""
+    """Return the value of a plain assignment in a module; None where there is none."""
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name:
             return ast.literal_eval(node.value)
@@ -115,7 +122,7 @@ def literal(file: Path, name: str) -> Any:
 
 @cache
 def settings() -> dict[str, str]:
-    """The fields of `train.Recipe`, which a method with `training` takes one by one, with their annotations."""
+    """Return the fields of `train.Recipe` with their annotations; a method with `training` takes them one by one."""
     for node in ast.parse((PACKAGE / "train.py").read_text()).body:
         if isinstance(node, ast.ClassDef) and node.name == "Recipe":
             fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
@@ -131,10 +138,11 @@ def _function(kind: str, name: str, function: str) -> ast.FunctionDef | None:
 
 @cache
 def code(*modules: str) -> str:
-    """A hash over what `modules` and every module of this package that they import execute.
+    """Return a hash of what `modules`, and every module of this package that they import, execute.
 
-    modules: as `module` names them, without the package ("unlearners.salun"), or files below the project's root
-    ("workflow/scripts/train.py"). Comments, docstrings and layout do not execute: a changed sentence changes no hash.
+    modules: names as `module` gives them, without the package ("unlearners.salun"), or files relative to the project's
+    root ("workflow/scripts/train.py"). Comments, docstrings and layout do not execute, so a changed sentence changes no
+    hash.
     """
     hasher = hashlib.sha256()
     here = [ROOT / name if name.endswith(".py") else PACKAGE / f"{name.replace('.', '/')}.py" for name in modules]
@@ -146,7 +154,7 @@ def code(*modules: str) -> str:
 
 @cache
 def executed(source: str) -> str:
-    """The syntax tree of `source` as text, without docstrings (nor the places where anything stands)."""
+    """Return the syntax tree of `source` as text, without docstrings and without line numbers."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -169,7 +177,7 @@ def _closure(files: list[Path]) -> set[Path]:
 
 @cache
 def _imports(file: Path) -> tuple[Path, ...]:
-    """The files of this package that a module imports, wherever in it; not those that only its types are of."""
+    """Return the files of this package that a module imports, at its top or inside a function."""
     tree = ast.parse(file.read_text())
     typing = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     only_types = {inner for node in typing for inner in ast.walk(node)}

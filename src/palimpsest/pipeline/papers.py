@@ -1,22 +1,25 @@
-"""A paper is a folder: config/papers/<paper>/ with paper.yaml, a CSV for each table and figure, and what is its own.
+"""A paper is a folder, config/papers/<paper>/: paper.yaml, a CSV for each table and figure, and what the paper alone
+has.
 
-`read` holds paper.yaml against workflow/schemas/paper.schema.yaml and the folder's files; `rows` reads a CSV.
+`read` checks paper.yaml against workflow/schemas/paper.schema.yaml and against the files of the folder; `rows` reads a
+CSV.
 
-The columns of a CSV are `COLUMNS`. `dataset` and `unlearner` may name several (`mnist+svhn`): the row is the mean over
-them. `status` says what the paper has where there is no number: `not_applicable` (a dash), `unreadable`, or nothing.
-`derive` makes a row's number from other numbers of the same shape:
+The columns of a CSV are `COLUMNS`. `dataset` and `unlearner` may name several (`mnist+svhn`): the row is then the mean
+over them. `status` says what the paper has where it has no number: `not_applicable` (a dash), `unreadable`, or nothing.
+`derive` computes a row's number from other numbers of the same shape:
 
-    minus unlearner=original; control=ours   this one less the one that differs in these fields, by repetition
-    highest unlearner                        of the several in this column the one with the highest mean, and which
-    lowest unlearner                         that is; or the lowest, instead of the mean over them
-    sd                                       the sample standard deviation of this one over the repetitions
+    minus unlearner=original; control=ours   this number less the one that differs in these fields, by repetition
+    highest unlearner                        among those named in this column, the one with the highest mean;
+    lowest unlearner                         or the lowest; the table also shows which one it is
+    sd                                       the sample standard deviation of this number over the repetitions
 
-A sensitivity study is a line in paper.yaml, with which its CSV spells one value of the varied keyword only:
+A sensitivity study is one line of paper.yaml. Its CSV then names only the entry that is varied:
 
     sweep: {attack: inversion_white_box, keywords: {restarts: [1, 2, 5, 10]}}
 
-Every value is an entry of the configuration (`fill`), `inversion_white_box_restarts_1` and so on; the value that the
-entry has itself keeps its name. Several keywords change together; `called` is then what the names say.
+`fill` makes an entry of the configuration for each value, `inversion_white_box_restarts_1` and so on; the value that
+the entry itself has keeps the entry's name. Several keywords change together, and `called` then gives the word that the
+names carry.
 """
 
 from __future__ import annotations
@@ -37,13 +40,13 @@ COLUMNS = (
     "derive", "published", "status", "note",
 )  # fmt: skip
 OPTIONAL = {"epsilon", "defense", "screening", "control", "derive", "status"}  # columns that a table may leave out
-IDENTITY = COLUMNS[: COLUMNS.index("published")]  # what two cells of a table cannot both have
+IDENTITY = COLUMNS[: COLUMNS.index("published")]  # no two cells of a table agree in all of these
 BEST = ("highest", "lowest")
 PAPERS = Path(__file__).parents[3] / "config" / "papers"
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What a paper's `paper.yaml` says; `ConfigError` for what no table, figure, claim or check understands."""
+    """Return the content of a paper's `paper.yaml`; raises `ConfigError` for a key or name that nothing understands."""
     about = yaml.safe_load((folder / "paper.yaml").read_text())
     where = f"{folder.name}/paper.yaml"
     check(about, "paper", where, f"{where}: ")
@@ -65,7 +68,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def rows(file: Path, sweep: Mapping[str, Any] | None, config: Mapping[str, Any]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV, each with its line, those of a sweep once for each of its values."""
+    """Return the rows of a CSV, each with its line number; the rows of a sweep are repeated for each of its values."""
     where = "/".join(file.parts[-2:])
     with file.open(newline="") as handle:
         reader = csv.DictReader(handle)
@@ -89,7 +92,7 @@ def rows(file: Path, sweep: Mapping[str, Any] | None, config: Mapping[str, Any])
 
 
 def parts(row: Mapping[str, str], where: str = "") -> list[dict[str, str]]:
-    """The rows that a derived one is made from, in order; none of one that is measured."""
+    """Return the rows from which a derived row is computed, in order; a measured row has none."""
     if not row["derive"]:
         return []
     how, _, rest = row["derive"].partition(" ")
@@ -108,10 +111,11 @@ def parts(row: Mapping[str, str], where: str = "") -> list[dict[str, str]]:
 
 
 def fill(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with every paper's own part put under it, and the entries of every sweep.
+    """Return a configuration with every paper's own part added to it, and the entries of every sweep.
 
-    config/papers/<paper>/config.yaml has sections as config.yaml has, and under `scales` what a scale changes in them.
-    What `config` says already stays. `ConfigError` where two papers give one name to different things.
+    config/papers/<paper>/config.yaml has the sections of config.yaml, and under `scales` what a scale changes in them.
+    Where `config` already has a value, that value stays. Raises `ConfigError` where two papers give one name to
+    different things.
     """
     filled, own = deepcopy(dict(config)), dict[str, Any]()
     for file in sorted(PAPERS.glob("*/config.yaml")):
@@ -132,7 +136,7 @@ def fill(config: Mapping[str, Any]) -> dict[str, Any]:
                 entries = filled[f"{field}s"]
                 if name not in entries:
                     raise ConfigError(unknown(f"{file.parent.name}/paper.yaml: sweep", field, name, entries))
-                if not entries.keys() & set(_names(sweep)):  # a configuration that was filled before has them
+                if not entries.keys() & set(_names(sweep)):  # a configuration that was filled before has them already
                     entries.update(expand(name, entries[name], sweep))
     return filled
 
@@ -154,7 +158,7 @@ def _join(config: dict[str, Any], other: Mapping[str, Any], where: str, deeper: 
 
 
 def expand(name: str, entry: Mapping[str, Any], sweep: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """A variant of an entry for each value of a sweep that the entry does not have itself."""
+    """Return a variant of an entry for each value of a sweep that the entry does not have itself."""
     method = entry.get("method", name)
     own = {key: value for key, value in entry.items() if key not in ("method", "also_in")} if method != name else {}
     return {
@@ -165,7 +169,7 @@ def expand(name: str, entry: Mapping[str, Any], sweep: Mapping[str, Any]) -> dic
 
 
 def places(sweep: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, float]:
-    """The names of a sweep's entries, in its order, and the value that each stands for (the first keyword's)."""
+    """Return the entries of a sweep in its order, each with the value that it stands for: that of the first keyword."""
     field, name, _ = swept(sweep)
     return {
         variant if variant in config[f"{field}s"] else name: next(iter(values.values()))
@@ -174,7 +178,7 @@ def places(sweep: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, flo
 
 
 def swept(sweep: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Of a sweep the column, the entry there, and what the variants are called after."""
+    """Return the column that a sweep varies, the entry that it varies, and the word that its variants' names carry."""
     (field,) = {"attack", "unlearner", "defense"} & set(sweep)
     return field, sweep[field], sweep.get("called", next(iter(sweep["keywords"])))
 
@@ -185,7 +189,10 @@ def _values(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _names(sweep: Mapping[str, Any]) -> list[str]:
-    """`name_keyword_value`: 5 is 5, 0.001 is 1e3 and 0.025 is 2_5e2, since a name has neither point nor sign."""
+    """Return the variants' names, `name_keyword_value`: 5 is written 5, 0.001 as 1e3 and 0.025 as 2_5e2.
+
+    A name can have neither a point nor a sign.
+    """
     _, name, called = swept(sweep)
     found = []
     for values in _values(sweep):

@@ -1,4 +1,4 @@
-"""Where everything lies below results/<scale>/: every path of every rule, with the wildcards in it."""
+"""The paths of every rule below results/<scale>/, with their wildcards."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ OUTPUTS: dict[str, dict[str, str]] = {
 
 
 def outputs_of(results: str, stage: str) -> dict[str, str]:
-    """A rule's outputs with their wildcards, its record among them."""
+    """Return a rule's outputs with their wildcards; the record is one of them."""
     found = {name: f"{results}/{pattern}" for name, pattern in OUTPUTS[stage].items()}
     return found | {"record": record_of(next(iter(found.values())))}
 
 
 def record_of(path: str) -> str:
-    """The record beside a job's first output."""
+    """Return the path of the record, beside a job's first output."""
     return f"{path.rpartition('.')[0]}.record.json"
 
 
 def log_of(scale: str, stage: str) -> str:
-    """A rule's log with its wildcards."""
+    """Return the path of a rule's log with its wildcards."""
     first = next(iter(OUTPUTS[stage].values()))
     return f"logs/{scale}/{stage}/{first.partition('/')[2].rpartition('.')[0]}.log"
 
 
 def below(stage: str, name: str, **names: str) -> str:
-    """One output of a rule, below results/<scale>/."""
+    """Return the path of one output of a rule, below results/<scale>/."""
     return OUTPUTS[stage][name].format(**names)

@@ -1,6 +1,6 @@
-"""Plan before spending: the jobs that Snakemake would run, their longest chain, and their time on so many cards.
+"""Plan before spending: the jobs that Snakemake would run, their longest chain, and their time on a number of cards.
 
-The jobs, their order and what is done already come from Snakemake itself; their seconds from `estimate`.
+The jobs, their order and which are done come from Snakemake itself; their seconds come from `estimate`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from palimpsest.pipeline.configuration import ROOT, ConfigError
 class Job:
     """One job of Snakemake's graph.
 
-    cell: its wildcards. asks: what its script is told. after: the ids of the jobs it waits for. runs: whether it runs
-    anything, which a target does not. done: Snakemake would not run it. gpus: cards it asks for.
+    cell: its wildcards. asks: its settings. after: the ids of the jobs that it waits for. runs: whether it runs
+    anything; a target does not. done: whether Snakemake would leave it as it is. gpus: how many cards it requests.
     """
 
     id: int
@@ -43,11 +43,11 @@ class Job:
 
 
 def graph(config: Mapping[str, Any], target: str, max_checksum_file_size: int, project: Path = ROOT) -> list[Job]:
-    """Snakemake's jobs for `target` under a configuration, those that are done included.
+    """Return Snakemake's jobs for `target` under a configuration; those that are done are among them.
 
-    A dry run inside this process, of the Snakefile below `project`, in the current folder. max_checksum_file_size: as
-    the outer call has it (bytes), or results with new dates would count as not done. Raises `ConfigError` for a target
-    that there is not.
+    It makes a dry run inside this process, of the Snakefile below `project`, in the current folder.
+    max_checksum_file_size: the value of the outer call, in bytes; with another one results with new dates would not
+    count as done. Raises `ConfigError` for a target that does not exist.
     """
     from snakemake.api import SnakemakeApi
     from snakemake.exceptions import MissingRuleException
@@ -55,7 +55,7 @@ def graph(config: Mapping[str, Any], target: str, max_checksum_file_size: int, p
 
     with SnakemakeApi(types.OutputSettings(dryrun=True, log_level_override=logging.ERROR)) as api:
         workflow = api.workflow(
-            types.ResourceSettings(cores=2**16),  # threads as the rules ask for them
+            types.ResourceSettings(cores=2**16),  # so many that every rule gets the threads it requests
             types.ConfigSettings(config=config),
             snakefile=project / "Snakefile",
         )
@@ -81,14 +81,14 @@ def graph(config: Mapping[str, Any], target: str, max_checksum_file_size: int, p
                 done=not dag.needrun(job),
                 threads=job.threads,
                 gpus=int(job.resources.get("gpu", 0)),
-                priority=job.rule.priority,  # of the job itself it knows only where that is to run
+                priority=job.rule.priority,  # a job knows its own priority only where it is to run
             )
             for job in dag.jobs
         ]
 
 
 def critical_path(jobs: Sequence[Job], seconds: Mapping[int, float]) -> tuple[float, list[int]]:
-    """The longest chain of jobs that wait for each other: its seconds and its ids in order."""
+    """Return the longest chain of jobs that wait for each other: its seconds, and its ids in order."""
     after = _waiting(jobs)
     ends: dict[int, float] = {}
     last: dict[int, int | None] = {}
@@ -105,10 +105,11 @@ def critical_path(jobs: Sequence[Job], seconds: Mapping[int, float]) -> tuple[fl
 
 
 def wall(jobs: Sequence[Job], seconds: Mapping[int, float], gpus: int, cores: int) -> float:
-    """Seconds until the last job ends on `gpus` cards and `cores` cores.
+    """Return the seconds until the last job ends on `gpus` cards and `cores` cores.
 
-    List scheduling as Snakemake's greedy one does it: whenever something ends, of what is ready and fits, the highest
-    priority starts first. A job that asks for more than there is gets all there is; one without a card needs none.
+    The schedule is that of Snakemake's greedy scheduler: whenever a job ends, the job with the highest priority among
+    those that are ready and fit starts first. A job that requests more than there is gets all there is. A job without a
+    card needs none.
     """
     after = _waiting(jobs)
     open_ = {number: len(before) for number, before in after.items()}
@@ -146,6 +147,6 @@ def wall(jobs: Sequence[Job], seconds: Mapping[int, float], gpus: int, cores: in
 
 
 def _waiting(jobs: Sequence[Job]) -> dict[int, frozenset[int]]:
-    """For whom each job waits, of `jobs`."""
+    """Return, by job id, which of `jobs` each job waits for."""
     here = {job.id for job in jobs}
     return {job.id: job.after & here for job in jobs}

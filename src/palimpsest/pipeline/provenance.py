@@ -1,8 +1,8 @@
-"""The record beside each result: what went in, what ran, what came out.
+"""The record beside each result says what went in, what ran and what came out.
 
-Input hashes chain upwards: the hash of a table's rows leads to the record of the evaluation, from there to the model
-and the data it names, and so to the raw files. Commit, date and host stand here and never in a rule's `params`, where
-they would rerun everything.
+Hashes of inputs chain upwards: from a table's rows to the record of their measurement, from there to the model and the
+data, and so to the raw files. Commit, date and host stand in the record and never in a rule's `params`, where they
+would rerun everything.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ MANY = 50  # files of one data set that a record names one by one
 
 
 def digest(path: Path | str) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with open(path, "rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache
 def commit() -> str:
-    """The commit of the checkout, `-dirty` where it does not hold the code that runs, `unknown` outside of git."""
+    """Return the commit of the checkout, with `-dirty` where it does not hold the running code; `unknown` outside of
+    git.
+    """
     try:
         named = _git("describe", "--always", "--abbrev=12")
         # New files count, results do not: a run changes those that git holds.
@@ -53,18 +55,18 @@ def _git(*arguments: str) -> str:
 
 
 def relative(path: Path | str) -> str:
-    """A path below the project's root, as records and messages name it."""
+    """Return a path relative to the project's root, as records and messages have it."""
     full = Path(path).resolve()
     return str(full.relative_to(ROOT)) if full.is_relative_to(ROOT) else str(path)
 
 
 @contextmanager
 def sources(root: Path | str) -> Iterator[dict[str, str]]:
-    """Hashes, once the block has ended, of the data files that it read: those below `root`, by their path with `root`
-    as it was given, and those that come with an installed package, by their path below site-packages.
+    """Yield a dictionary that holds, once the block has ended, the hashes of the data files that the block read.
 
-    The interpreter itself tells of every file that is opened, so no loader can forget to. (A loader that opens a file
-    in C would go unseen; none does.)
+    Files below `root` stand there by their path, with `root` as it was given; files that come with an installed package
+    stand there by their path below site-packages. The interpreter itself reports every file that is opened, so no
+    loader can forget to. (A loader that opens a file in C would go unseen; none does.)
     """
     found: dict[str, str] = {}
     seen: set[Path] = set()
@@ -76,7 +78,7 @@ def sources(root: Path | str) -> Iterator[dict[str, str]]:
             if isinstance(mode, str) and not set(mode) & set("wax+"):
                 seen.add(Path(os.fsdecode(arguments[0])).absolute())
 
-    sys.addaudithook(hook)  # cannot be taken away again, only be silent
+    sys.addaudithook(hook)  # a hook cannot be removed, it can only do nothing
     try:
         yield found
     finally:
@@ -97,9 +99,9 @@ def sources(root: Path | str) -> Iterator[dict[str, str]]:
 
 
 def digests(named: Mapping[str, Path]) -> dict[str, str]:
-    """SHA-256 of each file by its name; of more than `MANY`, one for the files of a folder with the same suffix.
+    """Return the SHA-256 of each file by its name; of more than `MANY` files one hash for each folder and suffix.
 
-    A folder's is over the lines "name digest" of its files, sorted; it is named `folder/*.suffix`.
+    The hash of a folder is taken over the sorted lines "name digest" of its files; its name is `folder/*.suffix`.
     """
     each = {name: digest(path) for name, path in sorted(named.items())}
     if len(each) <= MANY:
@@ -121,7 +123,7 @@ def record(
     outputs: Iterable[Path | str],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything that made `outputs`; `facts` are what only the job knows (device, seconds, memory, seeds)."""
+    """Return everything that made `outputs`; `facts` are what only the job knows (device, seconds, memory, seeds)."""
     return {
         "rule": rule,
         "cell": dict(wildcards),
@@ -137,12 +139,12 @@ def record(
 
 
 def text(content: Mapping[str, Any]) -> str:
-    """A record as readable JSON."""
+    """Return a record as readable JSON."""
     return json.dumps(content, indent=1, sort_keys=True, default=str) + "\n"
 
 
 def read_records(results: Path) -> list[dict[str, Any]]:
-    """The records below `results`, each with the `scale` of its outputs; what cannot be read is left out."""
+    """Return the records below `results`, each with the `scale` of its outputs; what cannot be read is left out."""
     found = []
     for file in sorted(results.rglob("*.record.json")):
         try:

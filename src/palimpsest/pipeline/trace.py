@@ -1,9 +1,9 @@
-"""Where a result comes from: from its record, link by link, up to the raw data, each hash checked on the way.
+"""Trace a result through its records, link by link, up to the raw data, and check each hash on the way.
 
     PYTHONPATH=src python -m palimpsest.pipeline.trace results/demo/rows/digits/small_cnn_narrow/class_0/finetune.jsonl
 
-A link is whole where the file that lies there is the one that the record names, and where the record beside that file
-says that it was made so. Ends with status 1 where one is not. Needs no network.
+A link is whole where the file on disk is the one that the record names, and where the record beside that file says that
+it was made so. The exit status is 1 where a link is not whole. No network is needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ SAME, CHANGED, ABSENT, SOURCE = "same", "changed since", "not here", "raw data"
 
 @dataclass(frozen=True)
 class Link:
-    """One file behind a result. depth: steps from it. state: one of this module's constants. about: what made it."""
+    """One file behind a result.
+
+    depth: how many steps above the result it lies. state: one of this module's constants. about: what made it.
+    """
 
     depth: int
     name: str
@@ -39,9 +42,9 @@ class Link:
 
 
 def chain(result: Path | str, root: Path = ROOT) -> Iterator[Link]:
-    """The links from `result`, an output of some rule below `root`, up to the raw data; each file once.
+    """Yield the links from `result`, an output of some rule below `root`, up to the raw data; each file comes once.
 
-    Raises `FileNotFoundError` where no record speaks of `result`.
+    Raises `FileNotFoundError` where no record names `result`.
     """
     path = Path(os.path.abspath(result))  # not resolved: results may be a link to another disk
     name = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
@@ -78,7 +81,7 @@ def _links(name: str, expected: str, depth: int, root: Path, seen: set[str]) -> 
 
 
 def _files(sources: Iterable[str], root: Path) -> dict[str, Path]:
-    """The files behind the names that `provenance.sources` gave, those that are here."""
+    """Return the files behind the names that `provenance.sources` gave, as far as they are here."""
     site = Path(sysconfig.get_path("purelib")).parent
     found: dict[str, Path] = {}
     for name in sources:
@@ -89,7 +92,7 @@ def _files(sources: Iterable[str], root: Path) -> dict[str, Path]:
 
 
 def _record_of(name: str, root: Path) -> dict[str, Any] | None:
-    """The record that has `name` among its outputs."""
+    """Return the record that has `name` among its outputs."""
     for file in sorted((root / name).parent.glob("*.record.json")):
         record: dict[str, Any] = json.loads(file.read_text())
         if name in record["outputs"]:
@@ -98,7 +101,7 @@ def _record_of(name: str, root: Path) -> dict[str, Any] | None:
 
 
 def main(results: list[str]) -> int:
-    """Print the chain behind each result; 0 where every link is whole."""
+    """Print the chain behind each result and return the exit status, 0 where every link is whole."""
     whole = True
     for result in results:
         try:

@@ -1,4 +1,4 @@
-"""What a cell can say of itself besides its number: its status in the paper, why it is missing, how it is reduced."""
+"""What a cell carries besides its number: its status in the paper, why it is missing, and how it is reduced."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ARROW = " → "
 
 
 class Status(StrEnum):
-    """What the paper has in the place of a cell: a number (or a blank), a dash, or something that cannot be read."""
+    """What the paper prints in a cell: a number (or a blank), a dash, or something that cannot be read."""
 
     PRINTED = ""
     NOT_APPLICABLE = "not_applicable"
@@ -29,7 +29,7 @@ class Why(StrEnum):
 
 @dataclass(frozen=True)
 class Missing:
-    """That a cell cannot be computed, and what is missing."""
+    """Why a cell cannot be computed, and what is missing."""
 
     why: Why
     what: str
@@ -39,7 +39,7 @@ class Missing:
 
 
 class Kind(StrEnum):
-    """In what a run can differ from the paper's."""
+    """The ways in which a run can differ from the paper's."""
 
     STAND_IN = "stand-in"
     BUDGET = "budget"
@@ -50,8 +50,9 @@ class Kind(StrEnum):
 class Reduction:
     """One difference between a run and the paper's.
 
-    what: dataset, model or forget of a stand-in, the method whose budget is cut, or dataset where a mean lacks one.
-    theirs, ours: what the paper has and what stands for it; of a budget the keyword and its value here.
+    what: for a stand-in one of dataset, model and forget; for a budget the method whose budget is cut; where a mean
+    lacks a data set, dataset. theirs, ours: what the paper has and what stands for it; for a budget the keyword and its
+    value here.
     """
 
     kind: Kind
@@ -63,7 +64,7 @@ class Reduction:
         return self.says({})
 
     def says(self, names: Mapping[str, str]) -> str:
-        """The reduction in the words of a paper."""
+        """Return the reduction in the words of a paper."""
         if self.kind is Kind.STAND_IN:
             return f"{named(self.theirs, names)}{ARROW}{named(self.ours, names)}"
         if self.kind is Kind.BUDGET:
@@ -72,5 +73,5 @@ class Reduction:
 
 
 def named(several: str, names: Mapping[str, str]) -> str:
-    """What the paper calls something, or each of several."""
+    """Return the paper's name of something, or of each of several."""
     return names.get(several) or ", ".join(names.get(name, name) for name in several.split(SEVERAL))

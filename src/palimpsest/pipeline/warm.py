@@ -1,13 +1,13 @@
-"""Warm start: jobs that run in a copy of a process in which torch and its like are already imported.
+"""Warm start: jobs run in a copy of a process that has already imported torch and the other slow packages.
 
-A small job computes for a second and imports for three. Where the configuration says `warm_start: true`, the first job
-of a run starts a server that imports what jobs need and then waits on a socket; every later job hands its script over,
-the server forks, the copy runs the script with the job's own arguments, environment, folder and output streams, and the
-job ends with its exit status. Nothing of this package is imported by the server: a copy reads the code as it is.
+A small job computes for a second and imports for three. With `warm_start: true` the first job of a run starts a server,
+which imports what jobs need and then waits on a socket. Every later job hands its script over: the server forks, the
+copy runs the script with the job's own arguments, environment, folder and output streams, and the job ends with the
+copy's exit status. The server imports nothing of this package, so a copy reads the code as it is now.
 
-The pair lives and dies together: a copy whose job was killed kills itself, a job whose copy died fails, and the server
-ends with the Snakemake that it belongs to. Both ends must be the same user's. Without a server (not started yet, not
-Linux, an error) a job runs as if none of this existed; results are the same bit for bit.
+Job and copy live and die together: a copy whose job was killed kills itself, and a job whose copy died fails. The
+server ends with the Snakemake that it belongs to. Both ends must belong to the same user. Without a server (not started
+yet, not Linux, an error) a job runs as if none of this existed; results are the same bit for bit.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PRELOADED = (
 
 
 def hand_over() -> None:
-    """Run this job's script in a copy of the server and exit with its status; return where it must run here."""
+    """Run this job's script in a copy of the server and exit with its status; return where the script must run here."""
     owner = os.environ.get(SWITCH)
     if not owner or sys.platform != "linux":
         return
@@ -51,7 +51,7 @@ def hand_over() -> None:
         try:
             line.connect(_address(owner))
         except OSError:
-            # This job goes on cold; the server will be there for the next. Of several only the first can bind.
+            # This job runs cold; the server will be there for the next one. If several start, only the first can bind.
             command = [sys.executable, "-P", __file__, owner]
             quiet = subprocess.DEVNULL
             subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
@@ -72,7 +72,7 @@ def hand_over() -> None:
 
 
 def born() -> float:
-    """When this job's process started, in seconds since the epoch; of a copy, the process it stands for."""
+    """Return when this job's process started, in seconds since the epoch; in a copy, when its job's process did."""
     handed = os.environ.get(BORN)
     if handed:
         return float(handed)
@@ -86,7 +86,7 @@ def born() -> float:
 
 
 def serve(owner: str) -> None:
-    """Import what jobs need, then fork for each that asks, until process `owner` is gone."""
+    """Import what jobs need, then fork for each job that connects, until process `owner` is gone."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
             listener.bind(_address(owner))
@@ -112,7 +112,7 @@ def serve(owner: str) -> None:
 
 
 def _run(line: socket.socket) -> None:
-    """In the copy: become the job, run its script, tell its status, end."""
+    """Become the job in the copy: run its script, send its status, and end."""
     status = 1
     try:
         line.settimeout(None)
@@ -128,7 +128,7 @@ def _run(line: socket.socket) -> None:
         sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
         os.environ.clear()
         os.environ.update(task["environment"])
-        del os.environ[SWITCH]  # the script asks to be handed over once more
+        del os.environ[SWITCH]  # else the script would be handed over once more
         os.chdir(task["folder"])
         sys.argv, sys.path[:] = task["argv"], task["path"]
         threading.Thread(target=_end_with, args=(line,), daemon=True).start()
@@ -146,13 +146,13 @@ def _run(line: socket.socket) -> None:
 
 
 def _end_with(line: socket.socket) -> None:
-    """Wait for the job at the other end to vanish, and vanish too."""
+    """Wait until the job at the other end vanishes, and vanish too."""
     line.recv(1)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _address(owner: str) -> str:
-    """In Linux's abstract namespace: no file is left behind, whatever happens."""
+    """Return an address in Linux's abstract namespace, where no file is left behind, whatever happens."""
     return f"\0palimpsest-{os.getuid()}-{owner}"
 
 

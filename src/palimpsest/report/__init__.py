@@ -1,1 +1,3 @@
-"""What people read: ours beside published, tables, claims, checks and pages. Nothing here imports torch."""
+"""What people read: our numbers beside the published ones, tables, claims, checks and pages. Nothing here imports
+torch.
+"""

@@ -1,15 +1,17 @@
-"""Checks before belief: what must be true of the runs before any of their numbers is read.
+"""Sanity checks: what must be true of the runs before any of their numbers is read.
 
-From the rows, the forget sets' indices and the data's record alone. Of every paper: as many repetitions as asked for,
-and forget sets whose indices are ascending, unique and within the training set. paper.yaml's `checks` declares more:
+They are computed from the rows and from the data's record alone. Every paper has two: a run has as many repetitions as
+it should, and the forget set and the retain set together make up the training set. `checks` in paper.yaml declares
+more:
 
-    sizes: {forget: forget_accuracy, retain: retain_accuracy}   metrics over these sets, which make up the training set
+    sizes: {forget: forget_accuracy, retain: retain_accuracy}   metrics over these two sets, whose sizes are compared
     rows:  [{says: …, rows: {unlearner: retrain, metric: forget_accuracy}, at_most: 1}]
 
-`rows` is a filter, `whole_classes` asks whether the forget set is one of classes. `at_least` and `at_most` give a
-bound, for all or by the paper's data set; `at_most_epsilon: 255` is so many times the row's ε. `no_less_than` and
-`equal_to` name a partner, the row of the same model that differs in these fields. `tolerance` is the most of `points`,
-`images` and `standard_errors` of the difference of two proportions.
+`rows` is a filter of rows; with `whole_classes` it takes only forget sets of whole classes (true) or of single samples
+(false). `at_least` and `at_most` give a bound, one for all or one for each of the paper's data sets; `at_most_epsilon:
+255` means so many times the row's ε, and nothing for an ε of `none`. `no_less_than` and `equal_to` name a partner: the
+row of the same model that differs in these fields. `tolerance` is the largest of `points`, `images` and
+`standard_errors`, the last being those of the difference of two proportions.
 """
 
 from __future__ import annotations
@@ -32,10 +34,11 @@ SAYS = {
     "equal_to": "as much as",
 }  # fmt: skip
 FIELDS = ("attack", "epsilon", "metric")
+UNBOUNDED = "none"  # the epsilon of an attack that nothing but the range of pixels bounds
 
 
 class Status(StrEnum):
-    """What became of a check; not checked is for want of anything to look at."""
+    """What became of a check; it is not checked where there is nothing to look at."""
 
     PASSED = "passed"
     VIOLATED = "violated"
@@ -44,7 +47,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One check over all runs. cases: how many were looked at; violations: the numbers of each that failed."""
+    """One check over all runs. cases: how many were looked at. violations: the numbers of each case that failed."""
 
     says: str
     cases: int
@@ -52,7 +55,7 @@ class Check:
 
     @property
     def status(self) -> Status:
-        """What became of it."""
+        """The check's result."""
         return Status.VIOLATED if self.violations else Status.PASSED if self.cases else Status.NOT_CHECKED
 
 
@@ -62,7 +65,7 @@ Measured = dict[Key, tuple[float, int, str]]  # value, images, unit
 
 
 def check(plan: Plan, paper: str, results: Path) -> list[Check]:
-    """Every check over the runs of a paper; `results` is results/<scale>."""
+    """Make every check over the runs of a paper; `results` is results/<scale>."""
     cells = [part for (of, _), item in plan.items.items() if of == paper for cell in item for part in cell.measured]
     runs = list(dict.fromkeys(run for cell in cells for run in cell.runs))
     rows = {run: found for run in runs if (found := read_rows(results / run.rows))}
@@ -87,7 +90,7 @@ def check(plan: Plan, paper: str, results: Path) -> list[Check]:
 
 
 def _bounds(own: Mapping[str, Any], cells: Iterable[Cell]) -> dict[str, float]:
-    """What `at_least` asks by the data set that ran; one that stands for several keeps the strictest."""
+    """Return the bounds of `at_least` by the data set that ran; one that stands for several has the strictest one."""
     asked, found = own.get("at_least"), dict[str, float]()
     if not isinstance(asked, Mapping):
         return found
@@ -100,7 +103,9 @@ def _bounds(own: Mapping[str, Any], cells: Iterable[Cell]) -> dict[str, float]:
 def rows_hold(
     own: Mapping[str, Any], bounds: Mapping[str, float], plan: Plan, measured: Mapping[Run, Measured]
 ) -> Iterator[Case]:
-    """Every row that a declared check is about, against its bound or its partner; rows without either are left out."""
+    """Yield each row that a declared check is about, held against its bound or partner; rows without either are left
+    out.
+    """
     (kind,) = SAYS.keys() & own.keys()
     for run, found in measured.items():
         whole = plan.forgets_classes(run)
@@ -112,6 +117,8 @@ def rows_hold(
                 continue
             tolerance = 0.0
             if kind == "at_most_epsilon":
+                if row["epsilon"] == UNBOUNDED:
+                    continue
                 wanted = float(Fraction(row["epsilon"]) * own[kind])
             elif kind in ("at_least", "at_most"):
                 if isinstance(own[kind], Mapping) and run.dataset not in bounds:
@@ -132,6 +139,8 @@ def rows_hold(
 
 
 def _tolerance(asked: Mapping[str, float], value: float, n: int, other: float, m: int) -> float:
+    if not (n and m):
+        return 0.0
     p = (value * n + other * m) / (n + m) / 100
     error = 100 * math.sqrt(max(p * (1 - p), 0.0) * (1 / n + 1 / m))
     return max(asked.get("points", 0.0), asked.get("images", 0) * 100 / m, asked.get("standard_errors", 0) * error)
@@ -142,13 +151,15 @@ def _listed(value: str, wanted: str | Sequence[str] | None) -> bool:
 
 
 def repetitions(run: Run, rows: Sequence[Mapping[str, Any]], asked: int) -> Case:
-    """Repetitions 0 .. asked - 1, none missing and none besides."""
+    """Check that a run has the repetitions 0 to asked - 1, none missing and none besides."""
     there = sorted({int(row["repetition"]) for row in rows})
     return _about(run), "" if there == list(range(asked)) else f"repetitions {there}, asked for {asked}"
 
 
 def forget_sets(measured: Mapping[Run, Measured], metrics: Mapping[str, str], results: Path) -> Iterator[Case]:
-    """What was measured as forgotten and as retained, together, against the size of the training set."""
+    """Yield for each repetition whether its forgotten and retained samples together are as many as the training set
+    has.
+    """
     for run, found in measured.items():
         record = results / paths.record_of(paths.below("data", "images", dataset=run.dataset))
         if not record.is_file():

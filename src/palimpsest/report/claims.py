@@ -1,17 +1,19 @@
-"""The papers' claims as checks: each evaluated over our numbers, and over the printed ones.
+"""The papers' claims as checks, each evaluated over our numbers and over the printed ones.
 
-A claim (paper.yaml) names cells by a filter and a check that each must pass: `at_least` or `at_most` a bound, or
-`no_less_than` and `no_more_than` a `share` of a partner, the cell that differs in the fields given, give or take
-`tolerance`. All cells must pass, or with `most` more than half.
+A claim in paper.yaml names cells by a filter, and a check that each of them must pass. The check is a bound
+(`at_least`, `at_most`), or a comparison with a partner, the cell that differs in the fields given: `no_less_than` or
+`no_more_than` a `share` of the partner, give or take `tolerance`. All cells must pass, or with `most` more than half of
+them.
 
-A cell passes when every repetition does and fails when none does; between the two its repetitions lie on both sides of
-the bound, and it decides nothing. With `mean` the claim is about an average, and the mean over repetitions decides
-alone. Partners are compared repetition by repetition: the two share base model and forget set. A claim holds or not
-when the cells that are undecided or missing could not change it; else we cannot tell. The printed numbers have no
-spread, and those the paper leaves blank are left out: a paper may contradict itself.
+A cell passes when all of its repetitions do, and fails when none does. Where its repetitions lie on both sides of the
+bound it decides nothing. With `mean` the claim is about an average, and the mean over repetitions alone decides.
+Partners are compared repetition by repetition, since the two share base model and forget set. A claim holds, or does
+not, when the cells that are undecided or missing could not change that; else we cannot tell. The printed numbers have
+no spread, and cells that the paper leaves blank are left out. So a paper may contradict itself.
 
-With `proportions` both are proportions of attempts that share no draw: the attempts of all repetitions count together,
-and the interval of the difference of two proportions decides (`compare.two_proportions`), unless it holds the bound.
+With `proportions` both numbers are proportions of attempts that share no random draw. The attempts of all repetitions
+count together, and the interval of the difference of two proportions decides (`compare.two_proportions`), unless it
+holds the bound.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class Verdict(StrEnum):
 class Case:
     """One cell under a claim's check.
 
-    margin: how far it is above what is asked, by repetition, or at both ends of an interval; empty: no number.
+    margin: how far the cell lies above what the check wants, by repetition, or at both ends of an interval; it is empty
+    where the cell has no number.
     """
 
     one: Compared
@@ -54,7 +57,7 @@ class Case:
 
     @property
     def passes(self) -> bool | None:
-        """Whether it passes; None where it has no number or its repetitions disagree."""
+        """Whether the cell passes; None where it has no number or its repetitions disagree."""
         met = {value >= -1e-9 for value in self.margin.values()}
         return met.pop() if len(met) == 1 else None
 
@@ -69,7 +72,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim with its two verdicts. printed is None for a claim of ours. stand_in: whether a reduced run decided."""
+    """A claim with its two verdicts.
+
+    printed: the verdict on the paper's own numbers; None for a claim of ours. stand_in: whether a reduced run decided.
+    """
 
     says: str
     source: str
@@ -81,7 +87,7 @@ class Claim:
 
 
 def evaluate(about: Mapping[str, Any], found: Sequence[Compared]) -> list[Claim]:
-    """Every claim of a paper; `about` is the content of paper.yaml, `found` all its compared cells."""
+    """Evaluate every claim of a paper; `about` is the content of paper.yaml, `found` are all of its compared cells."""
     return [_claim(claim, found, about) for claim in about.get("claims", [])]
 
 
@@ -150,7 +156,7 @@ def _case(one: Compared, check: Mapping[str, Any], found: Sequence[Compared], nu
 
 
 def _attempts(one: Compared, numbers: Numbers) -> tuple[float, int] | None:
-    """Successes and attempts behind a number, ours or the printed one."""
+    """Return the successes and attempts behind a number, ours or the printed one."""
     if not numbers(one):
         return None
     return compare.published_successes(one) if numbers is _published else one.successes
@@ -191,7 +197,7 @@ def _decide(cases: Sequence[Case], most: bool, about: Mapping[str, Any], numbers
 
 
 def _why(empty: Sequence[Case], about: Mapping[str, Any]) -> str:
-    """Why cells have no number, each reason once with the unlearners it is about."""
+    """Return why cells have no number: each reason once, with the unlearners that it concerns."""
     names = about.get("names", {})
     found: dict[str, dict[str, None]] = {}
     for case in empty:

@@ -1,21 +1,22 @@
-"""Ours beside published: for each cell of a table the mean over repetitions, its spread, and a verdict.
+"""Our numbers beside the published ones: for each cell of a table the mean over repetitions, its spread, and a verdict.
 
-The rule. A published number is a single run of somebody else, or the mean of k (paper.yaml's `printed_trials`), so it
-is held against the interval in which the mean of k more runs of ours would fall: mean ± h, with h the largest of
+The rule: a published number is a single run of somebody else, or the mean of k runs (`printed_trials` in paper.yaml).
+It is held against the interval in which the mean of k more runs of ours would fall: mean ± h, where h is the largest of
 
     t(0.975, n - 1) · sd · sqrt(1/k + 1/n)  the 95% prediction interval over n repetitions (n >= 2),
     sqrt(p (1 - p) / m)                     one standard error of a proportion p = mean over m images,
-    1 / m                                   one image, the step of the grid on which such a number lies;
+    1 / m                                   one image, the step of the grid on which such a number lies.
 
-the last two only for percentages and fractions. Two repetitions give a wide interval (t = 12.7): an agreement then says
-little, which is why n stands beside every number. A number of another unit that was run once has no interval.
+The last two hold only for percentages and fractions. Two repetitions give a wide interval (t = 12.7), so an agreement
+then shows little; this is why n stands beside every number. A number of another unit that was run once has no interval.
 
 A proportion of attempts (its rows are of kind `attempts`) is held against the printed one by the interval of the
-difference of two proportions (`two_proportions`), all repetitions' attempts together; `printed_trials` are the paper's.
-A standard deviation is held against a printed one of k trials by the F distribution of the ratio of two variances.
+difference of two proportions (`two_proportions`). The attempts of all repetitions count together, and `printed_trials`
+are the paper's attempts. A standard deviation is held against a printed one of k trials by the F distribution of the
+ratio of two variances.
 
-A cell with reductions (stand-in data, network, forget set, or a cut budget) is never compared. A cell of which any
-repetition diverged is not compared either: the mean of the surviving runs would flatter.
+A cell with reductions (stand-in data, network or forget set, or a cut budget) is never compared. Nor is a cell of which
+a repetition diverged: the mean of the surviving runs would flatter.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ from palimpsest.pipeline.values import Status
 
 
 class Verdict(StrEnum):
-    """What became of a cell. sign: how it looks in text, the same in every format, so that none depends on colour."""
+    """What became of a cell.
+
+    sign: how the verdict looks in text, the same in every format, so that nothing depends on colour alone.
+    """
 
     sign: str
     meaning: str
@@ -59,7 +63,7 @@ class Verdict(StrEnum):
 
     @property
     def look(self) -> str:
-        """Which of three looks it has on a page."""
+        """Which of three looks the verdict has on a page."""
         return {"agrees": "agree", "differs": "differ", "diverged": "differ"}.get(self, "cannot")
 
 
@@ -76,11 +80,11 @@ Where = Mapping[str, str | Sequence[str]]
 class Compared:
     """One cell with what was found for it.
 
-    values: by repetition, in the cell's unit. sd: sample standard deviation (ddof 1), None for one repetition.
-    half: the h of the module's rule. difference: ours minus published. why: what the verdict needs to be understood.
-    record: the record of the rows, below results/<scale>/, empty where there is none. images: behind each value.
-    successes: of a proportion of attempts, how many succeeded and how many there were, over all repetitions.
-    winner: of the highest or lowest of several, the name of that one.
+    values: by repetition, in the cell's unit. sd: the sample standard deviation (ddof 1); None for one repetition.
+    half: the h of the module's rule. difference: ours minus the published number. why: what one must know to understand
+    the verdict. record: the record of the rows, below results/<scale>/; empty where there is none. images: how many
+    images stand behind each value. successes: for a proportion of attempts, how many succeeded and how many there were,
+    over all repetitions. winner: where the cell is the highest or lowest of several, the name of that one.
     """
 
     cell: Cell
@@ -100,12 +104,12 @@ class Compared:
 
     @property
     def n(self) -> int:
-        """Repetitions that gave a number."""
+        """How many repetitions gave a number."""
         return len(self.values)
 
     @property
     def short(self) -> str:
-        """What stands in the place of a number that is not there."""
+        """What stands in the place of a missing number."""
         if self.verdict is Verdict.NOT_RUN:
             return str(self.cell.missing.why) if self.cell.missing else NOT_YET
         return self.verdict.sign if self.verdict is Verdict.NOT_APPLICABLE else str(self.verdict)
@@ -134,7 +138,7 @@ def compare(cells: Iterable[Cell], results: Path) -> list[Compared]:
 
 
 def judge(cell: Cell, *rows: Sequence[Row], record: str = "") -> Compared:
-    """One cell beside the rows of each of its runs; of several, each repetition's value is the mean over them."""
+    """Compare one cell with the rows of its runs; with several runs a repetition's value is the mean over them."""
     key = [getattr(cell, field) for field in FIELDS]
     own = [
         {
@@ -164,9 +168,9 @@ def judge(cell: Cell, *rows: Sequence[Row], record: str = "") -> Compared:
 
 
 def derive(cell: Cell, parts: Sequence[Compared]) -> Compared:
-    """A cell whose number comes from those of others: `pipeline.papers` has the notation.
+    """Return a cell whose number comes from those of other cells; `pipeline.papers` describes the notation.
 
-    A difference is by repetition, over those that both have; a highest or lowest is that part's own number.
+    A difference is taken by repetition, over those that both cells have. A highest or lowest is that part's own number.
     """
     how, _, field = cell.derive.partition(" ")
     lost = sum(one.verdict is Verdict.DIVERGED for one in parts)
@@ -187,7 +191,7 @@ def derive(cell: Cell, parts: Sequence[Compared]) -> Compared:
 
 
 def _spread(values: Mapping[int, float]) -> dict[str, Any]:
-    """Mean and sample standard deviation of the repetitions."""
+    """Return mean and sample standard deviation of the repetitions."""
     return {
         "mean": statistics.fmean(values.values()) if values else None,
         "sd": statistics.stdev(values.values()) if len(values) > 1 else None,
@@ -197,7 +201,7 @@ def _spread(values: Mapping[int, float]) -> dict[str, Any]:
 def interval(
     mean: float | None, sd: float | None, n: int, unit: str, images: int | None, printed_trials: int = 1
 ) -> float | None:
-    """Half the width of the interval of the module's rule; None where nothing gives one."""
+    """Return half the width of the interval of the module's rule; None where nothing gives one."""
     widths = []
     if sd is not None:
         widths.append(float(stdtrit(n - 1, 0.975)) * sd * math.sqrt(1 / printed_trials + 1 / n))
@@ -209,7 +213,8 @@ def interval(
 
 
 def two_proportions(first: tuple[float, int], second: tuple[float, int]) -> tuple[float, float]:
-    """The 95% interval of p1 - p2 from (successes, attempts) of each, by Newcombe's hybrid of Wilson's intervals.
+    """Return the 95% interval of p1 - p2, from (successes, attempts) of each, by Newcombe's hybrid of Wilson's
+    intervals.
 
     Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine 17 (1998),
     method 10.
@@ -223,14 +228,14 @@ def two_proportions(first: tuple[float, int], second: tuple[float, int]) -> tupl
 
 
 def published_successes(one: Compared) -> tuple[float, int] | None:
-    """The printed number as (successes, attempts), where ours are attempts too."""
+    """Return the printed number as (successes, attempts), where ours counts attempts too."""
     if one.cell.published is None or one.successes is None:
         return None
     return one.cell.published / SCALES[one.unit] * one.cell.printed_trials, one.cell.printed_trials
 
 
 def _judged(one: Compared, lost: int) -> Compared:
-    """With its difference and verdict. lost: how many repetitions diverged."""
+    """Return the cell with its difference and its verdict. lost: how many repetitions diverged."""
     published = one.cell.published
     if one.mean is not None and published is not None:
         one = replace(one, difference=one.mean - published)

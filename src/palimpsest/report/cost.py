@@ -1,8 +1,9 @@
-"""What unlearning costs: seconds and peak memory of each unlearner, which the page shows as a share of a reference's.
+"""What unlearning costs: the seconds and the peak memory of each unlearner, beside those of a reference.
 
-Read from the records of rule `unlearn`. Seconds are those of the method alone, without loading and saving; memory is
-the whole job's peak, libraries and data included, since that is what a machine must have (on a card: what was allocated
-there). They stand on the page alone: the tables must come out the same however long they took.
+They are read from the records of rule `unlearn`. The seconds are those of the method alone, without loading and saving.
+The memory is the whole job's peak, libraries and data included, since a machine must have that much; on a card it is
+what was allocated there. Costs stand on the page alone, because the tables must come out the same however long they
+took.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from palimpsest.pipeline.cells import ORIGINAL, Run
 
 @dataclass(frozen=True)
 class Cost:
-    """One unlearner in one place: mean seconds and megabytes over n repetitions that forgot so many images each.
+    """The cost of one unlearner in one place: mean seconds and megabytes over n repetitions, each forgetting so many
+    images.
 
     record: the first repetition's, below results/<scale>.
     """
@@ -33,7 +35,8 @@ class Cost:
 
 
 def costs(runs: Iterable[Run], held_out: int, results: Path) -> dict[Run, Cost]:
-    """The costs of `runs` from the records below `results`, which is results/<scale>; those without one are left out.
+    """Return the costs of `runs` from the records below `results`, which is results/<scale>; runs without one are left
+    out.
 
     held_out: the repetition that tuning used, which does not count.
     """

@@ -1,8 +1,8 @@
-"""A figure of a paper: its cells, drawn, and the plotted numbers as CSV beside it.
+"""A figure of a paper, drawn from its cells, and the plotted numbers as CSV beside it.
 
-paper.yaml says of each figure what kind it is and what its axes are; its CSV has the cells, and what the paper's text
-or tables state of them. Every kind takes the compared cells and gives a matplotlib figure of the width it has in a
-paper of two columns. One colour, hatch and marker belong to an unlearner's method, in every figure of every paper.
+paper.yaml says for each figure what kind it is and what its axes are. Its CSV has the cells, and what the paper's text
+or tables state of them. Every kind takes the compared cells and returns a matplotlib figure of the width that it has in
+a paper of two columns. An unlearner's method has one colour, hatch and marker in every figure of every paper.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ STYLE = {
 
 
 def of(plan: Plan, paper: str, name: str, results: Path) -> tuple[Figure, list[Compared]]:
-    """A figure of a plan, from what lies below `results`, which is results/<scale>, and its compared cells."""
+    """Return a figure of a plan and its compared cells, from what lies below `results`, which is results/<scale>."""
     about = plan.papers[paper]
     own = about["figures"][name]
     found = compare.compare(plan.figures[paper, name], results)
@@ -56,21 +56,21 @@ def of(plan: Plan, paper: str, name: str, results: Path) -> tuple[Figure, list[C
 
 
 def svg(figure: Figure) -> str:
-    """The figure as SVG, the same for the same numbers whenever it was drawn."""
+    """Return the figure as SVG, the same text for the same numbers whenever it is drawn."""
     text = io.StringIO()
     figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
     return text.getvalue()
 
 
 def pdf(figure: Figure) -> bytes:
-    """The figure as PDF, likewise."""
+    """Return the figure as PDF, likewise."""
     made = io.BytesIO()
     figure.savefig(made, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
     return made.getvalue()
 
 
 def numbers(found: Sequence[Compared], results: Path) -> str:
-    """CSV of what is plotted: a table's for cells, a line a value for distributions."""
+    """Return the plotted numbers as CSV: for cells that of a table, for distributions a line for each value."""
     samples = [row for one in found for row in _samples(one, results)]
     if not samples:
         return tables.tidy(found)
@@ -82,7 +82,9 @@ def numbers(found: Sequence[Compared], results: Path) -> str:
 
 
 def bars(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
-    """Bars of each data set by unlearner; a panel for each value of `panels`. The paper's numbers are diamonds."""
+    """Draw bars for each data set by unlearner, in a panel for each value of `panels`; diamonds are the paper's
+    numbers.
+    """
     names = about.get("names", {})
     panels = list(dict.fromkeys(_field(one, own["panels"]) for one in found))
     figure, axes = plt.subplots(len(panels), 1, figsize=(PAGE, 1.55 * len(panels) + 0.3), sharex=True, squeeze=False)
@@ -133,7 +135,7 @@ def bars(plan: Plan, about: Words, own: Words, found: Sequence[Compared], result
 
 
 def lines(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
-    """A line for each value of `hue` over `x`, whose values have their numbers in `at`; bands are ± one deviation."""
+    """Draw a line for each value of `hue` over `x`, whose values stand at `at`; bands are ± one standard deviation."""
     names = about.get("names", {})
     sweep = own.get("sweep")
     at = (papers.places(sweep, plan.config) if sweep else {}) | own.get("at", {})
@@ -176,7 +178,7 @@ def lines(plan: Plan, about: Words, own: Words, found: Sequence[Compared], resul
 
 
 def distributions(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
-    """Every value as a point, forgotten classes apart from the others; a panel for each cell."""
+    """Draw every value as a point, forgotten classes apart from the others, in a panel for each cell."""
     names, size = about.get("names", {}), (COLUMN if len(found) < 3 else PAGE, 2.0)
     figure, axes = plt.subplots(1, len(found), figsize=size, squeeze=False, sharey=own.get("share", False))
     for axis, one in zip(axes[0], found, strict=True):
@@ -205,7 +207,7 @@ def distributions(plan: Plan, about: Words, own: Words, found: Sequence[Compared
 
 
 def images(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
-    """For each cell the inverted image of every class, and above it a training image of that class."""
+    """Draw for each cell the inverted image of every class, and above it a training image of that class."""
     from safetensors import safe_open  # the only figure that reads pixels
 
     names = about.get("names", {})
@@ -247,12 +249,12 @@ KINDS = {"bars": bars, "lines": lines, "distributions": distributions, "images":
 
 @cache
 def looks() -> dict[str, tuple[str, str, str]]:
-    """Colour, hatch and marker of methods, from workflow/report/looks.yaml."""
+    """Return colour, hatch and marker of methods, from workflow/report/looks.yaml."""
     return {name: tuple(look) for name, look in yaml.safe_load(LOOKS.read_text()).items()}
 
 
 def style(plan: Plan, unlearner: str) -> tuple[str, str, str]:
-    """Colour, hatch and marker of an unlearner, by its method; variants look alike."""
+    """Return colour, hatch and marker of an unlearner, by its method; variants of a method look alike."""
     known = unlearner in plan.config["unlearners"]
     method = method_of(plan.config, "unlearners", unlearner) if known else unlearner
     if method in looks():
@@ -263,7 +265,7 @@ def style(plan: Plan, unlearner: str) -> tuple[str, str, str]:
 
 
 def _field(one: Compared, names: Sequence[str]) -> str:
-    """What a cell has in some of its fields, as one word that paper.yaml's `names` may know."""
+    """Return the values that a cell has in some of its fields, as one phrase that `names` in paper.yaml may know."""
     return " ".join(filter(None, (str(getattr(one.cell, name)) for name in names)))
 
 
@@ -279,7 +281,7 @@ def _label(found: Sequence[Compared], data_set: str, names: Mapping[str, str]) -
 
 
 def _repetitions(found: Sequence[Compared]) -> str:
-    """How many repetitions stand behind the numbers: `n = 3`, `n = 3 to 5`, or nothing."""
+    """Return how many repetitions stand behind the numbers: `n = 3`, `n = 3 to 5`, or nothing."""
     counts = sorted({one.n for one in found if one.n})
     return "" if not counts else f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
 
@@ -291,13 +293,13 @@ def _panel(one: Compared, own: Mapping[str, Any], names: Mapping[str, str]) -> s
 
 
 def _rivals(found: Sequence[Compared], about: Mapping[str, Any]) -> list[str]:
-    """What is said of those who know nothing, of the metrics that have one in paper.yaml's `baselines`."""
+    """Return the labels of attackers who know nothing, for the metrics that have one in `baselines` of paper.yaml."""
     rivals = about.get("baselines", {})
     return list(dict.fromkeys(rivals[one.cell.metric]["label"] for one in found if one.cell.metric in rivals))
 
 
 def _rival(cells: Sequence[Compared], about: Mapping[str, Any], results: Path) -> float | None:
-    """What who knows nothing would have, of the first of `cells` that was run."""
+    """Return the number of an attacker who knows nothing, for the first of `cells` that was run."""
     for one in cells:
         if one.mean is not None and one.cell.metric in about.get("baselines", {}):
             metric = about["baselines"][one.cell.metric]["metric"]
@@ -307,7 +309,7 @@ def _rival(cells: Sequence[Compared], about: Mapping[str, Any], results: Path) -
 
 
 def _samples(one: Compared, results: Path) -> list[dict[str, Any]]:
-    """The values behind a cell that is a distribution, one row each."""
+    """Return the values behind a cell that is a distribution, a row for each."""
     if not one.cell.runs:
         return []
     key = [getattr(one.cell, field) for field in compare.FIELDS]
@@ -334,6 +336,6 @@ def _forgotten(one: Compared, results: Path) -> list[int]:
 
 
 def _lighter(colour: str) -> tuple[float, float, float]:
-    """The colour half way to white, so that hatches show on it."""
+    """Return the colour half way to white, so that hatches show on it."""
     red, green, blue = (0.55 + 0.45 * part for part in mpl.colors.to_rgb(colour))
     return red, green, blue

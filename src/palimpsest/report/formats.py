@@ -1,7 +1,7 @@
 """An arranged table as text: Markdown for a terminal, LaTeX for a paper, HTML for a browser.
 
-Ours has one decimal fewer than the paper prints, since the spread over repetitions leaves the last one without meaning;
-the CSV has all. Every verdict is a sign (`compare.Verdict`), in HTML with a colour besides.
+Our numbers have one decimal fewer than the paper prints, since the spread over repetitions leaves the last one without
+meaning; the CSV has all decimals. Every verdict is a sign (`compare.Verdict`), in HTML with a colour as well.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TEX = {
 
 
 def ours(one: Compared, column: Column) -> tuple[str, str]:
-    """Mean and spread of a cell as text; empty where there is none."""
+    """Return mean and spread of a cell as text; empty where there is none."""
     # A fraction in a column of percentages has as many digits that mean something.
     places = max(column.places - 1, 0) + (2 if one.unit == "fraction" and column.places < 3 else 0)
     mean = "" if one.mean is None else f"{one.mean:.{places}f}"
@@ -38,7 +38,7 @@ def ours(one: Compared, column: Column) -> tuple[str, str]:
 
 
 def printed(one: Compared, column: Column) -> str:
-    """What the paper prints in this cell, or why nothing can stand here."""
+    """Return what the paper prints in this cell, or why nothing can stand there."""
     if one.cell.published is not None:
         return f"{one.cell.published:.{column.places}f}"
     if one.cell.status is Status.UNREADABLE:
@@ -47,12 +47,14 @@ def printed(one: Compared, column: Column) -> str:
 
 
 def bracketed(one: Compared, table: Table) -> str:
-    """`(n)`, where it is not the n of the caption, and which of several is the highest or lowest."""
+    """Return `(n)` where n differs from the caption's, and the name of the one of several that is the highest or
+    lowest.
+    """
     return (f"({one.n})" if one.n and one.n != table.n else "") + (f" {one.winner}" if one.winner else "")
 
 
 def spread(table: Table) -> str:
-    """The sentence that says what stands in a cell."""
+    """Return the sentence that says what stands in a cell."""
     if table.n == 0:
         return "Nothing was run yet."
     said = " Where the number of repetitions is another, it stands in brackets."
@@ -62,19 +64,19 @@ def spread(table: Table) -> str:
 
 
 def below(line: Line, table: Table) -> list[str]:
-    """What the paper prints in each column of a line."""
+    """Return what the paper prints in each column of a line."""
     return [printed(one, column) if one else "" for one, column in zip(line.cells, table.columns, strict=True)]
 
 
 def notes(table: Table) -> list[str]:
-    """The footnotes: what each column means for each data set, and why what is not there was not run."""
+    """Return the footnotes: what each column means for each data set, and why missing numbers were not run."""
     why = dict.fromkeys(one.why for one in table.cells if one.verdict in (Verdict.NOT_RUN, Verdict.DIVERGED))
     missing = [f"Some cells were not run or diverged: {'; '.join(why)}."] if why else []
     return [*(block.variants for block in table.blocks), *table.footnotes, *missing]
 
 
 def markdown(table: Table) -> str:
-    """Markdown that also reads well in a terminal of 120 columns."""
+    """Return Markdown that also reads well in a terminal of 120 columns."""
     heads = [" ".join(filter(None, (column.name, column.short))) for column in table.columns]
     parts = [f"# {table.title}", _wrap(table.caption)]
     if table.banner:
@@ -102,7 +104,7 @@ def markdown(table: Table) -> str:
 
 
 def texts(line: Line, table: Table, small: str, blank: str = "") -> list[str]:
-    """The cells of a line as text. small: how a spread is written. blank: what stands where there is no sign."""
+    """Return the cells of a line as text. small: how a spread is written. blank: what stands where there is no sign."""
     found = []
     for one, column in zip(line.cells, table.columns, strict=True):
         if one is None or one.mean is None:
@@ -132,12 +134,12 @@ def _grid(rows: Sequence[Sequence[str]], left: int = 1) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX takes it."""
+    """Return text with what LaTeX treats specially escaped."""
     return re.sub("|".join(map(re.escape, TEX)), lambda found: TEX[found[0]], text)
 
 
 def latex(table: Table) -> str:
-    """A `table*` for each block, since all do not fit on one page; needs booktabs, and a page 6 inches wide."""
+    """Return a `table*` for each block, since they do not fit on one page; needs booktabs and a page 6 inches wide."""
     signs = "; ".join(f"{verdict.sign} {verdict.meaning}" for verdict in table.signs)
     about = [table.title.split(". ", 1)[-1] + ".", table.caption, spread(table), *([signs + "."] if signs else [])]
     # TeX is full of braces and per cent signs, so its template marks what is not TeX in another way.
@@ -149,14 +151,14 @@ def latex(table: Table) -> str:
 
 
 def tex_cells(line: Line, table: Table, label: str) -> str:
-    """The cells of a line as TeX; a long label takes the columns that are empty before the first number too."""
+    """Return the cells of a line as TeX; a long label takes the empty columns before the first number too."""
     head = rf"\multicolumn{{{line.first + 1}}}{{l}}{{{label}}}" if line.first else label
     cells = (escape(text).rstrip() for text in texts(line, table, "±{}")[line.first :])
     return " & ".join([head, *(SPREAD.sub(r"{\\tiny\g<0>}", text) for text in cells)])
 
 
 def environment() -> jinja2.Environment:
-    """The templates of workflow/report/, with what they call."""
+    """Return the templates of workflow/report/, with the functions that they call."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ROOT / "workflow" / "report"),
         autoescape=True,
@@ -173,7 +175,7 @@ def environment() -> jinja2.Environment:
 
 
 def tooltip(one: Compared) -> str:
-    """What a reader sees over a number before following its link."""
+    """Return what a reader sees over a number before following its link."""
     sd = "" if one.sd is None else f", sd {one.sd:.4g}"
     runs = f"{one.n} repetition{'s' if one.n != 1 else ''}"
     images = f" on {one.images} images" if one.images else ""
@@ -184,5 +186,5 @@ def tooltip(one: Compared) -> str:
 
 
 def html(table: Table) -> str:
-    """A page of its own with the table alone, which also stands in the page of the paper."""
+    """Return a page with this table alone; the page of the paper has the table too."""
     return environment().get_template("table.html.j2").render(table=table)

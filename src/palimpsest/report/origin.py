@@ -1,4 +1,4 @@
-"""Where the numbers of a page come from: commits and devices of every job behind it, as the records say.
+"""Where the numbers of a page come from: the commits and devices of every job behind it, read from the records.
 
 This stands on the page and in no table, since tables must come out the same wherever they were made.
 """
@@ -16,19 +16,21 @@ from palimpsest.pipeline.provenance import read_records
 
 @dataclass(frozen=True)
 class Origin:
-    """Jobs by commit and by device."""
+    """How many jobs ran on each commit and on each device."""
 
     commits: Mapping[str, int]
     devices: Mapping[str, int]
 
     @property
     def dirty(self) -> int:
-        """Jobs that ran on code which no commit holds."""
+        """How many jobs ran code that no commit holds."""
         return sum(count for commit, count in self.commits.items() if commit.endswith("-dirty"))
 
 
 def origin(results: Path, rows: Iterable[str]) -> Origin:
-    """Of the jobs that made `rows`, paths below `results` (which is results/<scale>), and of those before them."""
+    """Return the origin of `rows`, paths below `results` (which is results/<scale>): of their jobs and those before
+    them.
+    """
     by_output = {output.partition("/")[2]: one for one in read_records(results) for output in one["outputs"]}
     waiting, seen = [f"{results.name}/{name}" for name in rows], set()
     found: dict[int, Mapping[str, Any]] = {}

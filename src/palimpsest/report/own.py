@@ -1,7 +1,7 @@
-"""What a paper adds to its page in Python of its own: config/papers/<paper>/sections.py and checks.py.
+"""What a paper adds to its page in Python of its own: sections.py and checks.py in config/papers/<paper>/.
 
 sections(context) -> list of (title, HTML)      parts of the page, before the tables
-checks(context) -> list of checks.Check         besides those that paper.yaml declares
+checks(context) -> list of checks.Check         in addition to those that paper.yaml declares
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from palimpsest.report.compare import Compared
 
 @dataclass(frozen=True)
 class Context:
-    """What a page knows: found are the compared cells of the paper's tables, results is results/<scale>."""
+    """What a section knows.
+
+    found: the compared cells of the paper's tables. results: results/<scale>.
+    """
 
     plan: Plan
     paper: str
@@ -30,19 +33,19 @@ class Context:
     results: Path
 
     def render(self, template: str, **values: Any) -> str:
-        """A template of the paper's folder as HTML; it may import those of workflow/report/."""
+        """Return a template of the paper's folder as HTML; it may import those of workflow/report/."""
         text = (papers.PAPERS / self.paper / template).read_text()
         return formats.environment().from_string(text).render(about=self.about, **values)
 
 
 def call(context: Context, name: str) -> list[Any]:
-    """What the function `name` of the paper's file of that name gives; nothing where there is none."""
+    """Call the function `name` in the paper's file of that name and return its list; empty where there is no file."""
     file = papers.PAPERS / context.paper / f"{name}.py"
     return list(getattr(load(file), name)(context)) if file.is_file() else []
 
 
 def load(file: Path) -> Any:
-    """A Python file by its path as a module, once."""
+    """Import a Python file by its path, once."""
     name = f"{file.parent.name}_{file.stem}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, file)

@@ -1,7 +1,8 @@
-"""The page of a paper: its claims, its tables with each number a link to its record, its figures, checks, controls,
-costs and tuning.
+"""The page of a paper: claims, tables with a link from each number to its record, figures, checks, controls, costs,
+tuning.
 
-The look is in workflow/report/ (page.html.j2, table.html.j2, style.css). Nothing is fetched and there is no script.
+Its look is defined in workflow/report/ (page.html.j2, table.html.j2, style.css). The page fetches nothing and has no
+script.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from palimpsest.report.compare import Compared, Verdict
 
 @dataclass(frozen=True)
 class Search:
-    """What rule `tune` chose for one unlearner in one place, and what it chose from.
+    """What rule `tune` chose for one unlearner in one place, and from which values.
 
-    trials: values as text, gap to retraining in points (None: diverged), whether chosen. edge: whether the choice is
-    the smallest or largest value of its grid, beyond which a better one may lie.
+    trials: values as text, the gap to retraining in points (None where it diverged), and whether they were chosen.
+    edge: whether the choice is the smallest or largest value of its grid, so that a better one may lie beyond.
     """
 
     unlearner: str
@@ -36,7 +37,7 @@ class Search:
 
 
 def render(plan: Plan, paper: str, results: Path) -> str:
-    """The page of `paper` from what lies below `results`, which is results/<scale>."""
+    """Return the page of `paper` from what lies below `results`, which is results/<scale>."""
     about = plan.papers[paper]
     made, found = [], []
     for table in about["tables"]:
@@ -82,7 +83,7 @@ def render(plan: Plan, paper: str, results: Path) -> str:
 
 
 def counts(found: Sequence[Compared]) -> dict[str, int]:
-    """The numbers of the summary boxes: cells that the paper prints by verdict, runs, and runs that diverged."""
+    """Return the numbers of the summary boxes: printed cells by verdict, runs, and runs that diverged."""
     published = Counter(one.verdict for one in found if one.cell.published is not None)
     counted = (Verdict.AGREES, Verdict.DIFFERS, Verdict.STAND_IN, Verdict.NOT_RUN)
     runs = {run for one in found if one.values or one.verdict is Verdict.DIVERGED for run in one.cell.runs}
@@ -99,10 +100,10 @@ def counts(found: Sequence[Compared]) -> dict[str, int]:
 
 
 def searches(plan: Plan, runs: Iterable[Run], names: Mapping[str, str], results: Path) -> list[Search]:
-    """Every search of rule `tune` behind the runs, in their order; those not run yet are left out."""
+    """Return every search of rule `tune` behind the runs, in their order; those not run yet are left out."""
     found = []
     for run in runs:
-        if run.unlearner == ORIGINAL or not grid_of(plan.config, run.unlearner):
+        if run.unlearner == ORIGINAL or not grid_of(plan.config, run.steps[-1][1]):
             continue
         file = results / paths.below("tune", "tuned", **run.names)
         if not file.is_file():

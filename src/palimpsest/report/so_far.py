@@ -1,4 +1,4 @@
-"""How much of each table and figure exists now, while a run is going on or after one that did not end."""
+"""How much of each table and figure exists now, while a run goes on or after one that did not end."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from palimpsest.report import compare
 
 
 def told(plan: Plan, results: Path) -> str:
-    """A line for each table and figure, "37 of 40 cells", and where the pages are; `results` is results/<scale>.
+    """Return a line for each table and figure, "37 of 40 cells", and where the pages are; `results` is results/<scale>.
 
-    A cell counts where all its rows are there, a diverged run's among them; cells that this scale cannot have (no data,
-    no method yet) are not asked of it.
+    A cell counts where all of its rows are there, those of diverged runs included. Cells that this scale cannot have
+    (no data, no method yet) are not counted.
     """
     lines = []
     for paper, about in plan.papers.items():

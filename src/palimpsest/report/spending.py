@@ -1,4 +1,4 @@
-"""The plan as a person reads it: what is left to run, what that costs, and what each figure rests on."""
+"""The plan as a person reads it: what is left to run, what it costs, and what each figure rests on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ queue are not in it.
 
 
 def markdown(jobs: Sequence[Job], costs: Costs) -> str:
-    """The plan of `jobs` as text that reads well in a terminal."""
+    """Return the plan of `jobs` as text that reads well in a terminal."""
     seconds = {job.id: costs.seconds(job) for job in jobs}
     left = [job for job in jobs if not job.done]
     plain = {job.id: seconds[job.id].value for job in left}
@@ -32,7 +32,7 @@ def markdown(jobs: Sequence[Job], costs: Costs) -> str:
     beside = costs.stated["cores_per_gpu"] if cards else 1
 
     def held(chosen: Iterable[Job], what: str) -> list[str]:
-        """Hours of cards or cores that these jobs hold, and what they rest on."""
+        """Return the hours of cards or cores that these jobs hold, and what they rest on."""
         return _figure(Amount(getattr(job, what) * seconds[job.id].value, seconds[job.id].basis) for job in chosen)
 
     figures = [["GPU hours", *held(left, "gpus")], ["CPU hours (cores held)", *held(left, "threads")]]
@@ -64,7 +64,7 @@ def markdown(jobs: Sequence[Job], costs: Costs) -> str:
 
 
 def tidy(jobs: Sequence[Job], costs: Costs) -> str:
-    """CSV: a line a job."""
+    """Return CSV with a line for each job."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["rule", "cell", "state", "seconds", "basis", "gpus", "threads"])
@@ -76,7 +76,7 @@ def tidy(jobs: Sequence[Job], costs: Costs) -> str:
 
 
 def _figure(amounts: Iterable[Amount]) -> list[str]:
-    """A sum of seconds in hours, and the share of each basis in it, as text."""
+    """Return a sum of seconds in hours, and the share that each basis has in it, as text."""
     parts = dict.fromkeys(BASES, 0.0)
     for amount in amounts:
         parts[amount.basis] += amount.value
@@ -85,7 +85,7 @@ def _figure(amounts: Iterable[Amount]) -> list[str]:
 
 
 def _share(part: float) -> str:
-    """A percentage; what is there but rounds to nothing is said to be there, and what is not all is not called all."""
+    """Return a percentage; a share that is not zero never shows as none, and one that is not all never as all."""
     return "-" if not part else "<1%" if part < 0.01 else ">99%" if 0.99 < part < 1 else f"{100 * part:.0f}%"
 
 
@@ -100,7 +100,7 @@ def _number(value: float) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table with columns of even width, the first to the left, the others to the right."""
+    """Return a Markdown table with columns of even width, the first aligned left, the others right."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(head), *texts]) for i in range(len(head))]
     pads = [str.rjust if i else str.ljust for i in range(len(widths))]

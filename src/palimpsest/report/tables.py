@@ -1,4 +1,4 @@
-"""A table as the paper lays it out: blocks by data set, a line for each unlearner, controls of ours below.
+"""A table as the paper lays it out: blocks by data set, a line for each unlearner, and our controls below.
 
 The layout stands in paper.yaml (`layout`: groups of columns, the column of each metric), never here. `arrange` turns
 the compared cells into a `Table`, which `formats` writes as Markdown, LaTeX and HTML; `tidy` writes every cell with all
@@ -24,7 +24,9 @@ from palimpsest.report.compare import Compared, Verdict
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, the group above it (`short` where there is no room), decimals as the paper prints."""
+    """A column: its name, the group above it (`short` where there is little room), and as many decimals as the paper
+    prints.
+    """
 
     name: str
     group: str
@@ -34,7 +36,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """One unlearner's numbers, a place for each column. reason: why the whole line was not run, where it was not."""
+    """One unlearner's numbers, a place for each column. reason: why none of the line was run, where that is so."""
 
     label: str
     control: str
@@ -43,13 +45,13 @@ class Line:
 
     @property
     def first(self) -> int:
-        """Where its first number stands: a control has no test accuracy, and its long label takes that place too."""
+        """The place of its first number; a control has no test accuracy, and its long label takes that place too."""
         return next(place for place, one in enumerate(self.cells) if one)
 
 
 @dataclass(frozen=True)
 class Block:
-    """What belongs to one data set, network and forget set; `title` names the paper's, and what stands in for each."""
+    """The lines of one data set, network and forget set; `title` names the paper's, and what stands in for each."""
 
     title: str
     about: str
@@ -60,7 +62,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """A table ready to be written. n: repetitions of most numbers, so that only others need say theirs."""
+    """A table ready to be written. n: how many repetitions most numbers have; only the others must say theirs."""
 
     paper: str
     name: str
@@ -76,7 +78,7 @@ class Table:
 
     @property
     def cells(self) -> list[Compared]:
-        """Every cell that it has."""
+        """Every cell of the table."""
         return [one for block in self.blocks for line in block.lines + block.controls for one in line.cells if one]
 
     @property
@@ -87,7 +89,7 @@ class Table:
 
 
 def of(plan: Plan, paper: str, table: str, results: Path) -> tuple[Table, list[Compared]]:
-    """A table of a plan, from the rows below `results`, and its compared cells."""
+    """Return a table of a plan, from the rows below `results`, and its compared cells."""
     found = compare.compare(plan.tables[paper, table], results)
     return arrange(plan.papers[paper], plan.config["scale"], found), found
 
@@ -190,7 +192,7 @@ def _block(
 
 
 def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
-    """What a reader must know before any number: what stands for what, which budgets are cut; else nothing."""
+    """Return what a reader must know before any number: stand-ins and cut budgets; nothing where there are none."""
     ran = [cell for cell in cells if cell.run]
     reduced = [cell for cell in ran if cell.reductions]
     if not reduced:
@@ -228,7 +230,7 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def tidy(found: Iterable[Compared]) -> str:
-    """CSV: a line for each cell: its fields, what was found, and the record below results/<scale>/."""
+    """Return CSV with a line for each cell: its fields, what was found, and the record below results/<scale>/."""
     text = io.StringIO()
     hidden = ("runs", "reductions", "printed_trials", "parts")
     about = [field.name for field in fields(Cell) if field.name not in hidden]

@@ -1,16 +1,16 @@
-"""Requests: what is to be forgotten, in order, perhaps with what shall stand in its place.
+"""Requests: what shall be forgotten, in which order, and perhaps what shall stand in its place.
 
-Each file of this package is one kind and has one function,
+Each file of this package is one kind of request and has one function,
 
     choose(images, at, *, ...) -> Request
 
 `at` is what the workflow gives, a `Choice`; what stands after `*` are the kind's own keywords. A kind that needs more
-than the data and a seed says so, `NEEDS = ("model",)`: any of the fields `model`, `unlearner` and `surrogate`.
+than the data and a seed declares it: `NEEDS = ("model",)`, any of the fields `model`, `unlearner` and `surrogate`.
 
-Indices count into the training set as it was before anything was forgotten, whatever was asked before: `split` finds
-them in what is left of it. The UMA paper forgets whole classes or 5,000 random images (S000:276), the label-leakage
-paper one class, three, or up to nine at random (S001:190), the healing paper serves its requests in mini-batches
-(S003:81), and the malicious one asks to replace images by changed ones (S004:93-98).
+Indices count into the training set as it was before anything was forgotten, whatever was forgotten since; `split` finds
+them in what is left. The UMA paper forgets whole classes or 5,000 random images (Section 5.1). The label-leakage paper
+forgets one class, three, or up to nine at random (its Section VI). The healing paper serves its requests in
+mini-batches (its Section 5.1), and the malicious paper replaces images by changed ones (its Section 3.2).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -31,18 +31,21 @@ from safetensors.torch import save_file
 from palimpsest.data import Images, Samples, replaced
 from palimpsest.models import Diverged, Network
 
+if TYPE_CHECKING:
+    from palimpsest.train import Recipe
+
 
 class RequestError(Exception):
-    """A request cannot be chosen, read or served; the message names the fault and the mend."""
+    """A request cannot be chosen, read or served; the message names the fault and what to do."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be forgotten.
+    """What shall be forgotten.
 
-    indices: `int64` (n,), into the whole training set, in the order in which they are served; on the CPU.
-    replacement: what shall stand in the place of each, or None where it shall be removed. Images are `uint8`, or floats
-    in [0, 1]; labels may be other than they were. Features are `float32`.
+    indices: `int64` (n,), into the whole training set, in the order in which they are served; on the CPU. replacement:
+    what shall stand in the place of each, or None where it shall be removed. Images are `uint8`, or floats in [0, 1];
+    their labels may differ from those before. Features are `float32`.
     """
 
     indices: torch.Tensor
@@ -55,8 +58,8 @@ class Choice:
 
     seed: of all that is random. repetition: which of several that are compared, from 0. model: a network of the chain
     so far. unlearner: what a crafted request is made against, the method's function; its settings are `.keywords`.
-    surrogate: a network that stands in for `model` where that is not known. The last three are None for a kind that
-    does not name them in `NEEDS`.
+    surrogate: a network that stands in for `model` where that is not known. These three are None for a kind that does
+    not name them in `NEEDS`. recipe: how the base models were trained, as the `Step` of `unlearner` takes it.
     """
 
     seed: int
@@ -64,11 +67,12 @@ class Choice:
     model: Network | None = None
     unlearner: partial[Any] | None = None
     surrogate: Network | None = None
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How requests are chosen: the file of this package, and its keywords."""
+    """How requests are chosen: a file of this package, and its keywords."""
 
     method: str
     keywords: Mapping[str, Any] = field(default_factory=dict)
@@ -91,7 +95,7 @@ class Rule:
 
 
 def check(images: Images, request: Request, keep_classes: bool = False) -> Request:
-    """`request` as it is, or `RequestError` where it does not fit the training set of `images`.
+    """Return `request`, or raise `RequestError` where it does not fit the training set of `images`.
 
     keep_classes: whether a class that would have no sample left is a fault too.
     """
@@ -107,7 +111,7 @@ def check(images: Images, request: Request, keep_classes: bool = False) -> Reque
 
 
 def _asked(indices: torch.Tensor, count: int) -> torch.Tensor:
-    """Which of `count` training samples are asked for, bool (count,); `RequestError` for indices that cannot be."""
+    """Return which of `count` training samples are named, bool (count,); `RequestError` for indices that cannot be."""
     if indices.dtype != torch.int64 or indices.ndim != 1:
         raise RequestError(f"a request's indices must be int64 (n,), found {indices.dtype} {tuple(indices.shape)}")
     outside = indices[(indices < 0) | (indices >= count)]
@@ -142,7 +146,7 @@ def _check_replacement(images: Images, count: int, replacement: Samples) -> None
 
 
 def served(request: Request, size: int) -> Iterator[Request]:
-    """The request in mini-batches of up to `size` samples, each a request of its own, in order."""
+    """Yield the request in mini-batches of up to `size` samples, each a request of its own, in order."""
     for start in range(0, len(request.indices), size):
         part = slice(start, start + size)
         put = request.replacement
@@ -150,11 +154,11 @@ def served(request: Request, size: int) -> Iterator[Request]:
 
 
 class Split(NamedTuple):
-    """The training set as a request parts it; all on the samples' device.
+    """The training set as a request divides it; all on the samples' device.
 
-    forget: the request's samples, in its order. retain: all others, in the order of the training set.
-    indices: `int64`, where the samples of `forget`, in their order, stand in the training set as it stands now; None
-    of what is gone already. replacement: what shall stand in their places, or None.
+    forget: the request's samples, in its order. retain: all others, in the order of the training set. indices: `int64`,
+    the positions of `forget`'s samples, in their order, in the training set as it is now; None where these samples are
+    gone already. replacement: what shall stand in their places, or None.
     """
 
     forget: Samples
@@ -164,10 +168,10 @@ class Split(NamedTuple):
 
 
 def standing(samples: Samples, already: Sequence[Request] = ()) -> tuple[Samples, torch.Tensor]:
-    """The training set as it stands after the requests `already`, and the index that each sample had at first (N,).
+    """Return the training set after the requests `already`, and the index that each of its samples had at first (N,).
 
-    samples: the whole training set. What was removed is gone, what was replaced stands in its place as it is now;
-    pixels are floats once a request brought floats. A sample that is gone can be neither removed nor replaced again.
+    samples: the whole training set. What was removed is gone; what was replaced is there as it is now. Pixels are
+    floats once a request brought floats. A sample that is gone can be neither removed nor replaced again.
     """
     there = torch.ones(len(samples.labels), dtype=torch.bool, device=samples.labels.device)
     for request in already:
@@ -180,10 +184,10 @@ def standing(samples: Samples, already: Sequence[Request] = ()) -> tuple[Samples
 
 
 def split(samples: Samples, request: Request, already: Sequence[Request] = ()) -> Split:
-    """What `request` asks to forget of the training set as it stands after the requests `already`, and the rest.
+    """Divide the training set, as it is after the requests `already`, into what `request` names and the rest.
 
-    samples: the whole training set, as `images.splits["train"]`. A sample that is gone is not forgotten again.
-    Raises `RequestError` for indices that cannot be, and where nothing would be left.
+    samples: the whole training set, as `images.splits["train"]`. A sample that is gone is not forgotten again. Raises
+    `RequestError` for indices that cannot be, and where nothing would be left.
     """
     _asked(request.indices, len(samples.labels))
     now, first = standing(samples, already)
@@ -204,10 +208,11 @@ def split(samples: Samples, request: Request, already: Sequence[Request] = ()) -
 
 
 def steps(samples: Samples, asked: Sequence[Request], *, same: bool = False, size: int = 0) -> Iterator[Split]:
-    """What a step of a chain serves: the last of the requests `asked`, after those before it, `size` samples at once.
+    """Yield what a step of a chain serves: the last of the requests `asked`, after those before it, `size` samples at
+    once.
 
-    samples: the whole training set. size: 0 serves the request whole. same: whether the step asks for nothing new and
-    goes on after all of `asked`; its forget set is then what these asked for.
+    samples: the whole training set. size: 0 serves the request whole. same: whether the step has no request of its own
+    and follows all of `asked`; its forget set is then the union of these.
     """
     if same:
         yield Split(all_of(samples, asked)[0], standing(samples, asked)[0], None, None)
@@ -219,7 +224,7 @@ def steps(samples: Samples, asked: Sequence[Request], *, same: bool = False, siz
 
 
 def all_of(samples: Samples, asked: Sequence[Request]) -> tuple[Samples, Samples]:
-    """Every sample that some of the requests asks to forget, as it was at first, and all others; both in order."""
+    """Return every sample that some request names, as it was at first, and all other samples; both in order."""
     chosen = torch.zeros(len(samples.labels), dtype=torch.bool, device=samples.labels.device)
     for request in asked:
         chosen[request.indices.to(chosen.device)] = True
@@ -229,11 +234,11 @@ def all_of(samples: Samples, asked: Sequence[Request]) -> tuple[Samples, Samples
 def write(
     made: Mapping[int, Request | Diverged], path: Path | str, images: Images, rule: Rule, seeds: Mapping[int, int]
 ) -> None:
-    """Write requests by number, which is the repetition that `rule` chose them for, each with its seed.
+    """Write requests by number, the repetition for which `rule` chose them, each with its seed.
 
-    Of a kind that needs nothing but the data the rule is enough, and the file holds no sample: `read` chooses again.
-    Of any other it holds `{number}/indices` and, where there are replacements, `{number}/images` and `{number}/labels`.
-    A `Diverged` stands for a request that a diverged model should have been asked about.
+    For a kind that needs nothing but the data the rule is enough: the file holds no sample, and `read` chooses again.
+    For any other kind it holds `{number}/indices` and, where there are replacements, `{number}/images` and
+    `{number}/labels`. A `Diverged` stands for a request that should have been chosen with a model that diverged.
     """
     tensors: dict[str, torch.Tensor] = {}
     requests: dict[int, dict[str, Any]] = {}
@@ -253,10 +258,11 @@ def write(
 
 
 def read(path: Path | str, images: Images, number: int) -> Request:
-    """The request that `write` wrote under `number`, checked; chosen again where the file holds its rule alone.
+    """Return the request that `write` wrote under `number`, checked; it is chosen again where the file holds its rule
+    alone.
 
     Raises `RequestError` where the file is broken or has no such number, where the request was chosen from other data,
-    and where the rule gives another one than it did; `Diverged` where the model behind it diverged.
+    and where the rule gives another request than it did; `Diverged` where the model behind it diverged.
     """
     try:
         file = safe_open(str(path), framework="pt")

@@ -1,8 +1,8 @@
-"""Whole classes: those that are named, or so many at random.
+"""Whole classes: those that are named, or a number of classes at random.
 
-The UMA paper forgets class 0 of CIFAR-10, five classes of CIFAR-100 and ten of Tiny-ImageNet (S000:276); the
-label-leakage paper draws one class, three, or up to nine at random (S001:190). All training images of a class count:
-no validation split is taken away first (decision U-2).
+The UMA paper forgets class 0 of CIFAR-10, five classes of CIFAR-100 and ten of Tiny-ImageNet (Section 5.1); the
+label-leakage paper draws one class, three, or up to nine at random (its Section VI). All training images of a class are
+forgotten: no validation split is taken away first (docs/methods.md#u-2).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The samples that a model is least sure of: those with the smallest margin of the true class, worst first.
+"""The samples of which a model is least sure: those with the smallest margin of the true class, worst first.
 
-The healing paper removes the "worst 25 logits" (S003, Table 5) and does not say what that is. Our reading: the smallest
+The healing paper removes the "worst 25 logits" (Table 5) and does not say what that is. We take the smallest
 
     z_y - max_{j != y} z_j
 
-of the model at hand, z its logits and y the label: below zero where it errs. What is asked for is thus what an
-adversary who knows the outputs would ask for.
+of the model at hand, with its logits z and the label y; it is below zero where the model errs. So the request is what
+an adversary who knows the outputs would choose.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from palimpsest.ranges import checked
 from palimpsest.requests import Choice, Request, RequestError, check
 
 NEEDS = ("model",)
+TASKS = ("classification",)
 BATCH = 500  # images at once, as few as any card takes
 
 

@@ -1,8 +1,8 @@
-"""Random samples and, in their place, the same with uniform noise: the control of the malicious-requests paper.
+"""Random samples, replaced by themselves with uniform noise: the control of the malicious-requests paper.
 
-Its `RandUn` asks to replace x by x + U(-ε, ε), with the ε and the samples of the attack (S004:193). What is outside
-[0, 1] is cut off, which the paper does not state. A server that takes 8-bit images rounds them; where ε is a whole
-number of grey levels, no pixel then moves by more than ε either.
+Its `RandUn` replaces x by x + U(-ε, ε), with the ε and the samples of the attack (malicious paper, Section 5.1). What
+is outside [0, 1] is cut off, which the paper does not state. A server that takes 8-bit images rounds them; where ε is a
+whole number of grey levels, no pixel then moves by more than ε either.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Random samples: so many or a share of the training set, or of some of its classes.
+"""Random samples: a number or a share of the training set, or of some of its classes.
 
-The UMA paper forgets 5,000 or 10,000 random training images (S000:276), the healing paper 25 of one class, and 5% to
-30% of all (S003:81, 136).
+The UMA paper forgets 5,000 or 10,000 random training images (Section 5.1), the healing paper 25 of one class, and 5% to
+30% of all (its Sections 5.1 and 5.3.1).
 """
 
 from __future__ import annotations

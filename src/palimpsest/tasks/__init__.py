@@ -1,6 +1,9 @@
-"""Tasks: what a network is trained to answer. Each file is one task and has the four functions of `Task`.
+"""Tasks: what a network is trained to answer. Each file is one task and has the functions of `Task`.
 
-Nothing outside a task assumes what its targets are, nor what a network's outputs mean.
+Nothing outside a task assumes what its targets are, nor what a network's outputs mean. A method that does (a model, an
+unlearner, an attack, a kind of request or a family of metrics) names the tasks that it is for, `TASKS =
+("classification",)`, in a literal that the workflow reads; a method without it is for all tasks. `models.<name>.task`
+in the configuration names a network's task.
 """
 
 from __future__ import annotations
@@ -24,15 +27,22 @@ class Shown(Protocol):
 class Task(Protocol):
     """What a file of this package is.
 
-    targets: what the network shall answer to samples. loss: how far outputs (N, ...) are from targets, a scalar, their
-    mean. answer: what is kept of outputs as a prediction. distance: how far outputs are from wanted outputs, for each
-    sample (N,); `kind` is one of the task's own words.
+    targets: what the network shall answer for samples. loss: the mean distance of outputs (N, ...) from targets, a
+    scalar. answer: outputs as a prediction. decided: the targets that outputs would have, which are the target of an
+    attack that wants these outputs. distance: how far outputs are from wanted outputs, for each sample (N,); `kind` is
+    one of the words that the task knows. kept: the tensors (N, ...), by name, that are saved of outputs (N, ...) for
+    metrics to measure. The outputs are for samples, or for what an attack or a defense made of them. aimed: what the
+    attack aimed at. brief: whether the set is so large that only a few numbers a sample can be kept.
     """
 
     def targets(self, samples: Shown) -> torch.Tensor: ...
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor: ...
     def answer(self, outputs: torch.Tensor) -> torch.Tensor: ...
+    def decided(self, outputs: torch.Tensor) -> torch.Tensor: ...
     def distance(self, outputs: torch.Tensor, wanted: torch.Tensor, kind: str) -> torch.Tensor: ...
+    def kept(
+        self, answers: torch.Tensor, samples: Shown, aimed: torch.Tensor | None, brief: bool
+    ) -> dict[str, torch.Tensor]: ...
 
 
 def loss_of(task: Task) -> Callable[[nn.Module, Any], torch.Tensor]:

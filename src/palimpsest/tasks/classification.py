@@ -25,6 +25,11 @@ def answer(outputs: torch.Tensor) -> torch.Tensor:
     return torch.softmax(outputs.float(), 1)
 
 
+def decided(outputs: torch.Tensor) -> torch.Tensor:
+    """The most probable class of logits (N, K) or probabilities, `int64` (N,)."""
+    return outputs.argmax(1)
+
+
 def distance(outputs: torch.Tensor, wanted: torch.Tensor, kind: str) -> torch.Tensor:
     """How far logits of f_u (N, K) are from the wanted logits of f (N, K), for each image (N,).
 
@@ -41,3 +46,15 @@ def distance(outputs: torch.Tensor, wanted: torch.Tensor, kind: str) -> torch.Te
     if kind == "cross_entropy":
         return F.cross_entropy(outputs, wanted.argmax(1), reduction="none")
     raise ValueError(f"classification: distance cannot be {kind!r}; it takes {', '.join(DISTANCES)}")
+
+
+def kept(answers: torch.Tensor, samples: Shown, aimed: torch.Tensor | None, brief: bool) -> dict[str, torch.Tensor]:
+    """Of probabilities (N, K): `predicted`, `int64` (N,), and `true`, float32 (N,), the probability of the label.
+
+    Not where `brief`: the `probabilities` themselves. Where an attack aimed at classes (N,): whether it `reached` them,
+    bool (N,).
+    """
+    predicted = answers.argmax(1)
+    found = {"predicted": predicted, "true": answers.gather(1, samples.labels[:, None]).squeeze(1)}
+    found |= {} if brief else {"probabilities": answers}
+    return found | ({} if aimed is None else {"reached": predicted == aimed})

@@ -25,8 +25,23 @@ def answer(outputs: torch.Tensor) -> torch.Tensor:
     return outputs.float().clamp(0, 1)
 
 
+def decided(outputs: torch.Tensor) -> torch.Tensor:
+    """The images that outputs are, as `answer` gives them."""
+    return answer(outputs)
+
+
 def distance(outputs: torch.Tensor, wanted: torch.Tensor, kind: str) -> torch.Tensor:
     """The mean squared error of each image (N,). kind: `mse`; raises `ValueError` for another word."""
     if kind != "mse":
         raise ValueError(f"reconstruction: distance cannot be {kind!r}; it takes {', '.join(DISTANCES)}")
     return (at_least_float32(outputs) - wanted).square().flatten(1).mean(1)
+
+
+def kept(answers: torch.Tensor, samples: Shown, aimed: torch.Tensor | None, brief: bool) -> dict[str, torch.Tensor]:
+    """Of images (N, ...): `error`, float32 (N,), the mean squared error of each against the sample.
+
+    Where an attack aimed at images (N, ...): `to_target`, the error against these. The images themselves would fill a
+    disk and are not kept.
+    """
+    found = {"error": distance(answers, targets(samples), "mse")}
+    return found | ({} if aimed is None else {"to_target": distance(answers, aimed, "mse")})

@@ -3,17 +3,18 @@
     @unlearner
     def unlearn(model, forget, retain, at: Step, *, …) -> network, or (network, kept)
 
-What stands before `*` the workflow gives; what stands after it is a hyper-parameter, the paper's value as its default
-and its range in its annotation (`palimpsest.ranges`). A method that trains on has `training`, a `Recipe`.
-`NEEDS` of a file says what it reads of what not everyone does: `penalty`, or, in its base training, `requests`.
-`kept` are tensors that a further step of the same method needs, about the training set as it stands after this one.
+The workflow gives what stands before `*`. What stands after it is a hyper-parameter, with the paper's value as its
+default and its range in its annotation (`palimpsest.ranges`). A method that trains the model on has `training`, a
+`Recipe`. `NEEDS` of a file lists the features that not every method has: `penalty`, or in its base training `requests`.
+`kept` are tensors that a further step of the same method needs; they describe the training set as it is after this
+step.
 
 A method whose base model must be trained in a way of its own has a second function,
 
     @checked
     def train_base(model, data, at: Base, *, …) -> (network, kept)
 
-which takes a network with fresh weights and all training samples, and leaves both as they are.
+which takes a network with fresh weights and all training samples, and changes neither.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Unlearned(NamedTuple):
-    """What every unlearner gives: a network in evaluation mode, and what a further step needs; often nothing."""
+    """What every unlearner returns: a network in evaluation mode, and what a further step needs; often nothing."""
 
     network: Network
     kept: Mapping[str, torch.Tensor]
@@ -47,11 +48,11 @@ class Unlearned(NamedTuple):
 class Step:
     """What the workflow gives an unlearner besides the model and the data.
 
-    seed: of all that the method draws. recipe: how the base model was trained. task: what it was trained to answer.
-    indices: where the forget set's samples, in their order, stand in the training set, `int64` (n,); the training set
-    is as it stands before this step. None where they are gone already. replacement: what the forget set shall become
-    instead of being removed, a sample for each of its samples, `uint8` or float in [0, 1]. kept: what the base training
-    or the step before left. initial: makes the network that training began with. checkpoint: where a long training may
+    seed: decides everything that the method draws. recipe: how the base model was trained. task: what it was trained
+    for. indices: `int64` (n,), the positions of the forget set's samples, in their order, in the training set as it is
+    before this step; None where they are gone already. replacement: what shall stand in the places of the forget set's
+    samples, one for each, `uint8` or float in [0, 1]; None where they shall be removed. kept: what the base training or
+    the step before left. initial: makes the network with which training began. checkpoint: where a long training may
     resume. penalty: (model, batch) to a scalar that `adversarial` adds to the loss of the method that it wraps.
     """
 
@@ -71,7 +72,7 @@ class Step:
         return loss if self.penalty is None else loss + self.penalty(model, batch)
 
     def remaining(self, retain: Samples) -> Samples:
-        """The training set after this step, in order: `retain`, and the replacements where they belong.
+        """Return the training set after this step, in order: `retain`, and the replacements where they belong.
 
         Float replacements turn all images into floats in [0, 1].
         """
@@ -90,8 +91,8 @@ class Step:
 class Base:
     """What the workflow gives a base training besides the network and the data.
 
-    seed, recipe, task, checkpoint: as of `Step`. requests: for each request that may come, the `int64` indices into the
-    training data that it may ask to forget; of a chain of requests too, all of them into the data as it is now.
+    seed, recipe, task, checkpoint: as in `Step`. requests: for each request that may come, the `int64` indices into the
+    training data that it names; for a chain of requests too, all of them count into the data as it is now.
     """
 
     seed: int
@@ -102,12 +103,12 @@ class Base:
 
 
 def unlearner(function: Callable[..., Any] | None = None, *, replaces: bool = False) -> Any:
-    """A method's function as the workflow calls it: (model, forget, retain, at, *, …) to `Unlearned`.
+    """Turn a method's function into what the workflow calls: (model, forget, retain, at, *, …) to `Unlearned`.
 
     Hyper-parameters are checked against their annotations. The method gets a copy of `model`, which it may change in
-    place; an empty forget set gives the copy back, with what was kept: nothing was asked to be forgotten.
-    replaces: whether the method can put replacements in the place of samples; one that cannot refuses to.
-    Raises `ValueError` for a hyper-parameter outside its range and a request that does not fit its data, `Diverged`
+    place. An empty forget set gives the copy back, with what was kept, since nothing shall be forgotten. replaces:
+    whether the method can put replacements in the place of samples; a method that cannot refuses them. Raises
+    `ValueError` for a hyper-parameter outside its range and for a request that does not fit its data, and `Diverged`
     where a weight is not finite.
     """
     if function is None:
@@ -137,9 +138,10 @@ def unlearner(function: Callable[..., Any] | None = None, *, replaces: bool = Fa
 
 
 def gathered(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain `settings` as keywords of an unlearner or a base training: keys of a `Recipe` go into its `training`.
+    """Return plain `settings` as keywords of an unlearner or a base training: keys of a `Recipe` go into its
+    `training`.
 
-    Those that are not given stay as in the default of `training`. Raises `ValueError` for a key that neither has.
+    Keys that are not given stay as in the default of `training`. Raises `ValueError` for a key that neither has.
     """
     keywords = {
         one.name: one.default for one in inspect.signature(function).parameters.values() if one.kind is one.KEYWORD_ONLY

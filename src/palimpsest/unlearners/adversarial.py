@@ -1,17 +1,18 @@
-"""Adversarial unlearning: another unlearner, trained on attacked forget images beside the clean ones (S000:338-362).
+"""Adversarial unlearning: another unlearner, trained on attacked forget images as well (UMA paper, Section 5.3).
 
     min_{f_u} E{ L_u(f_u(x_u), y) + max_{delta in A(f, f_u, x)} L_u(f_u(delta), y) }                        (eq. 5)
 
 L_u is the loss that the other method, the backbone, has on the forget set; A is UMA against the network of the moment.
-Backbone in the paper's Table 4: random labels. Methods that do not train on the forget set have no L_u and are
-refused, as the paper says of retraining and fine-tuning (S000:362).
+The backbone in the paper's Table 4 is random labels. Methods that do not train on the forget set have no L_u and are
+refused, as the paper says of retraining and fine-tuning (Section 5.3).
 
-Eq. 5 takes the worst input that A can make, and A, which seeks the original's answer f(x), does not maximise L_u:
-`inner="uma"` trains on what A ends at, `inner="loss"` is the literal maximum of L_u over the ball. The paper gives no
-number for A here. Our decisions (methods.md 2.7): 8/255, 10 steps, and as in attacks/uma.py eta = 2.5 epsilon / steps,
-KL divergence, random start, evaluation mode; afresh for every batch, from its augmented images, not rounded to 8 bits.
-Loss on attacked images is taken in training mode and with the batch's other images around them: BatchNorm then sees
-the mixture that it sees for the clean ones, and a lone forget image is no batch of one.
+Eq. 5 takes the worst input that A can make, but A seeks the original's answer f(x) and does not maximise L_u.
+`inner="uma"` trains on the input that A ends at; `inner="loss"` is the literal maximum of L_u over the ball. The paper
+gives no number for A here. We decided (docs/methods.md 2.7): 8/255, 10 steps, and as in attacks/on_images/uma.py eta =
+2.5 epsilon / steps, KL divergence, random start, evaluation mode; the attack is made afresh for every batch, from its
+augmented images, and is not rounded to 8 bits. The loss on attacked images is taken in training mode and with the
+batch's other images around them: BatchNorm then sees the same mixture as for the clean images, and a lone forget image
+is no batch of one.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from palimpsest.tasks.classification import distance
 from palimpsest.train import Batch
 from palimpsest.unlearners import Step, Unlearned, gathered, unlearner
 
+TASKS = ("classification",)
+
 # Methods that climb: their L_u is -CE.
 ASCENDING = frozenset({"negative_gradient"})
 
@@ -56,20 +59,23 @@ def unlearn(
     relative_step: Annotated[float, "(0, inf)"] = 2.5,
     inner: Literal["uma", "loss"] = "uma",
 ) -> Unlearned:
-    """`model` after `backbone`, with `weight` times L_u at the attacked forget images added to every batch's loss.
+    """Return `model` after `backbone`, with `weight` times L_u at the attacked forget images added to every batch's
+    loss.
 
     backbone: another unlearner, one that trains on the forget set: it has `NEEDS = ("penalty",)`. settings: its
-    hyper-parameters. weight: 1 counts an attacked image as much as a clean one.
-    epsilon: radius of the L-infinity ball, a fraction of the pixel range, as text. relative_step: a step is this times
-    epsilon / steps; with 0 steps the random start is what is trained on. inner: see above.
-    Raises `ValueError` for another backbone or setting, and what the backbone raises.
+    hyper-parameters. weight: 1 counts an attacked image as much as a clean one. epsilon: radius of the L-infinity ball,
+    a fraction of the pixel range, as text. relative_step: a step is this times epsilon / steps; with 0 steps the method
+    trains on the random start. inner: see the module. Raises `ValueError` for another backbone or setting, and what the
+    backbone raises.
     """
     refused = f"adversarial: backbone cannot be {backbone!r}"
     if not backbone.isidentifier() or not Path(__file__).with_name(f"{backbone}.py").is_file():
         raise ValueError(f"{refused}: there is no file unlearners/{backbone}.py")
     method = import_module(f"palimpsest.unlearners.{backbone}")
     if "penalty" not in getattr(method, "NEEDS", ()):
-        raise ValueError(f"{refused}: it does not train on the forget set (S000:362), as random_label and salun do")
+        raise ValueError(
+            f"{refused}: it does not train on the forget set (UMA paper, Section 5.3), as random_label and salun do"
+        )
     train = method.unlearn
     original = deepcopy(model).eval().requires_grad_(False)
     radius, count = float(Fraction(epsilon)), len(forget.labels)
@@ -110,10 +116,10 @@ def search(
     steps: int,
     relative_step: float,
 ) -> torch.Tensor:
-    """Images (B, C, H, W) in [0, 1], within `radius` of `clean`, at which `model` has a low `objective`.
+    """Return images (B, C, H, W) in [0, 1], within `radius` of `clean`, at which `model` has a low `objective`.
 
-    noise: where in the ball to start, from -1 to 1, shaped like `clean`. objective: logits (B, K) to losses (B,).
-    The model is asked in evaluation mode and given back in the mode it came in, its gradients untouched.
+    noise: where in the ball to start, from -1 to 1, shaped like `clean`. objective: logits (B, K) to losses (B,). The
+    model computes in evaluation mode; afterwards it is in the mode it came in, and its gradients are untouched.
     """
     low, high = (clean - radius).clamp_(min=0), (clean + radius).clamp_(max=1)
     x = torch.clamp(clean + radius * noise, low, high)

@@ -2,24 +2,26 @@
 
     theta_u = theta_T - sum_{steps t whose batch holds a sample of the request} (theta_{t+1} - theta_t)
 
-and then fine-tune on what is left (S004:73; public code: AmnesiacML's notebooks; methods.md 2.2). The base model must
-have been trained with the log, by `train_base`, which has to know the requests; it trains bit for bit as without one.
-The public code stores every such update in a file of its own and subtracts them later; only their sums are needed, in
-float64, in which they do not drift. A batch that several requests touch must be taken back once, whichever comes first:
-so there is a sum for every set of requests that some batch touches, as many as such sets occur. A request takes back
-the sums of all sets that it is in; the others, and the updates of its fine-tuning, stay for the requests to come.
+and then fine-tune on what is left (malicious paper, Section 2; public code: AmnesiacML's notebooks; docs/methods.md
+2.2). The base model must have been trained with a log of the updates, by `train_base`, which has to know the requests
+in advance; the training is bit for bit the same as without a log. The public code stores every such update in a file of
+its own and subtracts them later. Only their sums are needed, in float64, in which they do not drift. A batch that
+several requests touch must be taken back once, whichever request comes first. So there is a sum for every set of
+requests that some batch touches, as many as such sets occur. A request takes back the sums of all sets that it is in;
+the other sums, and the updates of its fine-tuning, stay for the requests to come.
 
-As there, weights and biases are taken back, BatchNorm's scale and shift included; running statistics, which saw the
-data too, stay until fine-tuning moves them. With shuffled batches of 64 a whole class of ten touches all but 0.1% of
-them: what is left after the subtraction is nearly the initial network, and fine-tuning does the work.
+As in public code, weights and biases are taken back, BatchNorm's scale and shift included. Running statistics, which
+saw the data too, stay until fine-tuning moves them. With shuffled batches of 64 a whole class of ten touches all but
+0.1% of the batches: what is left after the subtraction is nearly the initial network, and fine-tuning does the work.
 
-Requests that modify data (methods.md 2.5): the same subtraction, then fine-tuning with the replacements; our reading,
-the malicious paper being silent. What replaced a sample is then in its place, for the requests to come too.
+Requests that modify data (docs/methods.md 2.5) cause the same subtraction, then fine-tuning with the replacements. This
+is our reading, since the malicious paper is silent. A replacement then stands in its sample's place for later requests
+too.
 
-Values: 1 epoch of fine-tuning at lr 1e-4 (S004:191). The notebooks, which the leakage paper's accuracies fit, train on
-with their Adam at 1e-3 for 10 epochs: `epochs=10, lr=1e-3`. Neither paper names another optimiser for it, so it is the
-base recipe's, with its batch size and weight decay, at a constant rate; it starts fresh, where the notebooks keep the
-moments of the training.
+Values: 1 epoch of fine-tuning at lr 1e-4 (malicious paper, Section 5.1). The notebooks, which the leakage paper's
+accuracies fit, train on with their Adam at 1e-3 for 10 epochs: `epochs=10, lr=1e-3`. Neither paper names another
+optimiser for it, so it is the base recipe's, with its batch size and weight decay, at a constant rate. It starts fresh,
+where the notebooks keep the moments of the training.
 """
 
 from __future__ import annotations
@@ -43,11 +45,11 @@ NEEDS = ("requests",)  # its base training logs updates for the requests that ma
 
 @checked
 def train_base(model: Network, data: Samples, at: Base) -> tuple[Network, dict[str, torch.Tensor]]:
-    """A copy of `model` trained on `data`, and the log of the requests that may come.
+    """Return a copy of `model` trained on `data`, and the log of the requests that may come.
 
-    The log holds, on the model's device, each request's indices into `data`, `request0/indices`, and for each set of
-    requests that a batch touched and each parameter the sum of such batches' updates, `touched/101/net.…`, float64;
-    the signs of the set stand for the requests in order.
+    The log holds, on the model's device, each request's indices into `data`, `request0/indices`. For each set of
+    requests that some batch touched, and for each parameter, it holds the sum of such batches' updates,
+    `touched/101/net.…`, float64; the digits of the set stand for the requests in order.
     """
     network, sums = deepcopy(model), dict[str, torch.Tensor]()
     _logged(network, data, at.recipe, at, at.requests, sums)
@@ -65,10 +67,11 @@ def unlearn(
     epochs: Annotated[int, "[0, inf)"] = 1,
     lr: Annotated[float, "[0, inf)"] = 1e-4,
 ) -> tuple[Network, dict[str, torch.Tensor]]:
-    """`model` less the logged updates of the request, fine-tuned for `epochs` passes over what remains; and the log.
+    """Return `model` less the logged updates of the request, fine-tuned for `epochs` passes over what remains; and the
+    log.
 
-    The log is that of the other requests, in the training set as it stands now. With 0 epochs nothing is fine-tuned.
-    Raises `ValueError` where the log is missing or does not know the request, or nothing is left to fine-tune on.
+    The log is that of the other requests, for the training set as it is now. With 0 epochs nothing is fine-tuned.
+    Raises `ValueError` where the log is missing or does not know the request, or where nothing is left to fine-tune on.
     """
     if not at.kept:
         raise ValueError("amnesiac: the model has no log of its updates; train it with the train_base of amnesiac")

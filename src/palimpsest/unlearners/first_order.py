@@ -2,12 +2,12 @@
 
     theta_u = theta - tau (sum_replacement dl(z~) - sum_forget dl(z))
 
-(S004:66), without the first sum where data is removed; evaluation mode. tau 2e-5 is the malicious paper's on CIFAR-10
-(S004:191; 0.02 on Dogfish) and the public code's. The gradients are summed, not averaged, as in that code (M-9).
-The paper's theta is all parameters; the public code moves the last six tensors only, its dense head
-(core.py; methods.md 2.5): `last_tensors=6`.
+(malicious paper, Section 2); where data is removed there is no first sum. tau 2e-5 is the malicious paper's on CIFAR-10
+(Section 5.1; 0.02 on Dogfish, Section 5.4) and the public code's. The gradients are summed and not averaged, as in that
+code (docs/methods.md#m-9). The paper's theta is all parameters; the public code moves the last six tensors only, its
+dense head (core.py; docs/methods.md 2.5): `last_tensors=6` does that.
 
-BatchNorm: evaluation mode; running statistics stay, scale and shift move like any parameter.
+BatchNorm is in evaluation mode: running statistics stay, scale and shift move like any parameter.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from palimpsest.curvature import move, request_gradient, tail
 from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.unlearners import Step, unlearner
+
+TASKS = ("classification",)
 
 
 @unlearner(replaces=True)
@@ -30,7 +32,7 @@ def unlearn(
     tau: Annotated[float, "[0, inf)"] = 2e-5,
     last_tensors: Annotated[int, "[1, inf)"] | None = None,
 ) -> Network:
-    """`model` after one step of length `tau`; `retain` is not used.
+    """Return `model` after one step of length `tau`; `retain` is not used.
 
     last_tensors: how many parameter tensors move, counted from the output; None moves all.
     """

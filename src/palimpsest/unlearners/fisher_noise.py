@@ -1,27 +1,29 @@
 """Fisher noise: blur the weights that the retained data does not need (Golatkar et al., CVPR 2020; healing paper).
 
-`form="noise"`, the healing paper's ("for deep learning models, the update simplifies to only noise injection", diagonal
-F; S003:58-61), after Mahadevan and Mathioudakis without their Newton step:
+`form="noise"` is the healing paper's: "for deep learning models, the update simplifies to only noise injection", with a
+diagonal F (its Section 5.1). We follow Mahadevan and Mathioudakis without their Newton step:
 
     theta <- theta + alpha (F + damping)^-exponent * b,   b ~ N(0, I),   F = diagonal of the empirical Fisher matrix
 
-of the retained data, once for each mini-batch of `batch_forget` forgotten images, F anew each time: sequential updates
-are what makes its Table 2 collapse to one class, while 25 images are one update (methods.md 2.4). The paper's formula
-is lost; exponent 1/4 is Mahadevan's, 1/2 is the other reading. Values: damping 1e-6, alpha 3.5e-3 for MNIST (Table 6;
-3.5e-5 for CIFAR-10, 1e-3 for AFHQ); batch_forget 1024 as for its Influence. Noise never has a deviation above
-alpha * damping^-exponent. Tables 2 and 6 come from different values, which the paper does not give for Table 2.
+of the retained data, once for each mini-batch of `batch_forget` forgotten images, with F computed anew each time. These
+sequential updates are what makes the paper's Table 2 collapse to one class, while 25 images are one update
+(docs/methods.md 2.4). The paper's formula is lost; exponent 1/4 is Mahadevan's, 1/2 is the other reading. Values:
+damping 1e-6, alpha 3.5e-3 for MNIST (Table 6; 3.5e-5 for CIFAR-10, 1e-3 for AFHQ); batch_forget is 1024, as for its
+Influence. The noise never has a deviation above alpha * damping^-exponent. Tables 2 and 6 come from different values,
+which the paper does not give for Table 2.
 
-`form="class_conditional"`, what SalUn's repository has as fisher_new (fisher.py), from batches of 32:
+`form="class_conditional"` is what SalUn's repository has as fisher_new (fisher.py), from batches of 32:
 
     F = mean over batches of sum_y mean(p_y) (d mean CE(y) / d theta)^2,  theta ~ N(theta, alpha min(1 / (F + 1e-8), c))
 
-with c = 1e3, in the last layer 1e2; the variance is averaged over each tensor's second dimension (inputs of a unit),
-then 10-fold in the last layer and in every vector (biases, BatchNorm). Where a class is forgotten whole, its row of
-the last layer is drawn from N(0, 1e-3). The square of a batch's mean is not the mean square: F there falls with the
-batch size. alpha 1e-9 to 1e-6 are used there; 1e-9 is the default of this form, and must be tuned. The released code
-finds the last layer by a first dimension equal to the number of classes; here it is the last module with parameters.
+with c = 1e3, in the last layer 1e2. The variance is averaged over each tensor's second dimension (the inputs of a
+unit), then made 10-fold in the last layer and in every vector (biases, BatchNorm). Where a class is forgotten whole,
+its row of the last layer is drawn from N(0, 1e-3). The square of a batch's mean is not the mean square, so F there
+falls with the batch size. That code uses alpha 1e-9 to 1e-6; 1e-9 is the default of this form, and it must be tuned.
+The released code finds the last layer by a first dimension equal to the number of classes; here it is the last module
+with parameters.
 
-BatchNorm: evaluation mode; running statistics stay, scale and shift are blurred like any parameter.
+BatchNorm is in evaluation mode: running statistics stay, scale and shift are blurred like any parameter.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from palimpsest.curvature import fisher_diagonal, flat, move, pixels
 from palimpsest.data import Samples
 from palimpsest.models import Network, evaluated
 from palimpsest.unlearners import Step, unlearner
+
+TASKS = ("classification",)
 
 RELEASED_BATCH = 32
 
@@ -54,11 +58,11 @@ def unlearn(
     fisher_samples: Annotated[int, "[1, inf)"] | None = None,
     memory: Annotated[int, "[1, inf)"] = 2**29,
 ) -> Network:
-    """`model` with noise on its weights.
+    """Return `model` with noise on its weights.
 
-    alpha: None takes the form's, 3.5e-3 or 1e-9. damping, exponent, batch_forget: of `noise`. fisher_samples: how many
-    retained images, drawn with the seed, F is taken from; None takes all. memory: bytes of a block of per-sample
-    gradients, of `noise`. Raises `ValueError` when nothing is retained.
+    alpha: None takes the form's default, 3.5e-3 or 1e-9. damping, exponent, batch_forget: for `noise` alone.
+    fisher_samples: how many retained images, drawn with the seed, F is computed from; None takes all. memory: how many
+    bytes a block of per-sample gradients may take, for `noise`. Raises `ValueError` when nothing is retained.
     """
     generator = torch.Generator().manual_seed(at.seed)
     seen = retain
@@ -78,7 +82,7 @@ def unlearn(
 
 
 def class_information(model: Network, samples: Samples) -> list[torch.Tensor]:
-    """F of the class-conditional form, a tensor for each parameter."""
+    """Return F of the class-conditional form, a tensor for each parameter."""
     parameters = list(model.parameters())
     found = [torch.zeros_like(parameter) for parameter in parameters]
     batches = samples.images.split(RELEASED_BATCH)
@@ -96,7 +100,7 @@ def class_information(model: Network, samples: Samples) -> list[torch.Tensor]:
 def variances(
     model: nn.Module, information: list[torch.Tensor], alpha: float, gone: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Each parameter's variance in the class-conditional form; `gone` are the classes forgotten whole."""
+    """Return each parameter's variance in the class-conditional form; `gone` are the classes forgotten whole."""
     head = last_layer(model)
     found = []
     for parameter, known in zip(model.parameters(), information, strict=True):
@@ -111,7 +115,7 @@ def variances(
 
 
 def blur(model: Network, samples: Samples, alpha: float, gone: torch.Tensor, generator: torch.Generator) -> None:
-    """theta ~ N(theta, variance) of the class-conditional form, in place."""
+    """Draw theta ~ N(theta, variance) of the class-conditional form, in place."""
     if not len(samples.labels):
         raise ValueError("fisher_noise: F is taken from retained samples, and there are none")
     variance = flat(variances(model, class_information(model, samples), alpha, gone))

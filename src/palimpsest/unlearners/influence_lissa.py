@@ -2,21 +2,21 @@
 
     theta <- theta + 1/n H^-1 sum_forget dl,   n = all training samples
 
-(S003:62-65), H^-1 by LiSSA (S003:79), "dividing each deletion set into minibatches and applying sequential unlearning
-updates" (S003:81). How is not said; ours (methods.md 2.4): for each mini-batch of `batch_forget` in turn, at the
-weights that the last one left, v is its mean gradient, each step of LiSSA takes the Hessian of `batch_retain` retained
-samples drawn anew, and theta += share of n * u, shortened to `max_norm`. The paper's Table 3 has a column "Max norm"
-without saying of what; shortening u before it is multiplied by the share would hardly move the weights, and its
-accuracies do fall.
+(healing paper, Section 5.1). H^-1 is computed by LiSSA, "dividing each deletion set into minibatches and applying
+sequential unlearning updates" (also Section 5.1). The paper does not say how. We take the mini-batches of
+`batch_forget` in turn (docs/methods.md 2.4): at the weights that the last one left, v is the mini-batch's mean
+gradient, each step of LiSSA takes the Hessian of `batch_retain` retained samples drawn anew, and theta moves by (share
+of n) * u, shortened to `max_norm`. The paper's Table 3 has a column "Max norm" and does not say of what. If u were
+shortened before it is multiplied by the share, the weights would hardly move, while the paper's accuracies do fall.
 
-Values: Table 3's for MNIST, 5% removed (batches 1024 and 2048, damping 1e-4, max norm 1, depth 10, scale 10); for 25
+Values: Table 3's for MNIST, 5% removed (batches 1024 and 2048, damping 1e-4, max norm 1, depth 10, scale 10). For 25
 images of a class Table 6 has damping 1e-6 and depth / scale 5000 / 1000 on MNIST, 1000 / 10000 on CIFAR-10 and 100 /
 100 on AFHQ. Ten steps sum little of the series: where H is small against scale, u is about (depth + 1) / scale * v, a
 gradient step.
 
-Not the IU of the UMA paper, which is `influence_woodfisher`.
+This is not the IU of the UMA paper, which is `influence_woodfisher`.
 
-BatchNorm: evaluation mode; running statistics stay, scale and shift move like any parameter.
+BatchNorm is in evaluation mode: running statistics stay, scale and shift move like any parameter.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from palimpsest.curvature import hessian_product, lissa, move, request_gradient
 from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.unlearners import Step, unlearner
+
+TASKS = ("classification",)
 
 
 @unlearner(replaces=True)
@@ -47,11 +49,12 @@ def unlearn(
     max_norm: Annotated[float, "(0, inf)"] | None = 1.0,
     strength: Annotated[float, "[0, inf)"] = 1.0,
 ) -> Network:
-    """`model` after one step for each mini-batch of `forget`, in data-set order, less that of their replacements.
+    """Return `model` after one step for each mini-batch of `forget`, in data-set order, less that of their
+    replacements.
 
-    damping, scale, depth, patience: LiSSA's (`curvature.lissa`). max_norm: greatest Euclidean length of one step, None
-    for any. strength: what a step is multiplied with before, 1 in the formula.
-    Raises `Diverged` when LiSSA does, `ValueError` when nothing is retained.
+    damping, scale, depth, patience: LiSSA's (`curvature.lissa`). max_norm: the greatest Euclidean length of one step;
+    None allows any. strength: a step is multiplied by this first; it is 1 in the formula. Raises `Diverged` when LiSSA
+    does, and `ValueError` when nothing is retained.
     """
     count = len(forget.labels) + len(retain.labels)
     generator = torch.Generator().manual_seed(at.seed)

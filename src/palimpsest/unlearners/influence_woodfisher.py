@@ -2,29 +2,29 @@
 
     theta_u = theta + alpha * W(v),   v = 1/n sum_forget dl - n_f / (n n_r) sum_retain dl,   n = n_f + n_r
 
-evaluation mode, W(v) meant as F^-1 v by the recursion of WoodFisher (Singh and Alistarh, NeurIPS 2020). With N samples
-of gradients g_i and F_0 = damping * I that is
+in evaluation mode. W(v) is meant as F^-1 v by the recursion of WoodFisher (Singh and Alistarh, NeurIPS 2020). With N
+samples of gradients g_i and F_0 = damping * I that is
 
     F_i^-1 = F_{i-1}^-1 - o_i o_i^T / (N + g_i.o_i),   o_i = F_{i-1}^-1 g_i,   so that   F_N = F_0 + 1/N sum g_i g_i^T
 
-`variant="woodfisher"` computes F_N^-1 v: `samples` retained images drawn with the seed, and the Woodbury identity with
-the Gram matrix K of their gradients, W(v) = (v - G^T (N damping I + K)^-1 G v) / damping. Gradients are computed again,
-block by block, so memory is `memory` bytes twice, and 16 N^2 more, whatever the network's size.
+`variant="woodfisher"` computes F_N^-1 v from `samples` retained images drawn with the seed, by the Woodbury identity
+with the Gram matrix K of their gradients G: W(v) = (v - G^T (N damping I + K)^-1 G v) / damping. Gradients are computed
+again, block by block, so memory is twice `memory` bytes and 16 N^2 more, whatever the network's size.
 
 `variant="as_released"` is what the public code computes (SalUn and Unlearn-Sparse, Wfisher.py; copied by RUM,
-deepunlearn and torchunlearn; methods.md 2.3), N = 1000 and the first N + 2 retained images in order:
+deepunlearn and torchunlearn; docs/methods.md 2.3), with N = 1000 and the first N + 2 retained images in order:
 
     o = g_1, k = v;   for each next g:   k <- k - (k.g)/(N + o.g) o;   o <- o - (o.g)/(N + o.g) o
 
-The recursion above needs o = F_{i-1}^-1 g; here o is only ever rescaled, so k - v is a multiple of g_1 and no inverse
-is approximated: where gradients are short against sqrt(N), what that code gives is one step of length alpha along v.
-Since o and k - v have one number each, that is how they are computed here, from the products g_1.g_i and v.g_i.
+The recursion above needs o = F_{i-1}^-1 g. Here o is only ever rescaled, so k - v is a multiple of g_1 and no inverse
+is approximated. Where gradients are short against sqrt(N), that code takes one step of length alpha along v. Since o
+and k - v are one number each, they are computed here from the products g_1.g_i and v.g_i.
 
 alpha 0.2 is the code's default; the SalUn paper's range 1 to 20 fails for its users (issue 7), so it must be tuned.
-damping 1.0 is where the released recursion starts from (k = v); with it F_N is rarely far from I on a trained
-network, whose gradients are small, so it must be tuned together with alpha.
+damping 1.0 is where the released recursion starts from (k = v). With it F_N is rarely far from I on a trained network,
+whose gradients are small, so it must be tuned together with alpha.
 
-BatchNorm: evaluation mode throughout; running statistics stay, scale and shift move like any parameter.
+BatchNorm is in evaluation mode throughout: running statistics stay, scale and shift move like any parameter.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from palimpsest.curvature import gradient, move, per_sample_gradients
 from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.unlearners import Step, unlearner
+
+TASKS = ("classification",)
 
 
 @unlearner
@@ -53,11 +55,11 @@ def unlearn(
     damping: Annotated[float, "(0, inf)"] = 1.0,
     memory: Annotated[int, "[1, inf)"] = 2**29,
 ) -> Network:
-    """`model` after one step.
+    """Return `model` after one step.
 
-    samples: N above; `woodfisher` takes fewer where `retain` has fewer. damping: of `woodfisher`, above 0; its step is
-    in 1 / damping along directions that no sampled gradient has. memory: bytes of one block of gradients; `woodfisher`
-    holds two. Raises `Diverged` when the step is not finite.
+    samples: N in the module's formulas; `woodfisher` takes fewer where `retain` has fewer. damping: for `woodfisher`,
+    above 0; along directions that no sampled gradient has, its step is v / damping. memory: how many bytes one block of
+    gradients may take; `woodfisher` holds two blocks. Raises `Diverged` when the step is not finite.
     """
     v = difference(model, forget, retain)
     if variant == "as_released":
@@ -77,7 +79,7 @@ def unlearn(
 
 
 def difference(model: Network, forget: Samples, retain: Samples) -> torch.Tensor:
-    """v (P,): the forget set's gradient less what the retained data's, at equal count, gives, over all samples."""
+    """Return v (P,): the forget set's gradient less that of as many retained samples, divided by n."""
     lost, kept = len(forget.labels), len(retain.labels)
     v = gradient(model, forget) / (lost + kept)
     return v - lost / (lost + kept) * gradient(model, retain) / kept if kept else v

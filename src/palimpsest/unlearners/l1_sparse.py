@@ -4,7 +4,7 @@
 
 with t the epoch from 0 and E all epochs; the norm is taken over all parameters, biases and BatchNorm's scale and
 shift included (Unlearn-Sparse and SalUn, FT.py, reached through FT_prune; nothing is pruned despite the name;
-methods.md 2.3). Values of their argument defaults: 10 epochs, SGD, lr 0.01, momentum 0.9, weight decay 5e-4, batch
+docs/methods.md 2.3). Values of their argument defaults: 10 epochs, SGD, lr 0.01, momentum 0.9, weight decay 5e-4, batch
 256, E_no_l1 0. alpha was never published; 5e-4 is our choice from the middle of the grid 1e-5 to 1e-3, to be tuned.
 
 BatchNorm: training mode; the running statistics follow the retained data.
@@ -35,7 +35,7 @@ def unlearn(
     epochs_without_penalty: Annotated[int, "[0, inf)"] = 0,
     training: Recipe = Recipe(epochs=10, lr=0.01, batch_size=256, momentum=0.9, weight_decay=5e-4),
 ) -> Network:
-    """`model` trained on for some passes over what remains, the last `epochs_without_penalty` of them plain.
+    """Return `model` trained on for some passes over what remains, the last `epochs_without_penalty` of them plain.
 
     alpha: weight of the l1 norm in the first epoch. Augmentation and precision are the base recipe's.
     """

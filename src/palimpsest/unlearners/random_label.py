@@ -1,10 +1,11 @@
 """RL: train on the forget set with random labels and on the retain set with its own (Golatkar et al., CVPR 2020).
 
-min_theta CE(forget, random labels) + CE(retain), from the original weights, as SalUn's public code does it
-(RL.py:51-178, methods.md 2.2): on data sets of ten classes each epoch first passes over the forget set, labels drawn
-anew for every batch, then over the retain set; on larger ones labels are drawn once an epoch and both sets are
-shuffled together. There the true label can be drawn too (decision U-12); `true_label=False` excludes it, as the
-label-leakage paper says ("randomly generated incorrect labels", S001:186).
+    min_theta CE(forget, random labels) + CE(retain), from the original weights
+
+as SalUn's public code does it (RL.py:51-178; docs/methods.md 2.2). On data sets of ten classes each epoch first passes
+over the forget set, with labels drawn anew for every batch, and then over the retain set. On larger ones labels are
+drawn once an epoch and both sets are shuffled together. The true label can be drawn too (docs/methods.md#u-12);
+`true_label=False` excludes it, as the label-leakage paper says ("randomly generated incorrect labels", Section V-C).
 Values: 10 epochs, SGD, momentum 0.9, weight decay 5e-4, batch 256, lr 0.013 (SalUn's README, CIFAR-10, 10%).
 """
 
@@ -21,6 +22,7 @@ from palimpsest.train import Hook, Recipe, fit
 from palimpsest.unlearners import Step, unlearner
 
 NEEDS = ("penalty",)  # it trains on the forget set: `adversarial` can add to its loss
+TASKS = ("classification",)
 
 Order = Literal["as_released", "forget_first", "mixed"]
 
@@ -36,11 +38,11 @@ def unlearn(
     order: Literal["as_released", "forget_first", "mixed"] = "as_released",
     training: Recipe = Recipe(epochs=10, lr=0.013, batch_size=256, momentum=0.9, weight_decay=5e-4),
 ) -> Network:
-    """`model` trained on for some passes over both sets, forget labels drawn uniformly from all classes.
+    """Return `model` trained on for some passes over both sets, forget labels drawn uniformly from all classes.
 
-    true_label: whether the true label may be drawn. order: `forget_first` or `mixed`; `as_released` takes the first
-    for ten classes or fewer, else the second. The optimiser `adam` is the leakage paper's, whose base models have it.
-    In a batch the forget images have the indices from 0 on, which `adversarial` tells them by.
+    true_label: whether the true label may be drawn. order: `forget_first` or `mixed`; `as_released` takes the first for
+    ten classes or fewer, else the second. The optimiser `adam` is the leakage paper's, whose base models have it. In a
+    batch the forget images have the indices from 0 on, by which `adversarial` recognises them.
     """
     return train(model, forget, retain, at, true_label=true_label, order=order, training=training)
 

@@ -1,6 +1,6 @@
 """Retrain: the base recipe from fresh weights on the retained data alone, the reference that others approximate.
 
-UMA paper, row "retrain" (S000:276); recipe in methods.md 2.1 and 2.2.
+UMA paper, row "retrain" of Tables 1 and 2; recipe in docs/methods.md 2.1 and 2.2.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from palimpsest.unlearners import Step, unlearner
 
 @unlearner(replaces=True)
 def unlearn(model: Network, forget: Samples, retain: Samples, at: Step) -> Network:
-    """A network like `model`, trained with the base recipe from fresh weights on what remains; on its device."""
+    """Return a network like `model`, trained with the base recipe from fresh weights on what remains; on its device."""
     return fit(
         fresh(model, at.seed),
         at.remaining(retain),

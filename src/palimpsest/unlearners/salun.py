@@ -3,18 +3,19 @@
     m_i = 1 for the share `ratio` of all parameters with the largest |sum_forget d CE / d theta_i|, else 0
     theta_u = m * theta_RL + (1 - m) * theta_0
 
-Mask: generate_mask.py of the public code, methods.md 2.3: one ranking over all parameters of the network, evaluation
-mode, exact count by rank. There each batch of 256 gives its mean gradient; here every image weighs the same, which
-differs where the last batch is smaller. Ties go to the parameter that comes first: a dead unit has many exact zeros.
-Training: `random_label`, with gradient * mask. Values: ratio 0.5, 10 epochs, lr 0.013, as there (SalUn's README).
+The mask is that of generate_mask.py of the public code (docs/methods.md 2.3): one ranking over all parameters of the
+network, in evaluation mode, with an exact count by rank. There each batch of 256 gives its mean gradient; here every
+image weighs the same, which differs where the last batch is smaller. Ties go to the parameter that comes first, since a
+dead unit has many exact zeros. Training is that of `random_label`, with gradient * mask. Values: ratio 0.5, 10 epochs,
+lr 0.013, as there (SalUn's README).
 
-`variant="corrected"` sets the weights outside the mask back after every step. The public code did so only from
-February 2026 on (pull request 33): before, weight decay moved them, although their gradient was masked, and every
+`variant="corrected"` sets the weights outside the mask back after every step. The public code does so only since
+February 2026 (pull request 33). Before, weight decay moved these weights although their gradient was masked, and every
 number published until then has that leak; `variant="as_released"` keeps it. The corrected public code clears their
-momentum too; SGD treats each weight alone and these are set back anyway, so that changes nothing.
+momentum too. SGD treats each weight alone and these are set back anyway, so that changes nothing.
 
-BatchNorm: training mode, as released; scale and shift are masked like any parameter, the running statistics are not
-and follow both sets.
+BatchNorm is in training mode, as released; scale and shift are masked like any parameter, the running statistics are
+not and follow both sets.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from palimpsest.train import Batch, Recipe
 from palimpsest.unlearners import Step, random_label, unlearner
 
 NEEDS = ("penalty",)  # it trains on the forget set: `adversarial` can add to its loss
+TASKS = ("classification",)
 
 
 @unlearner
@@ -46,9 +48,9 @@ def unlearn(
     order: Literal["as_released", "forget_first", "mixed"] = "as_released",
     training: Recipe = Recipe(epochs=10, lr=0.013, batch_size=256, momentum=0.9, weight_decay=5e-4),
 ) -> Network:
-    """`model` trained on as by `random_label`, the share `ratio` of its parameters only.
+    """Return `model` trained on as by `random_label`, where only the share `ratio` of its parameters moves.
 
-    ratio: the mask holds round(ratio * parameters). variant: see above. The rest is `random_label`'s.
+    ratio: the mask holds round(ratio * parameters). variant: see the module. The rest is `random_label`'s.
     """
     masks = mask(model, forget, ratio)
     start = [parameter.detach().clone() for parameter in model.parameters()]
@@ -77,7 +79,7 @@ def unlearn(
 
 
 def mask(model: nn.Module, forget: Samples, ratio: float) -> list[torch.Tensor]:
-    """Which parameters may move: a boolean tensor for each, round(ratio * parameters) of all true."""
+    """Return which parameters may move: a boolean tensor for each, with round(ratio * parameters) true entries."""
     saliency = gradient(model, forget).abs()
     chosen = torch.zeros_like(saliency, dtype=torch.bool)
     chosen[saliency.argsort(descending=True, stable=True)[: round(ratio * len(saliency))]] = True

@@ -2,20 +2,20 @@
 
     theta_u = theta - H^-1 (sum_replacement dl(z~) - sum_forget dl(z))
 
-(S004:68-70), without the first sum where data is removed; evaluation mode, H^-1 by LiSSA (S004:123). H is the Hessian
-of the summed loss of what remains (`retain`, and `replacement`), so the step is the mean Hessian's inverse times the
-sum over their number m. l is the training's objective: with `weight_decay` w each sample carries w/2 |theta|^2, which
-adds w to the Hessian and, where data is removed, w * theta for each removed sample to the gradient. On a convex
-objective at its minimum the step is then Newton's towards exact retraining; 0 leaves the loss alone, as the public
-code does.
+(malicious paper, Section 2); where data is removed there is no first sum. H^-1 is computed by LiSSA (the paper's
+Section 3.3 says: by Hessian-vector products). H is the Hessian of the summed loss of what remains (`retain`, and
+`replacement`), so the step is the mean Hessian's inverse times the sum, over their number m. l is the training's
+objective: with `weight_decay` w each sample carries w/2 |theta|^2. This adds w to the Hessian and, where data is
+removed, w * theta for each removed sample to the gradient. On a convex objective at its minimum the step is then
+Newton's towards exact retraining; 0 leaves the loss alone, as the public code does.
 
-Values: the paper gives none. Public code (core.py, configs/unlearn.json; methods.md 2.5): batches of 1024, damping
-1e-4, patience 20, one repetition, 100 ceil(m / 1024) steps; its scale 2e5 belongs to a loss summed over a batch, 2e5
-/ 1024 = 200 for the mean taken here. There the Hessian of one batch stands for that of all m, which lengthens the step
-m / 1024 times; here it does not. The result is (H + damping * scale * I)^-1: 0.02 of damping, tune both together.
-The public code moves the last six tensors only, its dense head: `last_tensors=6`.
+Values: the paper gives none. The public code (core.py, configs/unlearn.json; docs/methods.md 2.5) has batches of 1024,
+damping 1e-4, patience 20, one repetition, and 100 ceil(m / 1024) steps. Its scale 2e5 belongs to a loss summed over a
+batch, which is 2e5 / 1024 = 200 for the mean taken here. There the Hessian of one batch stands for that of all m, which
+lengthens the step m / 1024 times; here it does not. The result is (H + damping * scale * I)^-1, with 0.02 of damping:
+tune both together. The public code moves the last six tensors only, its dense head: `last_tensors=6` does that.
 
-BatchNorm: evaluation mode; running statistics stay, scale and shift move like any parameter.
+BatchNorm is in evaluation mode: running statistics stay, scale and shift move like any parameter.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from palimpsest.curvature import hessian_product, lissa, move, request_gradient,
 from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.unlearners import Step, unlearner
+
+TASKS = ("classification",)
 
 
 @unlearner(replaces=True)
@@ -46,13 +48,13 @@ def unlearn(
     weight_decay: Annotated[float, "[0, inf)"] | None = None,
     last_tensors: Annotated[int, "[1, inf)"] | None = None,
 ) -> Network:
-    """`model` after one Newton step.
+    """Return `model` after one Newton step.
 
-    damping, scale, depth, patience: LiSSA's (`curvature.lissa`); depth None is the public code's 100 passes.
-    batch_size: remaining samples a step of LiSSA, in the order of one permutation drawn with the seed.
-    weight_decay: of the objective; None takes the base recipe's. last_tensors: how many parameter tensors move,
-    counted from the output, with the Hessian of these alone; None moves all.
-    Raises `Diverged` when LiSSA does, `ValueError` when nothing remains.
+    damping, scale, depth, patience: LiSSA's (`curvature.lissa`); depth None means the public code's 100 passes.
+    batch_size: how many remaining samples a step of LiSSA takes, in the order of one permutation drawn with the seed.
+    weight_decay: that of the objective; None takes the base recipe's. last_tensors: how many parameter tensors move,
+    counted from the output, with the Hessian of these alone; None moves all. Raises `Diverged` when LiSSA does, and
+    `ValueError` when nothing remains.
     """
     decay = at.recipe.weight_decay if weight_decay is None else weight_decay
     left = at.remaining(retain)

@@ -1,26 +1,27 @@
 """SISA: a vote of networks that each saw one shard of the data; a request retrains its shards (Bourtoule et al., 2021).
 
-The training set is split at random into `shards`, each into `slices`, as equal as possible. Shard k's network trains on
-slice 0, then on slices 0 and 1, and so on, and its state after each slice is kept. A request retrains the shards that
-hold its samples, each from the state before the first slice that does; the others stay as they are (IEEE S&P 2021).
-Slice s of S trains for
+The training set is split at random into `shards`, each of them into `slices`, as equal as possible. The network of a
+shard trains on slice 0, then on slices 0 and 1, and so on, and its state after each slice is kept. A request retrains
+the shards that hold its samples, each from the state before the first slice that holds one; the others stay as they are
+(IEEE S&P 2021). Slice s of S trains for
 
-    floor((s + 1) 2E / (S + 1)) - floor(s 2E / (S + 1))   epochs, E those of the recipe
+    floor((s + 1) 2E / (S + 1)) - floor(s 2E / (S + 1))   epochs, where E is the number of the recipe's epochs
 
 which cost about E passes over the shard (public code, sisa.py:110-130, in floats, where an epoch can slip to the next
-slice; here in whole numbers). Exact: the result is the network of a training that never saw the samples, with this
-split, and with the seed of `train_base` bit for bit that network.
+slice; here in whole numbers). The method is exact: the result is the network of a training that never saw the samples,
+with this split, and with the seed of `train_base` it is that network bit for bit.
 
 The optimiser starts fresh at each slice. The public code carries it from slice to slice while it trains and starts it
 fresh where it resumes for a request, which is not exact once there is momentum. A recipe's schedule runs once a slice,
-stretched to its epochs (ours; public code and both papers train at a constant rate). BatchNorm's running statistics
-are part of a slice's state and go back with it. Members begin with weights of their own (the public code's are not
-seeded); what is random in shard k's slice s depends on the seed, k and s. Aggregation: see `models.ensemble`.
+stretched to its epochs (this is ours; public code and both papers train at a constant rate). BatchNorm's running
+statistics are part of a slice's state and go back with it. Members begin with weights of their own (the public code's
+are not seeded); what is random in slice s of shard k depends on the seed, k and s. `models.ensemble` describes the
+aggregation.
 
-Requests that modify data put the replacement into its sample's place and retrain from there (S004:57, 199).
-Values: 5 shards (S004:199) and one slice (public code's default); the healing paper has 3 and 5 (S003:81).
-Kept are shards x slices states: for 3 x 5 ResNet-18 0.7 GB. A request leaves them as they are after it, so a second one
-is as exact as the first.
+A request that modifies data puts the replacement into its sample's place and retrains from there (malicious paper,
+Sections 2 and 5.2). Values: 5 shards (malicious paper, Section 5.2) and one slice (public code's default); the healing
+paper has 3 and 5 (Section 5.1). As many states are kept as there are shards times slices: for 3 x 5 ResNet-18 0.7 GB.
+After a request they are the states of the new networks, so a second request is as exact as the first.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from palimpsest.seeds import stable_seed
 from palimpsest.train import Recipe, fit
 from palimpsest.unlearners import Base, Step, unlearner
 
+TASKS = ("classification",)
+
 log = logging.getLogger(__name__)
 
 
@@ -53,7 +56,8 @@ def train_base(
     shards: Annotated[int, "[1, train]"] = 5,
     slices: Annotated[int, "[1, 2 * epochs - 1]"] = 1,
 ) -> tuple[Network, dict[str, torch.Tensor]]:
-    """The ensemble of networks like `model`, with fresh weights of their own, trained on `data`; and what it leaves.
+    """Return the ensemble of networks like `model`, with fresh weights of their own, trained on `data`; and what it
+    keeps.
 
     Kept are each sample's place, `assignment/shard` and `assignment/slice`, `int64` (N,), and the states after each
     slice, `shard0/slice0/net.…`. Raises `ValueError` where a slice would have no epoch or no sample.
@@ -77,10 +81,12 @@ def train_base(
 
 @unlearner(replaces=True)
 def unlearn(model: Network, forget: Samples, retain: Samples, at: Step) -> tuple[Network, dict[str, torch.Tensor]]:
-    """The ensemble with the shards that hold `forget` retrained, each from its first slice that does; what it leaves.
+    """Return the ensemble with the shards that hold `forget` retrained, each from its first such slice; and what it
+    leaves.
 
-    Kept is what `train_base` left, as it is after the request: the places of the samples that stay, the new states.
-    Raises `ValueError` where the data are others than were trained on, or nothing is left of a slice and those before.
+    Kept is what `train_base` left, as it is after the request: the places of the samples that stay, and the new states.
+    Raises `ValueError` where the data differ from those that were trained on, or where nothing is left of a slice and
+    those before it.
     """
     if not at.kept or at.indices is None:
         raise ValueError("sisa: the base model is no ensemble with the states of its slices; train it with train_base")
@@ -122,7 +128,8 @@ def _train(
     at: Base | Step,
     slices: int,
 ) -> dict[str, torch.Tensor]:
-    """Train the slices `steps` (shard, slice) on `data`, which lies at `place` (2, N), into `network`; their states.
+    """Train the slices `steps` (shard, slice) on `data`, which lies at `place` (2, N), into `network`; return their
+    states.
 
     kept: the states that are there already, for the slices before.
     """

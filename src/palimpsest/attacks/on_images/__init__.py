@@ -19,9 +19,9 @@ from palimpsest.tasks import Task, classification
 class OnImages:
     """What the workflow gives an attack on images; all of it lies on one device.
 
-    model: the unlearned network. original: the one before. Both take pixels in [0, 1].
-    samples: the images to attack, `uint8` (N, C, H, W), and their labels. seed: of all that the attack draws.
-    task: what the networks answer.
+    model: the unlearned network. original: the network before unlearning. Both take pixels in [0, 1]. samples: the
+    images to attack, `uint8` (N, C, H, W), and their labels. seed: decides everything that the attack draws. task: what
+    the networks were trained for.
     """
 
     model: nn.Module
@@ -34,9 +34,9 @@ class OnImages:
 class Attacked(NamedTuple):
     """What an attack on images made.
 
-    images: `uint8` (E, N, C, H, W), one block an epsilon. targets: what it aimed at: `int64` (N,), a class for each
-    image; or, where the task's targets are images, those (N, C, H, W). loss: float32 (E, N), the attack's loss at
-    the rounded images.
+    images: `uint8` (E, N, C, H, W), one block for each epsilon. targets: what the attack aimed at, a class for each
+    image, `int64` (N,); where the task's targets are images, those images (N, C, H, W). loss: float32 (E, N), the
+    attack's loss at the rounded images.
     """
 
     images: torch.Tensor
@@ -45,10 +45,10 @@ class Attacked(NamedTuple):
 
 
 def aimed_at(on: Literal["forget", "unseen"], images: Images, forget: Samples, retain: Samples, seed: int) -> Samples:
-    """The images an attack is tried on.
+    """Return the images on which an attack is tried.
 
-    `forget`: all of them. `unseen`: a control, as many test images as there are forget images (or all there are), from
-    the forgotten classes where whole classes were forgotten; no model was ever trained on them.
+    `forget` takes all forget images. `unseen` is a control: it takes as many test images as there are forget images (or
+    all there are), which no model was trained on; where whole classes were forgotten, they are of these classes.
     """
     if on == "forget":
         return forget

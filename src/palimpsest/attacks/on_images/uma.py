@@ -2,19 +2,19 @@
 
     argmin_{delta_x} L(f_u(delta_x; theta_u), f(x; theta)),   delta <- clip(delta - eta * sign(grad L), 0, 1)
 
-(S000:191-214, eq. 2-4, Algorithm 1): projected gradient descent of Madry et al. towards what the original model f
-said about x. Never stated there: the number of steps, eta, which loss, and the projection to the epsilon-ball that
-Proposition 3 asks for on classifiers. Our decisions (methods.md 2.7): 100 steps, eta = 2.5 epsilon / steps, KL
-divergence, start at x + U(-epsilon, epsilon), projection to the epsilon-ball and to [0, 1] after every step, both
-models in evaluation mode; the last iterate is kept, as in Algorithm 1, and rounded to 8 bits, since an image that
-cannot be saved attacks nobody. The clean image lies on the grey-level grid, so rounding stays within epsilon when
-epsilon is a whole number of levels.
+(Sections 4.2 and 4.3, eq. 2-4, Algorithm 1). It is projected gradient descent of Madry et al. towards the original
+model's output f(x). The paper never states the number of steps, eta, the loss, and the projection to the epsilon-ball
+that its Proposition 3 requires for classifiers. We decided (docs/methods.md 2.7): 100 steps, eta = 2.5 epsilon / steps,
+KL divergence, start at x + U(-epsilon, epsilon), projection to the epsilon-ball and to [0, 1] after every step, and
+both models in evaluation mode. The last iterate is kept, as in Algorithm 1, and rounded to 8 bits, since an image that
+cannot be saved attacks nobody. The clean image lies on the grid of grey levels, so the rounded image stays within
+epsilon when epsilon is a whole number of levels.
 
-An epsilon may be `none`: only [0, 1] holds then, as where Algorithm 1 feeds a generator. A step cannot be a share of
-it, so it is `unbounded_step`, and a random start is U(0, 1).
+An epsilon may be `none`: then only [0, 1] bounds the image, as where Algorithm 1 attacks a generator. A step cannot be
+a share of that epsilon, so it is `unbounded_step`, and a random start is U(0, 1).
 
-`target="wrong_label"` is a control of ours, not the paper's: the same search towards a random label that is neither
-the truth nor the original's answer. Where it succeeds as often, the attack shows adversarial examples, not memory.
+`target="wrong_label"` is a control of ours, not the paper's: the same search towards a random label that is neither the
+truth nor the original's answer. Where it succeeds as often, the attack shows adversarial examples, not memory.
 """
 
 from __future__ import annotations
@@ -61,8 +61,7 @@ def attack(
     if images.dtype != torch.uint8:
         raise ValueError(f"uma: attacked images are saved in 8 bits, so they begin as uint8, not {images.dtype}")
     truth = at.task.targets(at.samples)
-    of_classes = truth.ndim == 1
-    if target == "wrong_label" and not of_classes:
+    if target == "wrong_label" and truth.ndim != 1:
         raise ValueError("uma: the target wrong_label is for tasks that have labels")
     free = torch.tensor([epsilon == "none" for epsilon in epsilons], device=device)
     # In [0, 1] a ball of radius 1 bounds nothing.
@@ -82,7 +81,7 @@ def attack(
             finite(at.model(clean), "uma: the unlearned model's outputs")
         if target == "wrong_label":
             answer = _wrong(answer, known, generator)
-        targets.append(answer.argmax(1) if of_classes else at.task.answer(answer))
+        targets.append(at.task.decided(answer))
         # Every epsilon's copy of the images in one batch: the networks see no difference.
         clean = clean.repeat(len(bounds), 1, 1, 1)
         wanted = answer.repeat(len(bounds), *[1] * (answer.ndim - 1))
@@ -112,7 +111,8 @@ def attack(
 
 
 def _wrong(answer: torch.Tensor, truth: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The original's logits (N, K) with the answer's place given to a random class, not the truth nor the answer.
+    """Return the original's logits (N, K) with its answer exchanged for a random class, neither the truth nor the
+    answer.
 
     Swapping two logits keeps the target as confident as the original's own answer.
     """

@@ -1,13 +1,14 @@
-"""Attacks on labels: each file is one method, which asks which classes a server was made to forget. It has
+"""Attacks on labels: each file is one method that finds out which classes a server was made to forget. It has
 
-    attack(at: OnLabels, *, ...) -> NamedTuple of tensors      gets out of the server what there is
-    judge(found, at: Judging, *, ...) -> Judgement             decides from that, `found` being those tensors by name
+    attack(at: OnLabels, *, ...) -> NamedTuple of tensors      extracts from the server what the decision needs
+    judge(found, at: Judging, *, ...) -> Judgement             decides; `found` has those tensors by name
 
-What stands after `*` are hyper-parameters, each with its default and, in its annotation, its range; no name stands in
-both functions. A file with a third function, `query_of(network)`, is an attack from outside: `at.server` is then what
-that makes of the network. A file that needs more than the server says so in a literal that can be read without
-importing it, `NEEDS = ("own_samples", "shadows")`: labelled samples of the attacker's, or other servers of which the
-attacker knows what they forgot. Without it neither is given.
+What stands after `*` are hyper-parameters, each with its default and, in its annotation, its range; the two functions
+share no name. A file with a third function, `query_of(network)`, is a black-box attack: `at.server` is then the
+function that `query_of` makes of the network. A file that needs more than the server declares it in a literal, which is
+read without importing the file: `NEEDS = ("own_samples", "shadows")`. `own_samples` are labelled samples of the
+attacker's; `shadows` are other servers, of which the attacker knows what they forgot. A file that does not declare them
+gets neither.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ Server = TypeVar("Server")
 class OnLabels(Generic[Server]):
     """What the workflow gives an attack on labels.
 
-    server: the unlearned network, or the function that the file's `query_of` makes of it. shape: of an image,
-    (C, H, W). classes: how many the server has. seed: of all that the attack draws. own_samples: `uint8` images of
-    every class with their labels, on the server's device. device: where an attack from outside computes.
+    server: the unlearned network, or the function that the file's `query_of` makes of it. shape: that of an image, (C,
+    H, W). classes: how many the server has. seed: decides everything that the attack draws. own_samples: `uint8` images
+    of every class with their labels, on the server's device. device: where a black-box attack computes.
     """
 
     server: Server
@@ -47,8 +48,9 @@ Found = Mapping[str, torch.Tensor]
 class Judging:
     """What the workflow gives a judgement; all of it lies on the CPU.
 
-    seed: of all that the judgement draws. truth: bool (K,), which classes the server forgot, for judgements that are
-    no attack but a bound. shadows: of other servers what the attack found there, and which classes they forgot.
+    seed: decides everything that the judgement draws. truth: bool (K,), which classes the server forgot, for judgements
+    that are bounds and no attacks. shadows: for each shadow server, what the attack found there and which classes it
+    forgot.
     """
 
     seed: int
@@ -57,10 +59,10 @@ class Judging:
 
 
 class Judgement(NamedTuple):
-    """What an attack on labels says of one server.
+    """What an attack on labels decides about one server.
 
-    decisions: by the name of the screening, bool (K,), True where a class is judged forgotten. values: what a figure
-    shows of it, by name: numbers (n,) and the class (n,) that each belongs to.
+    decisions: by the name of the decision rule, bool (K,), True where a class is judged forgotten. values: what a
+    figure draws, by name: numbers (n,) and the class (n,) that each belongs to.
     """
 
     decisions: dict[str, torch.Tensor]

@@ -2,21 +2,23 @@
 
     d_j = w_j - w_server,   label 1 for a head of a forgotten class, 0 for a retained one
 
-(S001:103-106, 241): a tree is trained on labelled differences and calls each head of the target one or the other. What
-it is trained and tested on is not stated. Taken from the target itself, labels and all, the split decides nothing: a
-head's difference shows the class it was trained on, whatever the server forgot, and a tree that has seen other heads of
-that class need only recognise it. That is `oracle_split`, which most likely explains the published 91 to 96% and is no
-attack. By default [R] the tree is trained on shadow servers that the attacker unlearnt itself (L-3), of which the
-caller leaves out those that forgot the target's classes (`_heads.leave_class_out`): recognising does not help then.
-It can hurt: to such a tree all heads of the class in question were retained ones.
+(Sections IV-B1 and VI-B1). A tree is trained on labelled differences and calls each head of the target one or the
+other. The paper does not state on what it is trained and tested. If both come from the target itself, labels and all,
+the split decides nothing: a head's difference shows the class that it was trained on, whatever the server forgot, and a
+tree that has seen other heads of that class need only recognise it. That is `oracle_split`, which most likely explains
+the published 91 to 96% and is no attack. By default [R] the tree is trained on shadow servers that the attacker
+unlearnt itself (docs/methods.md#l-3). The caller leaves out those that forgot the target's classes
+(`_heads.leave_class_out`), so recognising a class does not help. It can hurt: for such a tree all heads of the class in
+question were retained ones.
 
-Between servers trained apart the shadow tree has a harder task than the paper's text lets one see: the units of one
-network's last hidden layer are not those of another's, so a coordinate of d means nothing there. Two arrangements [R,
-not the paper's] make vectors comparable. `own_class_first` takes the class's name out: the row of the head's own class
-comes first, then the other rows in order. `sorted` also takes the units' names out: each row's weights ascend.
+Between servers that were trained apart the shadow tree has a harder task than the paper's text suggests. The units of
+one network's last hidden layer are not those of another's, so a coordinate of d means nothing there. Two arrangements
+[R, not the paper's] make vectors comparable. `own_class_first` removes the name of the class: the row of the head's own
+class comes first, then the other rows in order. `sorted` also removes the names of the units: the weights of each row
+are sorted in ascending order.
 
-A class is judged by the majority of its heads [R], as the paper's success rate is over classes, not heads. Whatever the
-protocol, the number means something only beside that of a server that forgot nothing.
+A class is judged by the majority of its heads [R], since the paper's success rate counts classes and not heads.
+Whatever the protocol, the number means something only beside that of a server that forgot nothing.
 """
 
 from __future__ import annotations

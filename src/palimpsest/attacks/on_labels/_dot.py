@@ -2,17 +2,17 @@
 
     s_j = <w_j, w_server>,   class c is judged forgotten where the mean of s_j over its heads lies below a threshold
 
-(S001:66-101, eq. 17, Figures 9 and 10): under squared loss, whitened features and orthogonal labels the expected
-product with a head of a retained class is the larger one. The paper puts the products of all heads, with 0/1 labels,
-into one data set and cuts it in two, either where Youden's J, the true positive rate minus the false positive rate,
-is largest, or by k-means with k = 2, the cluster of the smaller mean being the forgotten one.
+(Section IV-B, eq. 17, Figures 9 and 10). Under squared loss, whitened features and orthogonal labels the expected
+product with a head of a retained class is the larger one. The paper puts the products of all heads, with labels 0 and
+1, into one data set and cuts it in two: either where Youden's J, the true positive rate minus the false positive rate,
+is largest, or by k-means with k = 2, where the cluster of the smaller mean is the forgotten one.
 
-The paper's success rate is over classes, its cut over heads, and how one becomes the other is not said. Here [R] the
-cut is made over heads, and a class is judged by the mean of its heads, since twenty of them estimate one number.
-Youden's index needs to know what was forgotten (L-3), so by default [R] the threshold is learnt on shadow servers that
-the attacker unlearnt itself; with `oracle_threshold` it is chosen on the target by the very truth that the decisions
-are held against, which is what the published numbers most likely are and no attack. k-means needs no truth, and always
-finds somebody: it cuts a server that forgot nothing too.
+The paper's success rate counts classes, its cut is made over heads, and how one becomes the other is not said. Here [R]
+the cut is made over heads, and a class is judged by the mean of its heads, since all of them estimate one number.
+Youden's index needs to know what was forgotten (docs/methods.md#l-3). So by default [R] the threshold is learnt on
+shadow servers that the attacker unlearnt itself. With `oracle_threshold` it is chosen on the target by the truth that
+the decisions are scored with; the published numbers most likely are of this kind, which is no attack. k-means needs no
+truth, but always finds some class: it cuts a server that forgot nothing too.
 """
 
 from __future__ import annotations

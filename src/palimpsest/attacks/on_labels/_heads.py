@@ -1,7 +1,7 @@
 """Auxiliary heads: final layers that an attacker trains on images of one class each, on a server's frozen features.
 
-What the parameter attacks of the label-leakage paper hold against the server's own final layer (S001:62-106);
-`label_leakage` trains them, `_dot` and `_difference` judge them.
+The parameter attacks of the label-leakage paper compare them with the server's own final layer (Sections IV-A1 to
+IV-B1). `label_leakage` trains them; `_dot` and `_difference` judge them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Heads(NamedTuple):
         return heads.double().cpu(), server.double().cpu()
 
     def of_class(self, classes: torch.Tensor) -> torch.Tensor:
-        """What a table of the classes (K,) says of each head's own: (H,), on the CPU."""
+        """Return, for each head, the entry of `classes` (K,) for the class that it was trained on: (H,), on the CPU."""
         if classes.shape != self.server_bias.shape:
             raise ValueError(
                 f"label_leakage: {tuple(classes.shape)} is no table of the server's {len(self.server_bias)}"
@@ -53,9 +53,9 @@ class Heads(NamedTuple):
         return classes.cpu()[self.trained_on.cpu()]
 
     def mean_by_class(self, values: torch.Tensor, among: torch.Tensor | None = None) -> torch.Tensor:
-        """Means over each class's heads: (H,) to float64 (K,); nan where a class has none.
+        """Return the means over each class's heads: (H,) to float64 (K,); nan where a class has none.
 
-        among: bool (H,), which heads count; all of them where it is left out.
+        among: bool (H,), which heads count; all of them by default.
         """
         chosen = torch.ones(len(values), dtype=torch.bool) if among is None else among
         owners, counted = self.trained_on.cpu()[chosen], values.cpu().double()[chosen]
@@ -64,18 +64,18 @@ class Heads(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Heads on a server of which it is known what it forgot: bool (K,), True = forgotten."""
+    """Heads on a server whose forgotten classes are known: bool (K,), True = forgotten."""
 
     heads: Heads
     forgotten: torch.Tensor
 
 
 class Judged(NamedTuple):
-    """What an attack on the parameters says; all on the CPU.
+    """What an attack on the parameters decides; all on the CPU.
 
-    decisions: bool (K,), True = judged forgotten. scores: float64 (K,), what the decisions were taken by.
-    values: float64 (H,), one number a head, for the paper's Figures 9 to 11. head_decisions: bool (H,).
-    threshold: where the values, or the scores, were cut.
+    decisions: bool (K,), True = judged forgotten. scores: float64 (K,), the numbers that were compared with the
+    threshold. values: float64 (H,), one number for each head, for the paper's Figures 9 to 11. head_decisions: bool
+    (H,). threshold: where the values, or the scores, were cut.
     """
 
     decisions: torch.Tensor

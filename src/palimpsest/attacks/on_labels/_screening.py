@@ -1,27 +1,28 @@
-"""Which classes a network was made to forget, judged from what it says about one inverted input of each class.
+"""The decision rules of inversion attacks: which classes a network forgot, judged from one inverted input of each
+class.
 
 Row k of `probabilities` (K, K) is the prediction vector of the input that an inversion attack made for class k.
 
-Threshold criterion (S001:155-161, eq. 27-30), with p_k the largest entry of row k, mu and sigma their mean and standard
-deviation (over K, not K - 1):
+The threshold rule (label-leakage paper, Section IV-C4, eq. 27-30), with p_k the largest entry of row k, and mu and
+sigma their mean and standard deviation (over K, not K - 1):
 
     forgotten = { k : p_k < mu - coefficient * sigma }
 
-The coefficient is not in the paper's text; 1.0 is our decision (methods.md 2.8). With m of K classes at one low value
-and the others at one high value, a low one lies sqrt((K - m) / m) sigma below the mean: at coefficient 1 the criterion
-is blind from half of the classes on, and between unequal values of classes that were all kept it finds some as well.
+The coefficient is not in the paper's text; 1.0 is our decision (docs/methods.md 2.8). Where m of K classes have one low
+value and the others one high value, a low one lies sqrt((K - m) / m) sigma below the mean. So at coefficient 1 the rule
+cannot name half of the classes or more, and among unequal values of classes that were all kept it names some as well.
 
-Entropy criterion (S001:162-164, eq. 31): the entries of each row are sorted, so that the order of the classes plays no
-part; k-means with k = 2 splits the rows; the cluster with the higher mean entropy is the forgotten one. It always
-finds someone where there are two clusters to be found, also in a network that forgot nothing.
+The entropy rule (Section IV-C4, eq. 31): the entries of each row are sorted, so that the order of the classes plays no
+part; k-means with k = 2 splits the rows; the cluster with the higher mean entropy is the forgotten one. Where there are
+two clusters to be found it always names some class, also in a network that forgot nothing.
 
-Two deviations. The paper names the classes of that cluster by the argmax of each of its vectors, which is another class
-wherever the inversion failed, and fails most where a class was forgotten: `variant="as_published"` does that, the
-default names the class that the inversion aimed at. And vectors that differ by rounding alone say nothing: below
-`resolution` neither criterion sees a difference, so a network whose inversions all reach a probability of one forgot
-nothing. The literal criteria have `resolution=0`.
+There are two deviations. The paper names the classes of that cluster by the argmax of each of its vectors. That is
+another class wherever the inversion failed, and inversion fails most where a class was forgotten.
+`variant="as_published"` does that; the default names the class that the inversion aimed at. And vectors that differ by
+rounding alone say nothing: below `resolution` neither rule sees a difference, so in a network whose inversions all
+reach a probability of one no class is called forgotten. The literal rules have `resolution=0`.
 
-Both inversion attacks end here; nothing of them is needed but these numbers.
+Both inversion attacks end here and pass nothing but these numbers.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ def threshold(
     score: Literal["max", "target"] = "max",
     resolution: Annotated[float, "[0, inf)"] = 1e-6,
 ) -> torch.Tensor:
-    """Which classes the threshold criterion calls forgotten: bool (K,), on the CPU, from prediction vectors (K, K).
+    """Return which classes the threshold rule calls forgotten: bool (K,), on the CPU, from prediction vectors (K, K).
 
     coefficient [R]: how many standard deviations below the mean. score: what p_k is, the `max` [P] of row k or [R] the
-    probability of class k itself, which is low too where the inversion ended in another class that the network is sure
-    of. resolution [R]: how far below the threshold p_k must lie, what float32 rounds away in a softmax.
-    Raises `ValueError` unless there is one vector of K probabilities for each of K classes.
+    probability of class k itself; the latter is also low where the inversion ended in another class of which the
+    network is sure. resolution [R]: how far below the threshold p_k must lie; float32 rounds away this much in a
+    softmax. Raises `ValueError` unless there is one vector of K probabilities for each of K classes.
     """
     vectors = _checked(probabilities)
     p = vectors.amax(1) if score == "max" else vectors.diagonal()
@@ -65,12 +66,12 @@ def entropy(
     seed: int = 0,
     resolution: Annotated[float, "[0, inf)"] = 1e-6,
 ) -> torch.Tensor:
-    """Which classes the entropy criterion calls forgotten: bool (K,), on the CPU, from prediction vectors (K, K).
+    """Return which classes the entropy rule calls forgotten: bool (K,), on the CPU, from prediction vectors (K, K).
 
     variant: which class a vector stands for, `corrected` [R] the one it was made for, `as_published` [P] its argmax.
-    restarts, seed [R]: of k-means, which the paper does not describe; K points are few and ten starts find the best
-    split. resolution [R]: vectors whose entries, or clusters whose mean entropies, are closer than this are the same.
-    Raises `ValueError` unless there is one vector of K probabilities for each of K classes.
+    restarts, seed [R]: those of k-means, which the paper does not describe; K points are few, and ten starts find the
+    best split. resolution [R]: vectors whose entries, or clusters whose mean entropies, are closer than this count as
+    the same. Raises `ValueError` unless there is one vector of K probabilities for each of K classes.
     """
     vectors = _checked(probabilities)
     forgotten = torch.zeros(len(vectors), dtype=torch.bool)
@@ -97,9 +98,10 @@ def judge(
     coefficients: Sequence[float] = (1.0,),
     score: Literal["max", "target"] = "max",
 ) -> Judgement:
-    """Both criteria on the prediction vectors (K, K) of one server's inverted inputs.
+    """Apply both rules to the prediction vectors (K, K) of one server's inverted inputs.
 
-    coefficients: of the threshold criterion; the first is `threshold`, another is `threshold 0.5`.
+    coefficients: those of the threshold rule; the first one's decisions are called `threshold`, another's `threshold
+    0.5`.
     """
     named = {"threshold" if number == 0 else f"threshold {one:g}": one for number, one in enumerate(coefficients)}
     decisions = {name: threshold(probabilities, coefficient=one, score=score) for name, one in named.items()}

@@ -2,22 +2,22 @@
 
     x* = argmax_{x in [0, 1]^d} f_k(x),   fitness(x) = f_k(x), the softmax probability of class k       (eq. 22, 23)
 
-For every class (S001:137-152): a population uniform in [0, 1]^d; in each generation the fittest individuals, the
-elites, move on as they are, and the other places go to children. A child has two parents drawn with probability in
-proportion to fitness, the genes of the first up to a random point and those of the second from there on (eq. 24), and
-one random gene changed by a random amount, projected to [0, 1] (eq. 25); the amount shrinks by a factor a generation
-(eq. 26). What the network says about the fittest individual of the last generation is the inverted prediction vector.
+For every class (Section IV-C3) it begins with a population uniform in [0, 1]^d. In each generation the fittest
+individuals, the elites, move on as they are, and children take the other places. A child has two parents drawn with
+probability in proportion to fitness. It takes the genes of the first up to a random point and those of the second from
+there on (eq. 24); then one random gene is changed by a random amount and projected to [0, 1] (eq. 25). The amount
+shrinks by a factor in each generation (eq. 26). The inverted prediction vector is the network's answer to the fittest
+individual of the last generation.
 
-Not in the paper's text: population, generations, elites, strength and decay, and how the amount is distributed. Our
-decisions (methods.md 2.8): 100, 200, 5, 1.0 and 0.99, uniform in [-strength, strength]. Parents are drawn with
-replacement, so an individual can be both; a population without any fitness, which happens where a probability
-underflows, draws them evenly; the point of crossing leaves each parent at least one gene.
+The paper's text lacks population, generations, elites, strength and decay, and how the amount is distributed. We
+decided (docs/methods.md 2.8): 100, 200, 5, 1.0 and 0.99, uniform in [-strength, strength]. Parents are drawn with
+replacement, so an individual can be both. In a population without any fitness, which happens where a probability
+underflows, they are drawn evenly. The point of crossing leaves each parent at least one gene.
 
-The attacker knows what a client of the model's interface knows: `attack` takes a function from images to
-probabilities, their shape and the number of classes, and no network. All classes are bred side by side and ask one
-batch of questions a generation. An elite's fitness is remembered, not asked again, so a class costs
-population + generations * (population - elites) questions. Each class has its own stream of random numbers: what comes
-out for it does not depend on the others.
+The attacker knows what a client of the model's interface knows: `attack` takes a function from images to probabilities,
+their shape and the number of classes, and no network. All classes are bred side by side and send one batch of queries
+in each generation. An elite's fitness is remembered, so a class costs population + generations * (population - elites)
+queries. Each class has its own stream of random numbers, so its result does not depend on the other classes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from palimpsest.models import finite
 from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
 
+TASKS = ("classification",)
+
 Query = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -42,8 +44,8 @@ class Bred(NamedTuple):
     """What the attack made, one row for each class that was aimed at.
 
     images: float32 (T, C, H, W) in [0, 1], the fittest of the last generation. probabilities: float32 (T, K), their
-    prediction vectors. history: float32 (generations + 1, T), the best fitness of each generation, the first included.
-    queries: images that the model was asked about, for all classes together.
+    prediction vectors. history: float32 (generations + 1, T), the best fitness of each generation, including the first.
+    queries: how many images the model was queried with, for all classes together.
     """
 
     images: torch.Tensor

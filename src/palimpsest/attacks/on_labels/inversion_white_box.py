@@ -2,22 +2,23 @@
 
     x_0 ~ N(0, I),   x <- x - eta * grad_x [ CE(f(x), k) + lambda_1 ||x||^2 + lambda_2 TV(x) ]
 
-(S001:125-136, eq. 18-21), from R starts for every class k; the end with the smallest objective is kept, and what the
-network says about it is the class's inverted prediction vector. A class that was forgotten should have no input that
-the network is sure of; `_screening` judges that from the vectors.
+(Section IV-C2, eq. 18-21), from R starts for every class k. The end with the smallest objective is kept, and the
+network's answer to it is the class's inverted prediction vector. A class that was forgotten should have no input of
+which the network is sure; `_screening` judges that from the vectors.
 
-R, eta, both lambdas, the number of steps and the forms of both penalties are not in the paper's text. Our decisions
-(methods.md 2.8): 5 starts, 200 steps, lambda_1 = lambda_2 = 1e-4, Adam at 0.1 instead of the plain gradient descent
-that is written there (`optimizer="sgd"` is that); ||x||^2 is the sum of squares, TV the sum of absolute differences
-between neighbours, along rows and along columns; the network in evaluation mode.
+R, eta, both lambdas, the number of steps and the forms of both penalties are not in the paper's text. We decided
+(docs/methods.md 2.8): 5 starts, 200 steps, lambda_1 = lambda_2 = 1e-4, and Adam at 0.1 instead of the plain gradient
+descent that is written there (`optimizer="sgd"` is that). ||x||^2 is the sum of squares, TV the sum of absolute
+differences between neighbours along rows and along columns. The network is in evaluation mode.
 
 The paper's networks get normalised images, so its x ~ N(0, I) and both penalties live in that space; ours take pixels
-and normalise inside. `space="normalised"` therefore searches z, and the network sees the pixels mean + std * z;
-`space="pixels"` searches the pixels themselves. Nothing in eq. 18-20 keeps the image within [0, 1], while the black-box
-attack is projected in so many words, so by default nothing does here; `clamp=True` projects after every step.
+and normalise inside. So `space="normalised"` searches z, and the network sees the pixels mean + std * z;
+`space="pixels"` searches the pixels themselves. Nothing in eq. 18-20 keeps the image within [0, 1], while the paper
+says in words that the black-box attack is projected. So by default there is no projection here; `clamp=True` projects
+after every step.
 
-All classes and starts are one batch. What is differentiated is the sum over its images, and Adam treats each pixel
-alone, so each image moves as if it were the only one; its start depends on seed, class and number of the start alone.
+All classes and starts are one batch. The sum over its images is differentiated, and Adam treats each pixel alone, so
+each image moves as if it were the only one. Its start depends on the seed, the class and the number of the start alone.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from palimpsest.attacks.on_labels import Found, Judgement, Judging, OnLabels, _s
 from palimpsest.models import Diverged, Network, finite
 from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
+
+TASKS = ("classification",)
 
 
 class Inverted(NamedTuple):

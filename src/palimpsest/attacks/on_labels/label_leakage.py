@@ -1,28 +1,30 @@
 """Label leakage by parameters: heads trained on a server's frozen features, judged by dot products and by differences.
 
 The label-leakage paper trains, on many small data sets D_i, models of the server's architecture whose feature
-extraction f is frozen at the server's, and "only train[s] the final classification layers" (S001:62-65):
+extraction f is frozen at the server's, and "only train[s] the final classification layers" (Section IV-A1):
 
-    w_i = argmin_w E_{x in D_i} CE(w f(x), y),   to be held against the server's own w (dot product or difference)
+    w_i = argmin_w E_{x in D_i} CE(w f(x), y),   compared with the server's own w (dot product or difference)
 
-All three parameter attacks of the paper start from such heads (S001:62-106), so they are trained once: the dot product
-with Youden's threshold or k-means (`_dot`) and the difference with a decision tree (`_difference`) judge the same ones.
+All three parameter attacks of the paper start from such heads (Sections IV-A1 to IV-B1), so they are trained once. The
+dot product with Youden's threshold or k-means (`_dot`) and the difference with a decision tree (`_difference`) judge
+the same heads.
 
-Here the features of every image are computed once and all heads are trained as one batch: weights (H, K, D), one
-batched product a step, one Adam over the stack. Adam treats each number alone and each head has its own mean loss, so
-every head comes out as if it were trained by itself; its images, its start and its order have seeds of their own.
+The features of every image are computed once, and all heads are trained as one batch: weights (H, K, D), one batched
+product a step, one Adam over the stack. Adam treats each number alone and each head has its own mean loss, so every
+head comes out as if it were trained by itself. Its images, its initial values and its order have seeds of their own.
 
-Lost in the paper's text are the number of heads, the subsets' size, the optimiser and the epochs (L-1). Our decisions:
-20 heads a class, 100 images each, Adam 1e-3, 20 epochs in batches of 10. A whole subset a step would be 20 steps, in
-which Adam moves no weight further than 0.02, less than PyTorch's initialisation scatters them. The paper trains on
-subsets of "retained" and of "forgotten" data, which an attacker cannot tell apart yet: every class gets as many heads,
-and each head sees one class, as in the theory (eq. 10-17). The extractor is the *unlearned* server's: the symbols are
-lost, and the attacker has no other. "The fully connected layer" is the last one (L-13); LeNet's other two stay frozen.
+The paper's text lacks the number of heads, the subsets' size, the optimiser and the epochs (docs/methods.md#l-1). We
+decided: 20 heads a class, 100 images each, Adam 1e-3, 20 epochs in batches of 10. With a whole subset a step there
+would be 20 steps, in which Adam moves no weight further than 0.02, less than PyTorch's initialisation scatters them.
+The paper trains on subsets of "retained" and of "forgotten" data, which an attacker cannot tell apart yet. So every
+class gets as many heads, and each head sees one class, as in the theory (eq. 10-17). The extractor is the *unlearned*
+server's: the symbols are lost, and the attacker has no other. "The fully connected layer" is the last one
+(docs/methods.md#l-13); LeNet's other two stay frozen.
 
-Youden's threshold and the tree are learnt on shadow servers (L-3). As the paper has them neither carries over well from
-one server to another: products grow with a server's norm, and hidden units of two trainings do not correspond.
-`youden_standardised` and `tree_sorted` mend that, ours. `youden_oracle` and `tree_oracle` learn from the target's own
-truth, as the paper may have done: a bound, and no attack.
+Youden's threshold and the tree are learnt on shadow servers (docs/methods.md#l-3). As the paper has them, neither
+carries over well from one server to another: products grow with a server's norm, and hidden units of two trainings do
+not correspond. `youden_standardised` and `tree_sorted` are our corrections of this. `youden_oracle` and `tree_oracle`
+learn from the target's own truth, as the paper may have done: they are bounds and no attacks.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from palimpsest.models import Network, finite
 from palimpsest.ranges import checked
 
 NEEDS = ("own_samples", "shadows")
+TASKS = ("classification",)
 
 
 @checked
@@ -102,11 +105,11 @@ def judge(
     most_shadows: Annotated[int, "[1, inf)"] = 5,
     oracle: bool = True,
 ) -> Judgement:
-    """Which classes the server forgot, by each screening.
+    """Decide by each decision rule which classes the server forgot.
 
-    vector: the layer's weights and biases, or its weights [R]. most_shadows [R]: of the shadows those that forgot one
-    of the target's classes are left out, unless none is left, and the first so many of the others are used.
-    oracle: whether the two bounds are computed too.
+    vector: the layer's weights and biases, or its weights [R]. most_shadows [R]: at most so many shadows are used;
+    those that forgot one of the target's classes are left out, unless none is left then. oracle: whether the two bounds
+    are computed too.
     """
     heads = Heads(**found)
     known = [Known(Heads(**of), forgotten) for of, forgotten in at.shadows]

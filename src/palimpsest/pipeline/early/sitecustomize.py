@@ -1,7 +1,7 @@
-"""Python imports this before all else in every process of a warm run: a job's script is handed over at once.
+"""Python imports this file before all else in every process of a warm run, and it hands a job's script over at once.
 
-Later would do, but by then Snakemake's preamble has imported Snakemake, which takes longer than the hand-over. This
-folder is on `PYTHONPATH` where the Snakefile puts it there, in runs with `warm_start: true`.
+It could happen later, but by then Snakemake's preamble has imported Snakemake, which takes longer than the hand-over.
+This folder is on `PYTHONPATH` where the Snakefile puts it there, in runs with `warm_start: true`.
 """
 
 import os

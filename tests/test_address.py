@@ -1,0 +1,410 @@
+"""Addresses: every path once, every reason upstream in a job's key and nothing else, chains and blocks as they are."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palimpsest.pipeline import configuration, method, papers
+from palimpsest.pipeline.address import Address, Addresses, File
+from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
+from palimpsest.pipeline.configuration import ROOT, ConfigError
+from palimpsest.pipeline.paths import outputs_of
+from palimpsest.seeds import numbers
+
+PACKAGE = method.PACKAGE
+Job = tuple[str, tuple[tuple[str, str], ...]]
+BASE = {"dataset": "digits", "model": "small_cnn_narrow"}
+
+
+def every(at: Addresses) -> dict[Job, Address]:
+    """All jobs that the pages need."""
+    found: dict[Job, Address] = {}
+    queue = [at("page", paper=paper) for paper in at.plan.papers]
+    while queue:
+        one = queue.pop()
+        if name_of(one) not in found:
+            found[name_of(one)] = one
+            queue += above(one)
+    return found
+
+
+def name_of(one: Address) -> Job:
+    return one.stage, tuple(one.names.items())
+
+
+def above(one: Address) -> list[Address]:
+    """The jobs that one reads from."""
+    parts = [part for found in one.above.values() for part in ([found] if isinstance(found, File | str) else found)]
+    return [part.of for part in parts if isinstance(part, File)]
+
+
+def downstream(jobs: dict[Job, Address], start: set[Job]) -> set[Job]:
+    """`start` and all that is made from it."""
+    found = set(start)
+    while more := {job for job, one in jobs.items() if any(name_of(up) in found for up in above(one))} - found:
+        found |= more
+    return found
+
+
+def planned(**changes: Any) -> Addresses:
+    """The addresses of the demo with these values changed."""
+    config = configuration.load(scale="demo")
+    configuration._update(config, changes)
+    return Addresses(Plan(config))
+
+
+@pytest.fixture(scope="module")
+def demo() -> dict[Job, Address]:
+    return every(planned())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the papers' folders, in the place of theirs."""
+    copy = Path(shutil.copytree(ROOT / "config", tmp_path / "config")) / "papers"
+    monkeypatch.setattr(papers, "PAPERS", copy)
+    return copy
+
+
+def ask(folder: Path, *rows: str) -> None:
+    """Add lines `forget,unlearner` to a table of the UMA paper."""
+    with (folder / "uma/table4.csv").open("a") as file:
+        for row in rows:
+            file.write(f"cifar10,resnet50,{row},none,,,forget_accuracy,,,planted\n")
+
+
+def test_every_job_has_paths_of_its_own_that_one_rule_alone_can_make(demo: dict[Job, Address]) -> None:
+    paths = [path for one in demo.values() for path in one.outputs.values()]
+    assert len(paths) > 1000 and len(set(paths)) == len(paths)
+    named = {"block": "[0-9]+(-[0-9]+)?", "chain": "[a-z0-9_.-]+", "forget": "[a-z0-9_-]+", "unlearner": "[a-z0-9_-]+"}
+    items = planned().plan
+    named |= {
+        "table": "|".join(name for _, name in items.tables),
+        "figure": "|".join(name for _, name in items.figures),
+    }
+    shapes = {}
+    for stage in {stage for stage, _ in demo} | {"choose"}:
+        for name, pattern in outputs_of("results/demo", stage).items():
+            text = re.sub(r"\\{(\w+)\\}", lambda found: f"(?:{named.get(found[1], '[a-z0-9_]+')})", re.escape(pattern))
+            shapes[stage, name] = re.compile(text)
+    for one in demo.values():
+        for name, path in one.outputs.items():
+            assert [key for key, shape in shapes.items() if shape.fullmatch(path)] == [(one.stage, name)], path
+
+
+def unlearns(*names: str) -> Callable[[Address], bool]:
+    return lambda one: one.stage in ("unlearn", "tune") and one.names["unlearner"] in names
+
+
+def of_method(stage: str, key: str, file: str) -> Callable[[Address], bool]:
+    """Jobs of a stage whose method is a variant of a file."""
+    config = configuration.load(scale="demo")
+    names = [name for name in config[key] if configuration.method_of(config, key, name) == file]
+    return lambda one: one.stage == stage and one.names[key.removesuffix("s")] in names
+
+
+@pytest.mark.parametrize(
+    ("change", "direct"),
+    [
+        (
+            {"recipes": {"small_cnn_narrow": {"lr": 1e-3}}},
+            lambda one: one.stage in ("train", "unlearn", "tune"),
+        ),
+        ({"models": {"small_cnn_narrow": {"hidden": 32}}}, lambda one: one.stage == "train"),
+        (
+            {"datasets": {"digit_pairs": {"subset": {"train_per_class": 10}}}},
+            lambda one: one.stage == "data" and one.names["dataset"] == "digit_pairs",
+        ),
+        (
+            {"datasets": {"digits": {"hold_back": {"backup": 0.2}}}},
+            lambda one: one.stage == "data" and one.names["dataset"] == "digits",
+        ),
+        (
+            {"requests": {"class_0": {"classes": [1]}}},
+            lambda one: one.stage == "request" and one.names["request"] == "class_0",
+        ),
+        # A variant starts from the entry that it names.
+        ({"unlearners": {"salun": {"ratio": 0.4}}}, unlearns("salun", "salun_as_released")),
+        ({"unlearners": {"salun_as_released": {"ratio": 0.4}}}, unlearns("salun_as_released")),
+        ({"unlearners": {"l1_sparse": {"alpha": {"tune": [1e-4, 2e-4]}}}}, lambda one: "grid" in one.asks
+            and one.names["unlearner"] == "l1_sparse"),
+        ({"unlearners": {"random_label": {"lr": 0.02}}},
+            unlearns("random_label", "random_label_incorrect")),  # others have a rate of their own
+        ({"attacks": {"uma": {"start": "image"}}}, of_method("attack", "attacks", "uma")),
+        ({"attacks": {"uma_unseen": {"steps": 3}}},
+            lambda one: one.stage == "attack" and one.names["attack"] == "uma_unseen"),
+        ({"attacks": {"inversion_white_box": {"space": "pixels"}}},
+            of_method("probe", "attacks", "inversion_white_box")),
+        ({"attacks": {"label_leakage": {"most_shadows": 2}}}, lambda one: "label_leakage" in one.asks.get("judges", {})
+            or any(name.startswith("label_leakage") for name in one.asks.get("judges", {}))),
+        ({"budgets": {"probes": {"digits/inversion_black_box": {"generations": 2}}}}, lambda one: one.stage == "probe"
+            and one.names["attack"] == "inversion_black_box"),
+        ({"defenses": {"jpeg": {"quality": 30}}}, lambda one: "jpeg" in one.asks.get("defenses", {})),
+        ({"defenses": {"denoiser": {"steps": 200}}}, lambda one: one.stage == "prepare"),
+        ({"data_root": "elsewhere"}, lambda one: one.stage == "data"),
+        ({"threads": 2, "mem_mb": 5, "warm_start": False, "plan": {"kept_models": 7}}, lambda one: False),
+    ],
+)  # fmt: skip
+def test_a_changed_value_changes_the_keys_of_what_it_reaches_and_no_other(
+    demo: dict[Job, Address], change: dict[str, Any], direct: Callable[[Address], bool]
+) -> None:
+    after = every(planned(**change))
+    assert after.keys() == demo.keys()
+    reached = {job for job, one in demo.items() if direct(one)}
+    expected = downstream(demo, reached)
+    changed = {job for job in demo if demo[job].key != after[job].key}
+    # A budget that is cut stands in the cells, too.
+    said = {"table", "figure", "page"} if "budgets" in change else set()
+    assert {job for job in changed if job[0] not in said} == {job for job in expected if job[0] not in said}
+    assert changed >= expected
+    assert bool(reached) == ("threads" not in change)
+
+
+@pytest.fixture
+def edited(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Makes a file of the package execute something else."""
+
+    def edit(name: str) -> None:
+        changed, plain = (PACKAGE / name).read_text(), method.executed
+        monkeypatch.setattr(method, "executed", lambda text: plain(text) + "pass" * (text == changed))
+        method.code.cache_clear()
+
+    yield edit
+    monkeypatch.undo()
+    method.code.cache_clear()
+
+
+FAMILIES = sorted(file.stem for file in (PACKAGE / "metrics").glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_metrics_code_changes_no_key_but_of_what_measures_it(
+    demo: dict[Job, Address], edited: Callable[[str], None], family: str
+) -> None:
+    before = {job: one.key for job, one in demo.items()}
+    edited(f"metrics/{family}.py")
+    after = every(planned())
+    changed = {job for job in before if before[job] != after[job].key}
+    assert {stage for stage, _ in changed} <= {"measure", "table", "figure", "page"}
+    measured = {job for job, one in demo.items() if job[0] == "measure" and family in one.asks["families"]}
+    assert measured <= changed
+    assert changed == downstream(demo, {job for job in changed if job[0] == "measure"})
+
+
+@pytest.mark.parametrize(
+    ("file", "direct"),
+    [
+        ("unlearners/salun.py", unlearns("salun", "salun_as_released")),
+        ("unlearners/retrain.py", unlearns("retrain")),
+        ("attacks/on_images/uma.py", of_method("attack", "attacks", "uma")),
+        ("attacks/on_labels/_heads.py", None),
+        ("defenses/jpeg.py", lambda one: "jpeg" in one.asks.get("defenses", {})),
+        ("requests/classes.py", lambda one: one.stage == "request" and "random_tenth" not in one.names["request"]),
+        ("data/digit_pairs.py", lambda one: one.stage == "data" and one.names["dataset"] != "digits"),
+        ("models/small_cnn.py", lambda one: one.stage == "train"),
+        ("tune.py", lambda one: one.stage == "tune"),
+        ("pipeline/job.py", lambda one: False),
+    ],
+)
+def test_a_methods_code_changes_the_keys_of_its_jobs_and_what_is_downstream(
+    demo: dict[Job, Address],
+    edited: Callable[[str], None],
+    file: str,
+    direct: Callable[[Address], bool] | None,
+) -> None:
+    before = {job: one.key for job, one in demo.items()}
+    edited(file)
+    after = every(planned())
+    changed = {job for job in before if before[job] != after[job].key}
+    if direct is None:  # its helpers reach every attack on labels by weights, and what judges it
+        assert changed and {stage for stage, _ in changed} <= {"probe", "measure", "table", "figure", "page"}
+    else:
+        adversarial = {job for job, one in demo.items() if one.asks.get("keywords", {}).get("inner") == "uma"}
+        reached = {job for job, one in demo.items() if direct(one)}
+        assert changed - downstream(demo, adversarial) == downstream(demo, reached) - downstream(demo, adversarial)
+
+
+def sources() -> list[Path]:
+    return sorted([*PACKAGE.rglob("*.py"), *(ROOT / "workflow/scripts").glob("*.py")])
+
+
+def test_no_comment_and_no_docstring_executes() -> None:
+    for file in sources():
+        text = file.read_text()
+        tree = ast.parse(text)
+        told = 0
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+                node.body[0] = ast.Expr(ast.Constant("Other words."))
+                told += 1
+        assert told, f"{file} has no docstring"
+        assert method.executed(ast.unparse(tree)) == method.executed(text) == method.executed(f"# a\n{text}# b\n"), file
+        assert method.executed(text + "\nmore = 1\n") != method.executed(text)
+
+
+def test_a_published_number_changes_its_table_and_its_page_alone(folder: Path) -> None:
+    before = every(planned())
+    file = folder / "uma/table4.csv"
+    with file.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    rows[0]["published"] = "12.34"
+    with file.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    after = every(planned())
+    changed = {job for job in before if before[job].key != after[job].key}
+    assert changed == {("table", (("paper", "uma"), ("table", "table4"))), ("page", (("paper", "uma"),))}
+
+
+def test_a_row_more_adds_its_jobs_and_changes_what_measures_it_alone(folder: Path) -> None:
+    before = every(planned())
+    ask(folder, "class_0,negative_gradient")
+    after = every(planned())
+    new = after.keys() - before.keys()
+    assert {stage for stage, _ in new} == {"unlearn", "predict", "measure"}
+    changed = {job for job in before if before[job].key != after[job].key}
+    assert changed == {("table", (("paper", "uma"), ("table", "table4"))), ("page", (("paper", "uma"),))}
+
+
+# One notion of repetition
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10])
+def test_blocks_cover_each_repetition_once_and_bases_are_shared(folder: Path, size: int) -> None:
+    ask(folder, "single_class,retrain", "single_class,finetune")
+    at = planned(block={"other": size})
+    jobs = every(at)
+    for run in at.plan.asked:
+        covered = [number for block in at.plan.blocks(run) for number in numbers(block)]
+        assert covered == list(range(at.plan.repetitions(run)))
+    plain = [
+        one for one in jobs.values() if one.stage == "train" and one.names.items() >= {**BASE, "base": "plain"}.items()
+    ]
+    trained = sorted(number for one in plain for number in numbers(one.names["block"]))
+    tuned = [at.config["tuning_seed"]] * any(one.stage == "tune" for one in jobs.values())
+    assert trained == [*range(3), *tuned], "each base model once, whoever shares it"
+    for one in jobs.values():  # every file that a job reads holds the repetitions that the job makes
+        if "block" in one.names:
+            for up in above(one):
+                assert set(numbers(one.names["block"])) <= set(numbers(up.names.get("block", one.names["block"])))
+
+
+def test_two_rows_of_one_request_share_one_base_job_and_fewer_repetitions_read_from_it(folder: Path) -> None:
+    ask(folder, "single_class,retrain", "single_class,finetune")
+    at = planned()
+    few = Run(**BASE, forget="class_0", unlearner="retrain")
+    many = [Run(**BASE, forget="single_class", unlearner=name) for name in ("retrain", "finetune")]
+    assert [at.plan.blocks(run) for run in (few, *many)] == [["0-1"], ["0-2"], ["0-2"]]
+    bases = {at.base(run, at.plan.blocks(run)[0]).outputs["model"] for run in (few, *many)}
+    assert bases == {"results/demo/base/digits/small_cnn_narrow/plain/0-2.safetensors"}
+
+
+# Chains
+
+
+def test_a_chain_is_its_steps_each_from_the_run_before(folder: Path) -> None:
+    ask(folder, "class_0-random_tenth-same,sisa-sisa-finetune")
+    at = planned()
+    run = Run(**BASE, forget="class_0-random_tenth-same", unlearner="sisa-sisa-finetune")
+    assert run in at.plan.asked
+    assert run.before == Run(**BASE, forget="class_0-random_tenth", unlearner="sisa-sisa")
+    assert run.before.before == Run(**BASE, forget="class_0", unlearner="sisa") and run.before.before.before is None
+    steps = [at.model(one, "0-1") for one in (run.before.before, run.before, run)]
+    assert [one.inputs["before"] for one in steps] == [
+        ["results/demo/base/digits/small_cnn_narrow/sisa/0-1.safetensors"],
+        ["results/demo/unlearned/digits/small_cnn_narrow/class_0/sisa/0-1.safetensors"],
+        ["results/demo/unlearned/digits/small_cnn_narrow/class_0-random_tenth/sisa-sisa/0-1.safetensors"],
+    ]
+    assert [one.inputs["kept"][0].replace(".kept", "") for one in steps] == [one.inputs["before"][0] for one in steps]
+    first, second = (f"results/demo/requests/digits/{name}/0-1.safetensors" for name in ("class_0", "random_tenth"))
+    assert [one.inputs["requests"] for one in steps] == [[first], [first, second], [first, second]]
+    assert [one.asks["same"] for one in steps] == [False, False, True]
+    assert [one.asks["method"] for one in steps] == ["sisa", "sisa", "finetune"]
+    seeds = {one.seed(0) for one in steps}
+    assert len(seeds) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("class_0-random_tenth,sisa", "name 2 requests and 1 unlearners"),
+        ("class_0-random_tnth,sisa-sisa", "has no requests 'random_tnth'"),
+        ("same,finetune", "has no requests 'same'"),
+    ],
+)
+def test_a_chain_that_cannot_be_is_refused(folder: Path, row: str, says: str) -> None:
+    ask(folder, row)
+    with pytest.raises(ConfigError, match=says):
+        every(planned())
+
+
+def test_a_chain_whose_unlearner_is_missing_is_not_built_yet(folder: Path) -> None:
+    ask(folder, "class_0-random_tenth,sisa-nobody")
+    (cell,) = [one for one in planned().plan.items["uma", "table4"] if "nobody" in one.unlearner]
+    assert str(cell.missing) == "not built yet: unlearner nobody"
+
+
+def test_each_request_of_a_chain_has_its_stand_in(folder: Path) -> None:
+    ask(folder, "class_0-random_5000,sisa-sisa")
+    assert Run(**BASE, forget="class_0-random_tenth", unlearner="sisa-sisa") in planned().plan.asked
+
+
+def test_a_request_chosen_with_a_model_at_hand_lies_under_the_chain_that_it_was_chosen_with() -> None:
+    at = planned(requests={"worst": {"method": "margin", "count": 20}})
+    later = Run(**BASE, forget="class_0-worst", unlearner="retrain-finetune")
+    first = Run(**BASE, forget="worst", unlearner="finetune")
+    own = Run(**BASE, forget="worst", unlearner="sisa")
+    found = [at.requests(run, "0-1")[-1] for run in (later, first, own)]
+    results = "results/demo/requests/digits/small_cnn_narrow"
+    assert [file.path for file in found] == [
+        f"{results}/class_0.retrain/worst/0-1.safetensors",
+        f"{results}/plain/worst/0-1.safetensors",
+        f"{results}/sisa/worst/0-1.safetensors",
+    ]
+    assert found[0].of.inputs["model"] == at.model(later.before, "0-1").outputs["model"]
+    assert [file.of.stage for file in at.requests(later, "0-1")] == ["request", "choose"]
+    assert found[1].of.seed(0) != at("request", dataset="digits", request="class_0", block="0-1").seed(0)
+
+
+def test_an_own_base_training_refuses_a_request_that_is_chosen_later(folder: Path) -> None:
+    ask(folder, "class_0-random_tenth,amnesiac-amnesiac")
+    at = planned()
+    run = Run(**BASE, forget="class_0-random_tenth", unlearner="amnesiac-amnesiac")
+    known = at.base(run, "0-1").inputs["requests"]
+    assert [path.split("/")[4] for path in known] == ["class_0", "random_tenth"], "all that may come"
+    config = ROOT / "config/papers/uma/config.yaml"
+    (folder / "uma/config.yaml").write_text(
+        config.read_text().replace("requests:\n", "requests:\n  worst: {method: margin, count: 20}\n", 1)
+    )
+    ask(folder, "worst,amnesiac")
+    with pytest.raises(ConfigError, match="amnesiac must know its requests before training; worst is chosen with"):
+        every(planned())
+
+
+def test_every_repetition_may_go_on_from_the_run_nearest_the_mean() -> None:
+    entry = {"method": "finetune", "from_nearest": "forget_accuracy"}
+    at = planned(unlearners={"onwards": entry}, block={"other": 1})
+    run = Run(**BASE, forget="class_0-same", unlearner="finetune-onwards")
+    for block in at.plan.blocks(run):
+        one = at.model(run, block)
+        place = "results/demo/unlearned/digits/small_cnn_narrow/class_0/finetune"
+        assert one.inputs["before"] == [f"{place}/{n}.safetensors" for n in (0, 1)]
+        assert one.inputs["rows"] == "results/demo/rows/digits/small_cnn_narrow/class_0/finetune.jsonl"
+        assert one.asks["blocks"] == ["0", "1"] and one.asks["from_nearest"] == "forget_accuracy"
+    with pytest.raises(ConfigError, match="needs a step before it"):
+        at.model(Run(**BASE, forget="class_0", unlearner="onwards"), "0")
+
+
+def test_what_forgot_nothing_is_the_base_itself() -> None:
+    at = planned()
+    run = Run(**BASE, forget="class_0", unlearner=ORIGINAL)
+    assert at.model(run, "0-1").stage == "train" and at.model(run, "0-1") is at.base(run, "0-1")
