@@ -185,10 +185,13 @@ class TestEnsemble:
         assert torch.allclose(total, expected, rtol=1e-9, atol=1e-12)
 
     @pytest.mark.parametrize(
-        ("method", "members", "fault"), [("../lenet", 2, "no network file"), ("lenet", 0, "0 members")]
+        ("method", "members", "error", "fault"),
+        [("../lenet", 2, models.ModelError, "no network file"), ("lenet", 0, ValueError, "members cannot be 0")],
     )
-    def test_refuses_members_that_do_not_exist(self, method: str, members: int, fault: str) -> None:
-        with pytest.raises(models.ModelError, match=fault):
+    def test_refuses_members_that_do_not_exist(
+        self, method: str, members: int, error: type[Exception], fault: str
+    ) -> None:
+        with pytest.raises(error, match=fault):
             voting(method, members)
 
 

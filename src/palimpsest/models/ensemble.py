@@ -46,12 +46,10 @@ def build(
     """Images (N, channels, H, W) to logits (N, classes), the log of a probability.
 
     method: the file of this package that builds each member, with its `keywords`. members: how many, at least one.
-    Raises `ModelError` where there is no such file or no member.
+    Raises `ModelError` where there is no such file.
     """
     if not method.isidentifier() or not Path(__file__).with_name(f"{method}.py").is_file():
         raise ModelError(f"there is no network file models/{method}.py for an ensemble's members")
-    if members < 1:
-        raise ModelError(f"an ensemble of {members} members cannot vote")
     build_one = import_module(f"palimpsest.models.{method}").build
     return Ensemble([build_one(classes, channels, **(keywords or {})) for _ in range(members)])
 
