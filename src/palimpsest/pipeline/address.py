@@ -158,9 +158,7 @@ class Addresses:
         return self._shared(run.dataset, run.model, self._trainer(run), block)
 
     def model(self, run: Run, block: str) -> Address:
-        """Return the job that made the models of a run: its last step, or the base training where nothing was
-        forgotten.
-        """
+        """Return the job that made the models of a run: its last step, or the base training."""
         if run.unlearner == ORIGINAL:
             return self.base(run, block)
         return self("unlearn", **run.names, block=self.plan.within(self.plan.repetitions(run), run.model, block))

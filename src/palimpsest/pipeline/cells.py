@@ -234,16 +234,12 @@ class Plan:
         return all(method.literal(method.path("requests", kind), "WHOLE_CLASSES") for kind in kinds)
 
     def repetitions(self, run: Run) -> int:
-        """Return how often a run is repeated: as often as its requests say, where they do, else as often as the scale
-        says.
-        """
+        """Return how often a run is repeated: as often as its requests say, else as the scale does."""
         entries = [self.request(name) for name, _ in run.steps if name != SAME]
         return min(int(entry.get("repetitions", self.config["repetitions"])) for entry in entries)
 
     def blocks(self, run: Run) -> list[str]:
-        """Return the blocks of a run's repetitions as paths have them; small networks have several repetitions in a
-        block.
-        """
+        """Return a run's blocks of repetitions; small networks have several repetitions in a block."""
         return blocks(self.repetitions(run), self._size(run.model))
 
     def within(self, total: int, model: str, block: str) -> str:
@@ -274,9 +270,7 @@ class Plan:
         return sorted({cell.metric for cell in self.asked.get(run, [])})
 
     def families_of(self, run: Run) -> list[str]:
-        """Return the families of metrics that measure a run: those that measure every run, and those that some cell
-        needs.
-        """
+        """Return the families of metrics that measure a run, which every run or some cell needs."""
         return sorted(families.asked(self.metrics_of(run), self._families, task_of(self.config, run.model)))
 
     def needs_of(self, run: Run) -> list[str]:
@@ -309,17 +303,13 @@ class Plan:
         yield from self._invited(paper, table, rows)
 
     def _shared(self, rows: list[tuple[int, dict[str, str]]]) -> set[str]:
-        """Return the data sets on which every row can be run at this scale, so that a line of means keeps the same data
-        sets.
-        """
+        """Return the data sets on which every row can be run at this scale, so that all means are over the same."""
         return set.intersection(
             *({one["dataset"] for one in _each(row) if self._run(one)[0] is not None} for _, row in rows)
         )
 
     def _invited(self, paper: str, table: str, rows: list[tuple[int, dict[str, str]]]) -> Iterator[Cell]:
-        """Yield the cells of methods that the configuration adds to this table with `also_in`, shaped like the table's
-        own.
-        """
+        """Yield the cells of methods that the configuration adds to this table with `also_in`, shaped like its own."""
         for name, entry in self.config["unlearners"].items():
             wanted = entry.get("also_in", [])
             if f"{paper}_{table}" not in ([wanted] if isinstance(wanted, str) else wanted):

@@ -122,9 +122,7 @@ def method_of(config: Mapping[str, Any], section: str, name: str) -> str:
 
 
 def keywords_of(config: Mapping[str, Any], section: str, name: str) -> dict[str, Any]:
-    """Return the keywords that an entry passes to its method; a variant (`method: other`) starts from the other
-    entry's.
-    """
+    """Return the keywords of an entry; a variant (`method: other`) starts from those of the other entry."""
     entry = config[section][name]
     parent = method_of(config, section, name)
     inherited = keywords_of(config, section, parent) if parent != name and parent in config[section] else {}

@@ -84,9 +84,7 @@ def _machine() -> dict[str, str]:
 
 
 def _take(names: dict[str, str], count: int, places: int) -> list[str]:
-    """Lock `count` of the cards and return them, or lock none; so two waiting jobs never hold half of each other's
-    cards.
-    """
+    """Lock `count` cards and return them, or none, so that no two waiting jobs hold half of each other's."""
     folder = _folder()
     taken: dict[str, list[int]] = {}
     for place in range(places):  # every card's first place before any card's second

@@ -120,9 +120,7 @@ class Job:
 
     @cached_property
     def _resumes(self) -> str:
-        """What a kept file must match before the job resumes from it: the job's key, and the inputs as they lie on
-        disk.
-        """
+        """What a kept file must match to be resumed from: the job's key and the inputs as they lie on disk."""
         return str([self.key, *(provenance.digest(path) for path in self.input.paths)])
 
     @property

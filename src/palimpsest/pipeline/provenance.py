@@ -38,9 +38,7 @@ def digest(path: Path | str) -> str:
 
 @cache
 def commit() -> str:
-    """Return the commit of the checkout, with `-dirty` where it does not hold the running code; `unknown` outside of
-    git.
-    """
+    """Return the commit of the checkout, `-dirty` where it lacks the running code, `unknown` outside of git."""
     try:
         named = _git("describe", "--always", "--abbrev=12")
         # New files count, results do not: a run changes those that git holds.
