@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -113,7 +114,9 @@ def test_tuning_and_its_attacker_do_not_depend_on_metrics_nor_on_attacks() -> No
         "import sys, palimpsest.tune; "
         "assert not [m for m in sys.modules if m.startswith(('palimpsest.metrics', 'palimpsest.attacks'))]"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(configuration.ROOT / "src")}
+    )
 
 
 def test_a_grid_in_the_configuration_is_told_from_fixed_values_and_inherited() -> None:
