@@ -137,6 +137,12 @@ def compare(cells: Iterable[Cell], results: Path) -> list[Compared]:
     return [one(cell) for cell in cells]
 
 
+def how_many(cells: Iterable[Cell], results: Path) -> tuple[int, int]:
+    """Return how many cells have their numbers or diverged, and how many can be computed at this scale."""
+    found = [one for one in compare(cells, results) if one.cell.runs]
+    return sum(bool(one.values) or one.verdict is Verdict.DIVERGED for one in found), len(found)
+
+
 def judge(cell: Cell, *rows: Sequence[Row], record: str = "") -> Compared:
     """Compare one cell with the rows of its runs; with several runs a repetition's value is the mean over them."""
     key = [getattr(cell, field) for field in FIELDS]

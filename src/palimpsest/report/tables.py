@@ -134,7 +134,6 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         f"The control “{names.get(label, label)}” gives the {layout['metrics'][metric]['says']}."
         for label, metric in of_controls
     ]
-    counts = Counter(one.n for one in found if one.n)
     shown = {one.verdict for one in found}
     return Table(
         paper=first.paper,
@@ -145,10 +144,16 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         columns=columns,
         blocks=tuple(_block(lines, columns, names, layout["metrics"]) for lines in blocks.values()),
         banner=banner((one.cell for one in found), names),
-        n=counts.most_common(1)[0][0] if counts else 0,
+        n=usual_n(found),
         footnotes=(*([own["footnote"]] if "footnote" in own else []), *controls),
         signs=tuple(verdict for verdict in Verdict if verdict.meaning and verdict in shown),
     )
+
+
+def usual_n(found: Iterable[Compared]) -> int:
+    """Return how many repetitions most numbers have; 0 where there is no number."""
+    counts = Counter(one.n for one in found if one.n)
+    return counts.most_common(1)[0][0] if counts else 0
 
 
 def _block(
@@ -231,33 +236,18 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
 
 def tidy(found: Iterable[Compared]) -> str:
     """Return CSV with a line for each cell: its fields, what was found, and the record below results/<scale>/."""
-    text = io.StringIO()
     hidden = ("runs", "reductions", "printed_trials", "parts")
     about = [field.name for field in fields(Cell) if field.name not in hidden]
-    run_names = ("run_dataset", "run_model", "run_forget", "run_unlearner")
-    ours = ("mean", "sd", "n", "unit", "images", "half_width", "difference", "verdict", "why", "reductions", "record",
-            "winner")  # fmt: skip
+    kinds = ("dataset", "model", "forget", "unlearner")
+    ours = ("mean", "sd", "n", "unit", "images", "half_width", "difference", "verdict", "why")
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*about, *run_names, *ours])
+    writer.writerow([*about, *(f"run_{kind}" for kind in kinds), *ours, "reductions", "record", "winner"])
     for one in found:
         cell = one.cell
-        done = [
-            SEVERAL.join(dict.fromkeys(getattr(run, name.removeprefix("run_")) for run in cell.runs))
-            for name in run_names
-        ]
-        numbers = (
-            _round(one.mean),
-            _round(one.sd),
-            one.n,
-            one.unit,
-            one.images,
-            _round(one.half),
-            _round(one.difference),
-        )
-        judged = (one.verdict, one.why, "; ".join(map(str, cell.reductions)), one.record, one.winner)
-        writer.writerow([*(getattr(cell, name) for name in about), *done, *numbers, *judged])
+        ran = [SEVERAL.join(dict.fromkeys(getattr(run, kind) for run in cell.runs)) for kind in kinds]
+        numbers = (getattr(one, name.removesuffix("_width")) for name in ours)
+        rounded = [round(number, 6) if isinstance(number, float) else number for number in numbers]
+        reductions = "; ".join(map(str, cell.reductions))
+        writer.writerow([*(getattr(cell, name) for name in about), *ran, *rounded, reductions, one.record, one.winner])
     return text.getvalue()
-
-
-def _round(number: float | None) -> float | None:
-    return None if number is None else round(number, 6)
