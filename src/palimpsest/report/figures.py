@@ -97,8 +97,7 @@ def bars(plan: Plan, about: Words, own: Words, found: Sequence[Compared], result
             rival = _rival([one for one in here if one.cell.dataset == data_set], about, results)
             if rival is not None:
                 axis.hlines(rival, position - 0.46, position + 0.46, **RIVAL)
-        axis.set_ylim(*own.get("ylim", (0, 105)))
-        axis.set_ylabel(own["y"])
+        axis.set(ylim=own.get("ylim", (0, 105)), ylabel=own["y"])
         axis.set_title(names.get(panel, panel), loc="left")
         axis.set_xticks(range(len(data_sets)), [_label(found, data_set, names) for data_set in data_sets])
         axis.tick_params(axis="x", length=0)
@@ -146,9 +145,8 @@ def lines(plan: Plan, about: Words, own: Words, found: Sequence[Compared], resul
     places = sorted(set(at.values()))
     axis.set_xticks(places, [own.get("ticks", {}).get(x, f"{x:g}") for x in places], minor=False)
     axis.minorticks_off()
-    axis.set_ylim(*own.get("ylim", (0, 105)))
-    axis.set_xlabel(", ".join(filter(None, (own["xlabel"], _repetitions(found)))))
-    axis.set_ylabel(own["y"])
+    xlabel = ", ".join(filter(None, (own["xlabel"], _repetitions(found))))
+    axis.set(ylim=own.get("ylim", (0, 105)), xlabel=xlabel, ylabel=own["y"])
     if axis.get_legend_handles_labels()[0]:
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     figure.tight_layout()
