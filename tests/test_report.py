@@ -600,12 +600,6 @@ def test_the_papers_claims_over_its_own_numbers(paper: Plan, full: Path) -> None
     )
 
 
-@pytest.mark.parametrize("check", [{"at_leest": 1}, {"at_least": 1, "at_most": 2}, {"tolerance": 1}])
-def test_a_misspelt_check_is_refused(check: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="takes one of"):
-        one_claim(check, [[1.0]])
-
-
 def test_a_claim_about_no_cell_is_refused() -> None:
     with pytest.raises(ConfigError, match="no cell matches"):
         one_claim({"at_least": 1}, [[1.0]], cells={"unlearner": "fientune"})

@@ -219,8 +219,7 @@ def interval(
 
 
 def two_proportions(first: tuple[float, int], second: tuple[float, int]) -> tuple[float, float]:
-    """Return the 95% interval of p1 - p2, from (successes, attempts) of each, by Newcombe's hybrid of Wilson's
-    intervals.
+    """Return the 95% interval of p1 - p2, from (successes, attempts) of each: Newcombe's hybrid of Wilson's intervals.
 
     Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine 17 (1998),
     method 10.
