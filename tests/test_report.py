@@ -29,10 +29,10 @@ from palimpsest.pipeline.configuration import ROOT, load
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.provenance import read_records
 from palimpsest.pipeline.values import Kind, Missing, Reduction, Status, Why
-from palimpsest.report import checks, claims, compare, formats, own, page, records, tables
+from palimpsest.report import checks, claims, compare, formats, page, records, tables
 from palimpsest.report.compare import Compared, interval, judge
 
-survival = own.load(ROOT / "config" / "papers" / "leakage" / "sections.py")
+survival = page.load(ROOT / "config" / "papers" / "leakage" / "sections.py")
 
 TABLES = ("table1", "table2", "table4", "released", "purification")
 TRAIN, FORGET, TEST = 5000, 500, 1000

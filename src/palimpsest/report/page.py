@@ -1,20 +1,27 @@
 """The page of a paper: claims, tables, figures, checks, controls, costs, tuning; every number links to its record.
 
-Its look is defined in workflow/report/ (page.html.j2, style.css). The page fetches nothing and has no script.
+Its look is defined in workflow/report/ (page.html.j2, style.css). The page fetches nothing and has no script. What a
+paper adds in Python of its own lies in config/papers/<paper>/, in sections.py and checks.py:
+
+sections(context) -> list of (title, HTML)      parts of the page, before the tables
+checks(context) -> list of checks.Check         in addition to those that paper.yaml declares
 """
 
 from __future__ import annotations
 
 import base64
+import importlib.util
+import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from palimpsest.pipeline import paths
+from palimpsest.pipeline import papers, paths
 from palimpsest.pipeline.cells import Plan
 from palimpsest.pipeline.provenance import read_records
-from palimpsest.report import checks, claims, compare, formats, own, records, tables
+from palimpsest.report import checks, claims, compare, formats, records, tables
 from palimpsest.report.compare import Compared, Verdict
 
 
@@ -38,7 +45,8 @@ def render(plan: Plan, paper: str, results: Path) -> str:
     runs = dict.fromkeys(run for one in found for run in one.cell.runs)
     kept = read_records(results)
     costs = records.costs(kept, runs, plan.config["tuning_seed"])
-    context = own.Context(plan, paper, about, counted, results)
+    written = {name: (results / paths.below("page", "page", paper=name)).is_file() for name in plan.papers}
+    context = Context(plan, paper, about, counted, results)
     return formats.environment().get_template("page.html.j2").render(
         paper=paper,
         about=about,
@@ -48,8 +56,8 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         tables=made,
         figures=figures,
         claims=claims.evaluate(about, found),
-        sections=own.call(context, "sections"),
-        checks=[*checks.check(plan, paper, results), *own.call(context, "checks")],
+        sections=call(context, "sections"),
+        checks=[*checks.check(plan, paper, results), *call(context, "checks")],
         counts=counts(counted),
         costs=costs,
         places=list({(run.dataset, run.model, run.forget): run for run in costs}.values()),
@@ -57,11 +65,7 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         searches=records.searches(plan, runs, names, results),
         made_by=records.origin(kept, [f"results/{results.name}/{run.rows}" for run in runs]),
         configured=(results / "config.yaml").is_file(),
-        others=[
-            name
-            for name in plan.papers
-            if name == paper or (results / paths.below("page", "page", paper=name)).is_file()
-        ],
+        others=[name for name in plan.papers if name == paper or written[name]],
     )  # fmt: skip
 
 
@@ -80,3 +84,39 @@ def counts(found: Sequence[Compared]) -> dict[str, int]:
         "diverged": len({run for one in found if one.verdict is Verdict.DIVERGED for run in one.cell.runs}),
         "other": sum(published.values()) - sum(published[verdict] for verdict in counted),
     }
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a section knows.
+
+    found: the compared cells of the paper's tables. results: results/<scale>.
+    """
+
+    plan: Plan
+    paper: str
+    about: Mapping[str, Any]
+    found: Sequence[Compared]
+    results: Path
+
+    def render(self, template: str, **values: Any) -> str:
+        """Return a template of the paper's folder as HTML; it may import those of workflow/report/."""
+        text = (papers.PAPERS / self.paper / template).read_text()
+        return formats.environment().from_string(text).render(about=self.about, **values)
+
+
+def call(context: Context, name: str) -> list[Any]:
+    """Call the function `name` in the paper's file of that name and return its list; empty where there is no file."""
+    file = papers.PAPERS / context.paper / f"{name}.py"
+    return list(getattr(load(file), name)(context)) if file.is_file() else []
+
+
+def load(file: Path) -> Any:
+    """Import a Python file by its path, once."""
+    name = f"{file.parent.name}_{file.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec and spec.loader, file
+        sys.modules[name] = importlib.util.module_from_spec(spec)  # where its dataclasses look
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
