@@ -53,6 +53,8 @@ def _set(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("figures", "restarts", "sweep", "keywords", "restarts", to=3), "cannot be 3: a list of two values"),
         (_set("claims", 0, "cells", to={"metrik": "x"}), "claims.0.cells has no key 'metrik'; Did you mean 'metric'"),
         (_set("claims", 0, "check", to={"at_least": 1, "at_most": 2}), "claims.0.check cannot be"),
+        (_set("claims", 0, "check", to={"tolerance": 1}), "claims.0.check cannot be {'tolerance': 1}: one of at_least"),
+        (_set("claims", 0, "check", "at_leest", to=1), "no key 'at_leest'; Did you mean 'at_least'"),
         (_set("claims", 0, "check", "tolerence", to=1), "no key 'tolerence'; Did you mean 'tolerance'"),
         (_set("claims", 0, "table", to="table9"), "claims.0 has no table or figure 'table9'"),
         (_set("checks", "rows", 0, "at_leest", to=1), "no key 'at_leest'; Did you mean 'at_least'"),

@@ -6,19 +6,19 @@ out: papers/{paper}/{table}.csv, .md, .tex, .html; {figure}.svg, .pdf, .csv; pap
 targets: so_far; the paper's name, and {paper}_{table} or {paper}_{figure} for one of them
 """
 
-# What Snakemake's own report shows: rule, output, what it is of and what it is, the caption's file, the group.
-for stage, output, item, label, caption, group in (
-    ("table", "csv", "{table}", "every cell (CSV)", "cells", {"subcategory": "Tables"}),
-    ("table", "tex", "{table}", "LaTeX", "table", {"subcategory": "Tables"}),
-    ("table", "html", "{table}", "the table", "table", {"subcategory": "Tables"}),
-    ("figure", "svg", "{figure}", "SVG", "figure", {"subcategory": "Figures"}),
-    ("page", "page", "{paper}", "the page", "page", {}),
+# What Snakemake's own report shows: rule, output, what it is of and what it is, the group.
+for stage, output, item, label, group in (
+    ("table", "csv", "{table}", "every cell (CSV)", {"subcategory": "Tables"}),
+    ("table", "tex", "{table}", "LaTeX", {"subcategory": "Tables"}),
+    ("table", "html", "{table}", "the table", {"subcategory": "Tables"}),
+    ("figure", "svg", "{figure}", "SVG", {"subcategory": "Figures"}),
+    ("page", "page", "{paper}", "the page", {}),
 ):
     OUT[stage][output] = report(
         OUT[stage][output],
         category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
         labels={"item": item, "as": label},
-        caption=f"../report/{caption}.rst",
+        caption="../report/item.rst",
         **group,
     )
 
