@@ -34,8 +34,7 @@ rule table:
     conda:
         "../../environment.yml"
     params:
-        asks=ASKS["table"],
-        key=KEY["table"],
+        **PARAMS["table"],
     script:
         "../scripts/table.py"
 
@@ -51,8 +50,7 @@ rule figure:
     conda:
         "../../environment.yml"
     params:
-        asks=ASKS["figure"],
-        key=KEY["figure"],
+        **PARAMS["figure"],
     script:
         "../scripts/figure.py"
 
@@ -68,8 +66,7 @@ rule page:
     conda:
         "../../environment.yml"
     params:
-        asks=ASKS["page"],
-        key=KEY["page"],
+        **PARAMS["page"],
     script:
         "../scripts/page.py"
 

@@ -137,10 +137,7 @@ class Addresses:
         return self._made[known]
 
     def for_rules(self) -> tuple[dict[str, Any], ...]:
-        """Return what the rules need, each as a dictionary by rule: outputs, logs, inputs, settings and keys.
-
-        The last three hold functions of the wildcards.
-        """
+        """Return by rule: outputs, log, inputs and params; the last two are functions of the wildcards."""
 
         def ask(stage: str, what: str) -> Callable[[Any], Any]:
             return lambda wildcards: getattr(self(stage, **dict(wildcards.items())), what)
@@ -148,7 +145,8 @@ class Addresses:
         return (
             {stage: outputs_of(self.results, stage) for stage in OUTPUTS},
             {stage: log_of(self.config["scale"], stage) for stage in OUTPUTS},
-            *({stage: ask(stage, what) for stage in OUTPUTS} for what in ("inputs", "asks", "key")),
+            {stage: ask(stage, "inputs") for stage in OUTPUTS},
+            {stage: {what: ask(stage, what) for what in ("asks", "key")} for stage in OUTPUTS},
         )
 
     # Runs

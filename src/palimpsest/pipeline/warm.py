@@ -42,6 +42,12 @@ PRELOADED = (
 )
 
 
+def environment(starts_warm: bool) -> dict[str, str]:
+    """Return the variables with which the jobs of this process find the package, and its server where they start so."""
+    paths = [EARLY] * starts_warm + [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {SWITCH: str(os.getpid()) if starts_warm else "", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def hand_over() -> None:
     """Run this job's script in a copy of the server and exit with its status; return where the script must run here."""
     owner = os.environ.get(SWITCH)
