@@ -406,7 +406,7 @@ class Plan:
         asked = [("requests", name) for name, _ in run.steps] + [("unlearners", name) for _, name in run.steps]
         asked.append(("attacks", row["attack"]))
         there = [(kind, name) for kind, name in asked if name in self.config[kind]]
-        of = {name: method.tasks(kind, method_of(self.config, kind, name)) for kind, name in there}
+        of = {name: method.literal(method.path(kind, method_of(self.config, kind, name)), "TASKS") for kind, name in there}
         tuned = [name for kind, name in there if kind == "unlearners" and grid_of(self.config, name)]
         of |= {f"tuning of {name}": method.literal(method.PACKAGE / "tune.py", "TASKS") for name in tuned}
         of |= {name: one.tasks for one in self._families.values() for name in one.metrics if name == row["metric"]}

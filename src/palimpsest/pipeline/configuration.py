@@ -162,10 +162,10 @@ def task_of(config: Mapping[str, Any], model: str) -> str:
 def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapping[str, Any]) -> None:
     folder, file = SECTIONS[section], method_of(config, section, name)
     where = f"config.yaml: {section}.{name}"
-    if not method.exists(folder, file):
-        raise ConfigError(unknown(where, "method", file, method.names(folder)))
-    if "task" in entry and section == "models" and not method.exists("tasks", entry["task"]):
-        raise ConfigError(unknown(where, "task", str(entry["task"]), method.names("tasks")))
+    if file not in method.files(folder):
+        raise ConfigError(unknown(where, "method", file, method.files(folder)))
+    if "task" in entry and section == "models" and entry["task"] not in method.files("tasks"):
+        raise ConfigError(unknown(where, "task", str(entry["task"]), method.files("tasks")))
     valid = method.every_keyword(folder, file)
     tuned = {key: value for key, value in entry.items() if isinstance(value, dict) and "tune" in value}
     for key, value in tuned.items():

@@ -158,5 +158,5 @@ def _epochs(name: str, keywords: Mapping[str, Any], recipe: Mapping[str, Any]) -
     for found in (keywords, keywords.get("settings", {})):
         if "epochs" in found:
             return float(found["epochs"])
-    once = method.exists("unlearners", name) and "ONE_PASS" in method.needs("unlearners", name)
+    once = name in method.files("unlearners") and "ONE_PASS" in method.needs("unlearners", name)
     return float(1 if once else recipe["epochs"])
