@@ -220,10 +220,6 @@ class Plan:
         chosen = [cells for (p, n), cells in self.items.items() if p == paper and name in (None, n)]
         return sorted({run for cells in chosen for cell in cells for run in cell.runs}, key=lambda run: astuple(run))
 
-    def shows_images(self, paper: str, figure: str) -> bool:
-        """Whether a figure shows images, which it reads besides rows."""
-        return self.papers[paper]["figures"][figure]["kind"] == "images"
-
     def request(self, name: str) -> Mapping[str, Any]:
         """Return a request's entry of the configuration; it is empty for a step that has no request of its own."""
         return {} if name == SAME else self.config["requests"][name]
@@ -406,7 +402,9 @@ class Plan:
         asked = [("requests", name) for name, _ in run.steps] + [("unlearners", name) for _, name in run.steps]
         asked.append(("attacks", row["attack"]))
         there = [(kind, name) for kind, name in asked if name in self.config[kind]]
-        of = {name: method.literal(method.path(kind, method_of(self.config, kind, name)), "TASKS") for kind, name in there}
+        of = {
+            name: method.literal(method.path(kind, method_of(self.config, kind, name)), "TASKS") for kind, name in there
+        }
         tuned = [name for kind, name in there if kind == "unlearners" and grid_of(self.config, name)]
         of |= {f"tuning of {name}": method.literal(method.PACKAGE / "tune.py", "TASKS") for name in tuned}
         of |= {name: one.tasks for one in self._families.values() for name in one.metrics if name == row["metric"]}

@@ -19,15 +19,6 @@ from palimpsest.pipeline import method, papers
 from palimpsest.pipeline.errors import ConfigError, check, unknown
 
 ROOT = Path(__file__).parents[3]
-# By section of the configuration, the folder whose files its entries name.
-SECTIONS = {
-    "datasets": "data",
-    "models": "models",
-    "requests": "requests",
-    "unlearners": "unlearners",
-    "attacks": "attacks",
-    "defenses": "defenses",
-}
 # Keys of an entry that the workflow reads itself and does not pass to the method.
 RESERVED = {
     "datasets": {"method", "subset", "hold_back"},
@@ -37,6 +28,8 @@ RESERVED = {
     "attacks": {"method", "images"},
     "defenses": {"method"},
 }
+# By section, the folder whose files its entries name.
+SECTIONS = {section: section for section in RESERVED} | {"datasets": "data"}
 PROBES = "probes"  # the budgets that hold for one data set, named `<data set>/<attack on labels>`
 
 
@@ -121,8 +114,11 @@ def method_of(config: Mapping[str, Any], section: str, name: str) -> str:
     return str(config[section][name].get("method", name))
 
 
-def keywords_of(config: Mapping[str, Any], section: str, name: str) -> dict[str, Any]:
-    """Return the keywords of an entry; a variant (`method: other`) starts from those of the other entry."""
+def keywords_of(config: Mapping[str, Any], section: str, name: str, function: str = "") -> dict[str, Any]:
+    """Return the keywords of an entry, or only those that one `function` of its method takes.
+
+    A variant (`method: other`) starts from those of the other entry.
+    """
     entry = config[section][name]
     parent = method_of(config, section, name)
     inherited = keywords_of(config, section, parent) if parent != name and parent in config[section] else {}
@@ -131,19 +127,14 @@ def keywords_of(config: Mapping[str, Any], section: str, name: str) -> dict[str,
         backbone = found["backbone"]
         found["settings"] = {**keywords_of(config, section, backbone), **found.get("settings", {})}
         found["backbone"] = method_of(config, section, backbone)
-    return found
+    taken = method.keywords(SECTIONS[section], parent, function) if function else found
+    return {key: value for key, value in found.items() if key in taken}
 
 
 def grid_of(config: Mapping[str, Any], name: str) -> dict[str, list[Any]]:
     """Return the values that rule `tune` tries, by keyword of an unlearner: those given as `{tune: [...]}`."""
     found = keywords_of(config, "unlearners", name)
     return {key: list(value["tune"]) for key, value in found.items() if _is_grid(value)}
-
-
-def taken_by(config: Mapping[str, Any], section: str, name: str, function: str) -> dict[str, Any]:
-    """Return those of an entry's keywords that one function of its method takes."""
-    valid = method.keywords(SECTIONS[section], method_of(config, section, name), function)
-    return {key: value for key, value in keywords_of(config, section, name).items() if key in valid}
 
 
 def recipe_of(config: Mapping[str, Any], dataset: str, model: str) -> dict[str, Any]:
