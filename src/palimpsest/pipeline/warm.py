@@ -68,9 +68,8 @@ def hand_over() -> None:
         sys.stderr.flush()
         environment = {**os.environ, BORN: str(born())}
         task = {"argv": sys.argv, "path": sys.path, "folder": os.getcwd(), "environment": environment}
-        text = json.dumps(task).encode()
-        socket.send_fds(line, [struct.pack("!I", len(text))], [0, 1, 2])
-        line.sendall(text)
+        socket.send_fds(line, [b"!"], [0, 1, 2])
+        line.sendall(json.dumps(task).encode() + b"\n")
         status = line.recv(1)
     if not status:
         sys.stderr.write("The job's process was killed; memory that ran out is the usual cause. Run again.\n")
@@ -122,11 +121,8 @@ def _run(line: socket.socket) -> None:
     status = 1
     try:
         line.settimeout(None)
-        head, streams, _, _ = socket.recv_fds(line, 4, 3)
-        wanted, text = struct.unpack("!I", head)[0], b""
-        while len(text) < wanted:
-            text += line.recv(wanted - len(text))
-        task = json.loads(text)
+        _, streams, _, _ = socket.recv_fds(line, 1, 3)
+        task = json.loads(line.makefile().readline())
         for target, stream in enumerate(streams):
             os.dup2(stream, target)
             os.close(stream)
