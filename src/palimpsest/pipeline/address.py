@@ -1,14 +1,12 @@
 """Where every result lies, what it depends on, and a hash of all that: no path of a scale's results is spelt elsewhere.
 
-An `Address` is one job. It knows the job's rule, wildcards, output files, settings (`asks`) and inputs. Its `key` is a
-hash of all these and of the keys upstream, up to the data. Each rule carries its key as a parameter. So a change
-anywhere gives every job downstream a reason of its own to run, whatever became of the jobs between. It needs one,
+An `Address` is one job. Its `key`, a parameter of its rule, is a hash of its settings, its code and the keys of what it
+reads, up to the data. So a change anywhere gives every job downstream a reason of its own to run. It needs one,
 because Snakemake removes the files of a failed job and does not miss an intermediate file of finished results.
 
-A model is a base and a list of steps, and a `Run` names both. The request and the unlearner of a second step stand
-behind those of the first, as in `class_0-random_tenth` and `sisa-sisa`. So one rule, `unlearn`, makes every step from
-the run before it. At every stage a file holds the repetitions that its `block` names ("0", or "0-4"), each under its
-number.
+A model is a base and a list of steps, named by a `Run`; the names of a second step stand behind those of the first, as
+in `class_0-random_tenth` and `sisa-sisa`. So one rule, `unlearn`, makes every step from the run before it. A file holds
+the repetitions that its `block` names ("0", or "0-4"), each under its number.
 """
 
 from __future__ import annotations
@@ -199,10 +197,9 @@ class Addresses:
     # For each rule: the settings of its script, what it reads, and the modules that it executes
 
     def _data(self, dataset: str) -> tuple[Any, ...]:
-        name = method_of(self.config, "datasets", dataset)
         entry = {key: self.config["datasets"][dataset].get(key, {}) for key in ("subset", "hold_back")}
         told = {**self._told("datasets", dataset), **entry, "root": self.config["data_root"]}
-        return told, {}, f"data.{name}"
+        return told, {}, self._module("datasets", dataset)
 
     def _request(self, dataset: str, request: str, block: str) -> tuple[Any, ...]:
         return self._told("requests", request), {"images": self._images(dataset)}, self._module("requests", request)
@@ -217,10 +214,8 @@ class Addresses:
         else:
             above["model"] = self._shared(dataset, model, chain, block)["model"]
         if "against" in entry:
-            told |= {
-                "against": self._told("unlearners", entry["against"]),
-                "recipe": recipe_of(self.config, dataset, model),
-            }
+            told["against"] = self._told("unlearners", entry["against"])
+            told["recipe"] = recipe_of(self.config, dataset, model)
             modules.append(self._module("unlearners", entry["against"]))
         if "surrogate" in entry:
             above["surrogate"] = self._shared(dataset, entry["surrogate"], PLAIN, block)["model"]
@@ -360,7 +355,7 @@ class Addresses:
 
     def _measure(self, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
-        judged, every = self.plan.label_attacks_of(run), self.plan.blocks(run)
+        judged, every = self.plan.attacks_of(run, "on_labels"), self.plan.blocks(run)
         files = {name: method.path("attacks", method_of(self.config, "attacks", name)) for name in judged}
         shadowed = [name for name, file in files.items() if "shadows" in (method.literal(file, "NEEDS") or ())]
         shadow = run.with_last(self.config["reference"])

@@ -1,8 +1,7 @@
 """The configuration: merged with its scale and the papers' own parts, and checked before the first job.
 
-config/config.yaml lists what exists, and each paper's config.yaml lists what that paper alone needs. A scale says which
-data set, network and request stands in for which, and which budgets are cut. `resolve` puts all of these together. A
-configuration that cannot be run is refused in one sentence.
+config/config.yaml lists what exists, each paper's config.yaml what that paper alone needs. A scale says what stands in
+for what, and which budgets are cut. A configuration that cannot be run is refused in one sentence.
 """
 
 from __future__ import annotations
@@ -173,12 +172,8 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
 
 
 def _is_grid(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and set(value) == {"tune"}
-        and isinstance(value["tune"], list)
-        and len(value["tune"]) > 1
-    )
+    tried = value["tune"] if isinstance(value, dict) and set(value) == {"tune"} else None
+    return isinstance(tried, list) and len(tried) > 1
 
 
 def _check_keywords(
@@ -212,11 +207,11 @@ def _check_backbone(config: Mapping[str, Any], name: str, entry: Mapping[str, An
 
 
 def _check_stand_ins(config: Mapping[str, Any]) -> None:
-    for kind, section in (("datasets", "datasets"), ("models", "models"), ("requests", "requests")):
-        for paper_name, substitute in config["stand_ins"].get(kind, {}).items():
+    for section in ("datasets", "models", "requests"):
+        for paper_name, substitute in config["stand_ins"].get(section, {}).items():
             for name in substitute.values() if isinstance(substitute, dict) else [substitute]:
                 if name is not None and name not in config[section]:
-                    where = f"scale {config['scale']}: stand_ins.{kind}.{paper_name}"
+                    where = f"scale {config['scale']}: stand_ins.{section}.{paper_name}"
                     raise ConfigError(unknown(where, section, str(name), config[section]))
 
 

@@ -1,11 +1,9 @@
 """A card of its own for each job, on a machine with several.
 
-Snakemake counts cards (`--resources gpu=4`) but does not say which job has which. So each job takes one by a lock on a
-file. The kernel releases the lock when the process ends, however it ends, so two Snakemakes of one user on one machine
-share its cards too. Where SLURM gave the job exactly the cards that it requested, nothing is locked.
-
-Small networks may share a card: with `jobs_per_gpu: 3` a card has three places, and `--resources gpu=12` fills four
-cards. A job that wants a card for itself never shares it.
+Snakemake counts cards but does not say which job has which. So each job takes one by a lock on a file, which the kernel
+releases however the process ends; two Snakemakes of one user share a machine's cards too. Where SLURM gave the job
+exactly the cards that it requested, nothing is locked. With `jobs_per_gpu: 3` a card has three places for small
+networks; a job that wants a card for itself never shares it.
 """
 
 from __future__ import annotations

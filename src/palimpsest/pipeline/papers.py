@@ -1,9 +1,6 @@
 """A paper is a folder, config/papers/<paper>/: paper.yaml, a CSV for each table and figure, and what the paper alone
 has.
 
-`read` checks paper.yaml against workflow/schemas/paper.schema.yaml and against the files of the folder; `rows` reads a
-CSV.
-
 The columns of a CSV are `COLUMNS`. `dataset` and `unlearner` may name several (`mnist+svhn`): the row is then the mean
 over them. `status` says what the paper has where it has no number: `not_applicable` (a dash), `unreadable`, or nothing.
 `derive` computes a row's number from other numbers of the same shape:
@@ -18,8 +15,7 @@ A sensitivity study is one line of paper.yaml. Its CSV then names only the entry
     sweep: {attack: inversion_white_box, keywords: {restarts: [1, 2, 5, 10]}}
 
 `fill` makes an entry of the configuration for each value, `inversion_white_box_restarts_1` and so on; the value that
-the entry itself has keeps the entry's name. Several keywords change together, and `called` then gives the word that the
-names carry.
+the entry itself has keeps its name. Where several keywords change together, `called` is the word that the names carry.
 """
 
 from __future__ import annotations

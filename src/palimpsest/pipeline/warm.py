@@ -1,13 +1,10 @@
 """Warm start: jobs run in a copy of a process that has already imported torch and the other slow packages.
 
 A small job computes for a second and imports for three. With `warm_start: true` the first job of a run starts a server,
-which imports what jobs need and then waits on a socket. Every later job hands its script over: the server forks, the
-copy runs the script with the job's own arguments, environment, folder and output streams, and the job ends with the
-copy's exit status. The server imports nothing of this package, so a copy reads the code as it is now.
-
-Job and copy live and die together: a copy whose job was killed kills itself, and a job whose copy died fails. The
-server ends with the Snakemake that it belongs to. Both ends must belong to the same user. Without a server (not started
-yet, not Linux, an error) a job runs as if none of this existed; results are the same bit for bit.
+which imports what jobs need, but nothing of this package. Every later job hands its script over: the server forks, and
+the copy runs the script with the job's own arguments, environment, folder and streams, and gives its exit status. Job
+and copy, of one user, live and die together; the server ends with its Snakemake. Without a server (not started yet, not
+Linux, an error) a job runs as if none of this existed; results are the same bit for bit.
 """
 
 from __future__ import annotations
