@@ -81,21 +81,13 @@ rule so_far:
         "../scripts/so_far.py"
 
 
-for paper, item in PLAN.items:
+targets = {f"{paper}_{item}": f"{AT.results}/papers/{paper}/{item}.csv" for paper, item in PLAN.items}
+targets |= {paper: AT("page", paper=paper)["page"].path for paper in PLAN.papers}
+for target, made in targets.items():
 
     rule:
         name:
-            f"{paper}_{item}"
+            target
         input:
-            f"{AT.results}/papers/{paper}/{item}.csv",
-        localrule: True
-
-
-for paper in PLAN.papers:
-
-    rule:
-        name:
-            paper
-        input:
-            AT("page", paper=paper)["page"].path,
+            made,
         localrule: True

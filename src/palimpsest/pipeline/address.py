@@ -356,8 +356,9 @@ class Addresses:
     def _measure(self, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
         judged, every = self.plan.attacks_of(run, "on_labels"), self.plan.blocks(run)
-        files = {name: method.path("attacks", method_of(self.config, "attacks", name)) for name in judged}
-        shadowed = [name for name, file in files.items() if "shadows" in (method.literal(file, "NEEDS") or ())]
+        kinds = {name: method_of(self.config, "attacks", name) for name in judged}
+        shadowed = [name for name, kind in kinds.items() if "shadows" in method.needs("attacks", kind)]
+        shows = [method.literal(method.path("attacks", kind), "METRICS") or {} for kind in kinds.values()]
         shadow = run.with_last(self.config["reference"])
         told = {
             "task": task_of(self.config, run.model),
@@ -365,7 +366,7 @@ class Addresses:
             "families": self.plan.families_of(run),
             "blocks": every,
             "judges": {name: self._told("attacks", name, "judge") for name in judged},
-            "shows": {k: v for file in files.values() for k, v in (method.literal(file, "METRICS") or {}).items()},
+            "shows": {metric: how for one in shows for metric, how in one.items()},
             "shadowed": shadowed,
         }
         above = {

@@ -176,18 +176,9 @@ class Job:
         """Write JSON, one value on each line."""
         self.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
-    def write_tensors(
-        self, path: str, made: Mapping[int, Mapping[str, Any]], about: Mapping[int, Any] | None = None
-    ) -> None:
-        """Write the tensors of each repetition; `about` has further plain values of each."""
-        from palimpsest import numbered
-
-        with self.writing(path) as temporary:
-            numbered.save(made, temporary, about or {})
-
     def keep_tensors(self, path: str, make: Callable[[int], Mapping[str, Any]], **about: Any) -> None:
         """Write the tensors that `make` returns for each repetition, or why it diverged; `about` holds for all."""
-        from palimpsest import models
+        from palimpsest import models, numbered
 
         made: dict[int, Mapping[str, Any]] = {}
         told = {number: dict(about) for number in self.numbers}
@@ -196,7 +187,8 @@ class Job:
                 made[number] = make(number)
             except models.Diverged as reason:
                 made[number], told[number]["diverged"] = {}, str(reason)
-        self.write_tensors(path, made, told)
+        with self.writing(path) as temporary:
+            numbered.save(made, temporary, told)
 
     def read_tensors(self, path: str, number: int) -> dict[str, Any]:
         """Return the tensors of one repetition, on the job's device."""
@@ -207,10 +199,10 @@ class Job:
     def keep_models(self, make: Callable[[int], Made], about: Callable[[int], Mapping[str, str]]) -> None:
         """Write the network that `make` returns for each repetition, and the tensors that a further step needs, if any.
 
-        about: further entries of a network's header. A diverged training is written as diverged and is no error. Each
-        finished repetition is kept beside the output at once, so that a killed job loses one repetition at most.
+        about: further entries of a network's header. A diverged training is no error. Each finished repetition is kept
+        beside the output at once, so that a killed job loses one at most.
         """
-        from palimpsest import models
+        from palimpsest import models, numbered
 
         made: dict[int, Network | models.Diverged] = {}
         left: dict[int, dict[str, Any]] = {}
@@ -219,10 +211,12 @@ class Job:
             part = self.kept_for_resuming / f"{number}.whole"
             made[number], left[number] = self._finished(part, number) or self._made(make, number)
             if not isinstance(made[number], models.Diverged) and len(self.numbers) > 1:
-                self.write_tensors(f"{part}.kept", {number: left[number]})
+                with self.writing(f"{part}.kept") as temporary:
+                    numbered.save({number: left[number]}, temporary, {})
                 with self.writing(str(part)) as temporary:
                     models.save({number: made[number]}, temporary, {number: {"resumes": self._resumes}})
-        self.write_tensors(self.output.kept, left)
+        with self.writing(self.output.kept) as temporary:
+            numbered.save(left, temporary, {})
         with self.writing(self.output.model) as temporary:
             models.save(made, temporary, {number: about(number) for number in self.numbers})
 
