@@ -34,8 +34,7 @@ rule table:
     conda:
         "../../environment.yml"
     params:
-        asks=ASKS["table"],
-        key=KEY["table"],
+        **PARAMS["table"],
     script:
         "../scripts/table.py"
 
@@ -51,8 +50,7 @@ rule figure:
     conda:
         "../../environment.yml"
     params:
-        asks=ASKS["figure"],
-        key=KEY["figure"],
+        **PARAMS["figure"],
     script:
         "../scripts/figure.py"
 
@@ -68,8 +66,7 @@ rule page:
     conda:
         "../../environment.yml"
     params:
-        asks=ASKS["page"],
-        key=KEY["page"],
+        **PARAMS["page"],
     script:
         "../scripts/page.py"
 
@@ -84,21 +81,13 @@ rule so_far:
         "../scripts/so_far.py"
 
 
-for paper, item in PLAN.items:
+targets = {f"{paper}_{item}": f"{AT.results}/papers/{paper}/{item}.csv" for paper, item in PLAN.items}
+targets |= {paper: AT("page", paper=paper)["page"].path for paper in PLAN.papers}
+for target, made in targets.items():
 
     rule:
         name:
-            f"{paper}_{item}"
+            target
         input:
-            f"{AT.results}/papers/{paper}/{item}.csv",
-        localrule: True
-
-
-for paper in PLAN.papers:
-
-    rule:
-        name:
-            paper
-        input:
-            AT("page", paper=paper)["page"].path,
+            made,
         localrule: True

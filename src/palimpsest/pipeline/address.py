@@ -1,20 +1,19 @@
 """Where every result lies, what it depends on, and a hash of all that: no path of a scale's results is spelt elsewhere.
 
-An `Address` is one job. It knows the job's rule, wildcards, output files, settings (`asks`) and inputs. Its `key` is a
-hash of all these and of the keys upstream, up to the data. Each rule carries its key as a parameter. So a change
-anywhere gives every job downstream a reason of its own to run, whatever became of the jobs between. It needs one,
+An `Address` is one job. Its `key`, a parameter of its rule, is a hash of its settings, its code and the keys of what it
+reads, up to the data. So a change anywhere gives every job downstream a reason of its own to run. It needs one,
 because Snakemake removes the files of a failed job and does not miss an intermediate file of finished results.
 
-A model is a base and a list of steps, and a `Run` names both. The request and the unlearner of a second step stand
-behind those of the first, as in `class_0-random_tenth` and `sisa-sisa`. So one rule, `unlearn`, makes every step from
-the run before it. At every stage a file holds the repetitions that its `block` names ("0", or "0-4"), each under its
-number.
+A model is a base and a list of steps, named by a `Run`; the names of a second step stand behind those of the first, as
+in `class_0-random_tenth` and `sisa-sisa`. So one rule, `unlearn`, makes every step from the run before it. A file holds
+the repetitions that its `block` names ("0", or "0-4"), each under its number.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +29,6 @@ from palimpsest.pipeline.configuration import (
     keywords_of,
     method_of,
     recipe_of,
-    taken_by,
     task_of,
 )
 from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
@@ -82,18 +80,12 @@ class Address:
     @cached_property
     def inputs(self) -> dict[str, str | list[str]]:
         """The files that it reads, by name."""
-        return {
-            name: _path(found) if isinstance(found, File | str) else [_path(one) for one in found]
-            for name, found in self.above.items()
-        }
+        return self._each_above(lambda found: found.path if isinstance(found, File) else found)
 
     @cached_property
     def key(self) -> str:
         """The hash of everything that its result depends on."""
-        keys = {
-            name: _key(found) if isinstance(found, File | str) else [_key(one) for one in found]
-            for name, found in self.above.items()
-        }
+        keys = self._each_above(lambda found: f"{found.of.key} {found.name}" if isinstance(found, File) else found)
         content = [self.stage, self.names, self.asks, self.code, keys]
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=12).hexdigest()
 
@@ -101,13 +93,11 @@ class Address:
         """The seed of one repetition."""
         return seed_of(self.stage, self.names, number)
 
-
-def _path(found: Above) -> str:
-    return found.path if isinstance(found, File) else found
-
-
-def _key(found: Above) -> str:
-    return f"{found.of.key} {found.name}" if isinstance(found, File) else found
+    def _each_above(self, text: Callable[[Above], str]) -> dict[str, str | list[str]]:
+        return {
+            name: text(found) if isinstance(found, File | str) else [text(one) for one in found]
+            for name, found in self.above.items()
+        }
 
 
 def seed_of(stage: str, names: Mapping[str, str], number: int) -> int:
@@ -137,10 +127,7 @@ class Addresses:
         return self._made[known]
 
     def for_rules(self) -> tuple[dict[str, Any], ...]:
-        """Return what the rules need, each as a dictionary by rule: outputs, logs, inputs, settings and keys.
-
-        The last three hold functions of the wildcards.
-        """
+        """Return by rule: outputs, log, inputs and params; the last two are functions of the wildcards."""
 
         def ask(stage: str, what: str) -> Callable[[Any], Any]:
             return lambda wildcards: getattr(self(stage, **dict(wildcards.items())), what)
@@ -148,7 +135,8 @@ class Addresses:
         return (
             {stage: outputs_of(self.results, stage) for stage in OUTPUTS},
             {stage: log_of(self.config["scale"], stage) for stage in OUTPUTS},
-            *({stage: ask(stage, what) for stage in OUTPUTS} for what in ("inputs", "asks", "key")),
+            {stage: ask(stage, "inputs") for stage in OUTPUTS},
+            {stage: {what: ask(stage, what) for what in ("asks", "key")} for stage in OUTPUTS},
         )
 
     # Runs
@@ -163,10 +151,6 @@ class Addresses:
             return self.base(run, block)
         return self("unlearn", **run.names, block=self.plan.within(self.plan.repetitions(run), run.model, block))
 
-    def before(self, run: Run, block: str) -> Address:
-        """Return the job that made the models from which a run's last step began."""
-        return self.model(run.before, block) if run.before else self.base(run, block)
-
     def requests(self, run: Run, block: str) -> list[File]:
         """Return the request files of a run, one for each step that has a request of its own."""
         found = []
@@ -178,28 +162,26 @@ class Addresses:
             within = self.plan.within(self.plan.repetitions(until), run.model, block)
             if self._at_hand(request):
                 chain = until.before.chain if until.before else self._trainer(until)
-                names = {"model": run.model, "chain": chain}
-                found.append(self("choose", dataset=run.dataset, request=request, block=within, **names)["request"])
+                job = self("choose", dataset=run.dataset, model=run.model, chain=chain, request=request, block=within)
             else:
-                found.append(self("request", dataset=run.dataset, request=request, block=within)["request"])
+                job = self("request", dataset=run.dataset, request=request, block=within)
+            found.append(job["request"])
         return found
 
     def _shared(self, dataset: str, model: str, base: str, block: str) -> Address:
         """The job that trained the base models of a block, which several runs may share."""
-        within = self.plan.within(self._trained.get((dataset, model, base), 0), model, block)
+        within = self.plan.within(self._trained[dataset, model, base], model, block)
         return self("train", dataset=dataset, model=model, base=base, block=within)
 
     @cached_property
     def _trained(self) -> dict[tuple[str, str, str], int]:
         """How many base models all runs together need, by data set, network and trainer; runs share base models."""
-        found: dict[tuple[str, str, str], int] = {}
+        found: dict[tuple[str, str, str], int] = defaultdict(int)
         for run in self.plan.asked:
-            others = [self.plan.request(request).get("surrogate") for request, _ in run.steps]
-            for place in (
-                (run.model, self._trainer(run)),
-                *((model, PLAIN) for model in (run.model, *others) if model),
-            ):
-                found[run.dataset, *place] = max(found.get((run.dataset, *place), 0), self.plan.repetitions(run))
+            surrogates = [self.plan.request(request).get("surrogate") for request, _ in run.steps]
+            plain = [(model, PLAIN) for model in (run.model, *surrogates) if model]
+            for place in [(run.model, self._trainer(run)), *plain]:
+                found[run.dataset, *place] = max(found[run.dataset, *place], self.plan.repetitions(run))
         return found
 
     def _trainer(self, run: Run) -> str:
@@ -215,10 +197,9 @@ class Addresses:
     # For each rule: the settings of its script, what it reads, and the modules that it executes
 
     def _data(self, dataset: str) -> tuple[Any, ...]:
-        name = method_of(self.config, "datasets", dataset)
         entry = {key: self.config["datasets"][dataset].get(key, {}) for key in ("subset", "hold_back")}
         told = {**self._told("datasets", dataset), **entry, "root": self.config["data_root"]}
-        return told, {}, f"data.{name}"
+        return told, {}, self._module("datasets", dataset)
 
     def _request(self, dataset: str, request: str, block: str) -> tuple[Any, ...]:
         return self._told("requests", request), {"images": self._images(dataset)}, self._module("requests", request)
@@ -233,10 +214,8 @@ class Addresses:
         else:
             above["model"] = self._shared(dataset, model, chain, block)["model"]
         if "against" in entry:
-            told |= {
-                "against": self._told("unlearners", entry["against"]),
-                "recipe": recipe_of(self.config, dataset, model),
-            }
+            told["against"] = self._told("unlearners", entry["against"])
+            told["recipe"] = recipe_of(self.config, dataset, model)
             modules.append(self._module("unlearners", entry["against"]))
         if "surrogate" in entry:
             above["surrogate"] = self._shared(dataset, entry["surrogate"], PLAIN, block)["model"]
@@ -260,19 +239,14 @@ class Addresses:
 
     def _known_before(self, dataset: str, model: str, base: str, block: str) -> list[File]:
         """Return the requests of all runs on a base whose training must know them in advance."""
-        found: dict[str, File] = {}
-        for run in self.plan.asked:
-            if (run.dataset, run.model, self._trainer(run)) != (dataset, model, base):
-                continue
-            for request, _ in run.steps:
-                if request == SAME:
-                    continue
-                if self._at_hand(request):
-                    raise ConfigError(
-                        f"{base} must know its requests before training; {request} is chosen with the trained model."
-                    )
-                found[request] = self("request", dataset=dataset, request=request, block=block)["request"]
-        return [found[name] for name in sorted(found)]
+        place = (dataset, model, base)
+        runs = [run for run in self.plan.asked if (run.dataset, run.model, self._trainer(run)) == place]
+        known = sorted({request for run in runs for request, _ in run.steps} - {SAME})
+        for request in filter(self._at_hand, known):
+            raise ConfigError(
+                f"{base} must know its requests before training; {request} is chosen with the trained model."
+            )
+        return [self("request", dataset=dataset, request=request, block=block)["request"] for request in known]
 
     def _tune(self, **names: str) -> tuple[Any, ...]:
         run, block = Run(**names), str(self.config["tuning_seed"])
@@ -301,7 +275,8 @@ class Addresses:
     def _step(self, run: Run, block: str) -> tuple[Any, ...]:
         """Return what an unlearning step needs, both for tuning it and for doing it."""
         request, unlearner = run.steps[-1]
-        grid, before = grid_of(self.config, unlearner), self.before(run, block)
+        grid = grid_of(self.config, unlearner)
+        before = self.model(run.before, block) if run.before else self.base(run, block)
         told = self._told("unlearners", unlearner, "unlearn")
         told["keywords"] = {key: value for key, value in told["keywords"].items() if key not in grid}
         told |= {
@@ -324,18 +299,14 @@ class Addresses:
 
     def _attack(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
-        entry = self.config["attacks"][attack]
         above = {
             "images": self._images(run.dataset),
             "original": self.base(run, block)["model"],
             "model": self.model(run, block)["model"],
             "requests": self.requests(run, block),
         }
-        told = {
-            **self._told("attacks", attack),
-            "on": entry.get("images", "forget"),
-            "task": task_of(self.config, run.model),
-        }
+        told = self._told("attacks", attack) | {"task": task_of(self.config, run.model)}
+        told["on"] = self.config["attacks"][attack].get("images", "forget")
         return told, above, self._module("attacks", attack), f"tasks.{told['task']}"
 
     def _probe(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
@@ -358,8 +329,9 @@ class Addresses:
     def _predict(self, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
         attacks, defenses = self.plan.attacks_of(run), self.plan.defenses_of(run)
-        kinds = {name: method_of(self.config, "defenses", name) for name in defenses}
-        trained = [name for name in defenses if method.has("defenses", kinds[name], "prepare")]
+        trained = [
+            name for name in defenses if method.has("defenses", method_of(self.config, "defenses", name), "prepare")
+        ]
         told = {
             "attacks": attacks,
             "defenses": {name: self._told("defenses", name, "purify") for name in defenses},
@@ -383,9 +355,10 @@ class Addresses:
 
     def _measure(self, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
-        judged, every = self.plan.label_attacks_of(run), self.plan.blocks(run)
-        files = {name: method.path("attacks", method_of(self.config, "attacks", name)) for name in judged}
-        shadowed = [name for name, file in files.items() if "shadows" in (method.literal(file, "NEEDS") or ())]
+        judged, every = self.plan.attacks_of(run, "on_labels"), self.plan.blocks(run)
+        kinds = {name: method_of(self.config, "attacks", name) for name in judged}
+        shadowed = [name for name, kind in kinds.items() if "shadows" in method.needs("attacks", kind)]
+        shows = [method.literal(method.path("attacks", kind), "METRICS") or {} for kind in kinds.values()]
         shadow = run.with_last(self.config["reference"])
         told = {
             "task": task_of(self.config, run.model),
@@ -393,7 +366,7 @@ class Addresses:
             "families": self.plan.families_of(run),
             "blocks": every,
             "judges": {name: self._told("attacks", name, "judge") for name in judged},
-            "shows": {k: v for file in files.values() for k, v in (method.literal(file, "METRICS") or {}).items()},
+            "shows": {metric: how for one in shows for metric, how in one.items()},
             "shadowed": shadowed,
         }
         above = {
@@ -411,7 +384,7 @@ class Addresses:
 
     def _figure(self, paper: str, figure: str) -> tuple[Any, ...]:
         above = self._behind(paper, figure)
-        if self.plan.shows_images(paper, figure):
+        if self.plan.papers[paper]["figures"][figure]["kind"] == "images":  # which it reads besides rows
             runs = [(run, cell.attack) for cell in self.plan.figures[paper, figure] for run in cell.runs]
             above["images"] = list({run.dataset: self._images(run.dataset) for run, _ in runs}.values())
             above["probed"] = [
@@ -445,9 +418,7 @@ class Addresses:
 
     def _told(self, section: str, name: str, function: str = "") -> dict[str, Any]:
         """Return the name of a method's file and its keywords, or only those that one `function` of the file takes."""
-        keywords = (
-            taken_by(self.config, section, name, function) if function else keywords_of(self.config, section, name)
-        )
+        keywords = keywords_of(self.config, section, name, function)
         return {"method": method_of(self.config, section, name), "keywords": keywords}
 
     def _module(self, section: str, name: str) -> str:

@@ -1,9 +1,7 @@
 """What a job will cost, estimated from the records of jobs that ran, and what each estimate rests on.
 
-A job that ran before takes the seconds of its own record: they are *measured*. Otherwise the seconds are *scaled* from
-other jobs' records: the images that pass through the network, counted as training would count them, times the seconds
-that one image took there. Where no record helps, a number of the configuration (`plan`) is used: it is a *guess*, and
-so is everything computed from it.
+The seconds of a job's own record are *measured*. Otherwise they are *scaled* from other jobs' records. Where no record
+helps, a number of the configuration (`plan`) is a *guess*, and so is everything computed from it.
 
     seconds = work x seconds an image of this rule, method, network and kind of device
             = work x weight / speed
@@ -99,7 +97,8 @@ class Costs:
         forgotten = sum(self._forgotten(name, data) for name in cell["forget"].split("-"))
         if rule == "attack":
             if asks["on"] == "unseen":  # as many test images as forget images, or all those of the forgotten classes
-                classes = method.literal(method.path("requests", self._kind(cell["forget"])), "WHOLE_CLASSES")
+                kind = method_of(self.config, "requests", cell["forget"].split("-")[0])
+                classes = method.literal(method.path("requests", kind), "WHOLE_CLASSES")
                 forgotten = min(forgotten, data["test"] * (forgotten / data["train"] if classes else 1))
             return len(keywords.get("epsilons", [0])) * keywords.get("steps", 1) * forgotten
         if rule == "probe":
@@ -107,9 +106,6 @@ class Costs:
             return float(images * math.prod(keywords.get(name, 1) for name in LOOPS))
         attacked = len(asks["attacks"]) * (1 + len(asks["defenses"])) * forgotten
         return float(data["train"] + data["test"] + attacked)
-
-    def _kind(self, requests: str) -> str:
-        return method_of(self.config, "requests", requests.split("-")[0])
 
     def _forgotten(self, name: str, data: Mapping[str, Any]) -> float:
         request = self.config["requests"].get(name, {})
@@ -158,5 +154,5 @@ def _epochs(name: str, keywords: Mapping[str, Any], recipe: Mapping[str, Any]) -
     for found in (keywords, keywords.get("settings", {})):
         if "epochs" in found:
             return float(found["epochs"])
-    once = method.exists("unlearners", name) and "ONE_PASS" in method.needs("unlearners", name)
+    once = name in method.files("unlearners") and "ONE_PASS" in method.needs("unlearners", name)
     return float(1 if once else recipe["epochs"])
