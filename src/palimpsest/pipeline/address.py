@@ -35,6 +35,18 @@ from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
 from palimpsest.seeds import stable_seed
 
 PLAIN = "plain"  # the base model that the one training loop makes, without an unlearner's own `train_base`
+# What a seed is for. Rules of one role do the same thing, each to other models or with another method.
+ROLES = {
+    "request": "request",
+    "choose": "request",
+    "train": "training",
+    "tune": "unlearning",
+    "unlearn": "unlearning",
+    "attack": "attack",
+    "probe": "attack",
+    "prepare": "defense",
+    "measure": "measurement",
+}
 LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "style.css", "looks.yaml")
 
 
@@ -101,10 +113,13 @@ class Address:
 
 
 def seed_of(stage: str, names: Mapping[str, str], number: int) -> int:
-    """The seed of one repetition of a job."""
-    was = {"request": "forget", "choose": "forget", "measure": "evaluate"}
-    named = {was.get(name, name): value for name, value in names.items() if name not in ("block", "base")}
-    return stable_seed(was.get(stage, stage), named, number)
+    """The seed of one repetition, made from a role, the data and the repetition's number.
+
+    What is compared with one another, such as two unlearners on one request or one attack on their models, then sees
+    the same draws. A retrained model shares none with the base model, or with one that forgot something else.
+    """
+    forgotten = names.get("request", names.get("forget", ""))
+    return stable_seed(ROLES[stage], names["dataset"], forgotten, number)
 
 
 class Addresses:
