@@ -314,7 +314,7 @@ def test_blocks_cover_each_repetition_once_and_bases_are_shared(folder: Path, si
         one for one in jobs.values() if one.stage == "train" and one.names.items() >= {**BASE, "base": "plain"}.items()
     ]
     trained = sorted(number for one in plain for number in numbers(one.names["block"]))
-    tuned = [at.config["tuning_seed"]] * any(one.stage == "tune" for one in jobs.values())
+    tuned = [at.plan.held_out] * any(one.stage == "tune" for one in jobs.values())
     assert trained == [*range(3), *tuned], "each base model once, whoever shares it"
     for one in jobs.values():  # every file that a job reads holds the repetitions that the job makes
         if "block" in one.names:

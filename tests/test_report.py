@@ -84,7 +84,7 @@ def write_results(plan: Plan, root: Path, *, noise: float = 0.05, change: Change
             costs = {"method_seconds": [seconds] * plan.repetitions(run), "peak_memory_mb": 8 * seconds}
             costs |= {"device": "cpu", "forget": FORGET, "rule": "unlearn", "params": {}, "seconds": seconds}
             # The held-out repetition is another's business.
-            for block, own in ((plan.blocks(run)[0], {}), (plan.config["tuning_seed"], {"method_seconds": [1e6]})):
+            for block, own in ((plan.blocks(run)[0], {}), (plan.held_out, {"method_seconds": [1e6]})):
                 cell = {**run.names, "block": str(block)}
                 model = paths.below("unlearn", "model", **cell)
                 write_json(root / paths.record_of(model), costs | own | {"cell": cell, "outputs": {model: ""}})
@@ -471,7 +471,7 @@ def test_violated_checks_stand_before_any_number(demo: Plan, tmp_path: Path) -> 
 def test_costs_are_shares_of_retraining_and_the_held_out_repetition_does_not_count(demo: Plan, reduced: Path) -> None:
     _, found = tables.of(demo, "uma", "table1", reduced)
     runs = [one.cell.run for one in found if one.cell.run]
-    made = records.costs(read_records(reduced), runs, demo.config["tuning_seed"])
+    made = records.costs(read_records(reduced), runs, demo.held_out)
     first = {run.unlearner: one for run, one in reversed(made.items())}
     finetune, retrain = first["finetune"], first["retrain"]
     assert (finetune.seconds, finetune.n, finetune.memory, finetune.images) == (12.5, 2, 100.0, FORGET)

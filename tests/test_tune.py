@@ -152,7 +152,7 @@ def test_a_grid_in_the_configuration_is_told_from_fixed_values_and_inherited() -
     assert set(grid) == {"alpha"} and len(grid["alpha"]) > 2
     keywords = configuration.keywords_of(config, "unlearners", "influence_woodfisher_corrected")
     assert keywords["variant"] == "woodfisher" and keywords["samples"] == 1000
-    assert configuration.grid_of(config, "finetune") == {}
+    assert configuration.grid_of(config, "retrain") == {}
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,6 @@ def test_what_is_not_a_grid_is_refused(wrong: dict[str, Any]) -> None:
 def test_tuning_never_uses_a_repetition_of_the_tables() -> None:
     for scale in ("demo", "laptop", "paper"):
         config = configuration.load(scale=scale)
-        assert config["tuning_seed"] >= config["repetitions"]
-    with pytest.raises(ConfigError, match="tuning_seed"):
-        configuration.load(scale="demo", tuning_seed=1)
+        assert config["tuning"]["first"] >= config["repetitions"]
+    with pytest.raises(ConfigError, match="tuning.first"):
+        configuration.load(scale="demo", tuning={"first": 1, "repetitions": 1, "trials": 3})

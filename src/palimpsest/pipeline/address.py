@@ -264,11 +264,15 @@ class Addresses:
         return [self("request", dataset=dataset, request=request, block=block)["request"] for request in known]
 
     def _tune(self, **names: str) -> tuple[Any, ...]:
-        run, block = Run(**names), str(self.config["tuning_seed"])
+        run, block = Run(**names), self.plan.held_out
         told, above, *modules = self._step(run, block)
         reference = run.with_last(self.config["reference"])
         above["retrained"] = self("unlearn", **reference.names, block=block)["model"]
-        return {**told, "grid": grid_of(self.config, run.steps[-1][1])}, above, "tune", *modules
+        last = run.steps[-1][1]
+        ((keyword, start),) = grid_of(self.config, last).items()
+        admits = method.every_keyword("unlearners", method_of(self.config, "unlearners", last)).get(keyword, "")
+        told |= {"tuned": keyword, "start": start, "admits": admits, "trials": self.config["tuning"]["trials"]}
+        return told, above, "tune", *modules
 
     def _unlearn(self, dataset: str, model: str, forget: str, unlearner: str, block: str) -> tuple[Any, ...]:
         run = Run(dataset, model, forget, unlearner)

@@ -232,6 +232,12 @@ class Plan:
         entries = [self.request(name) for name, _ in run.steps if name != SAME]
         return min(int(entry.get("repetitions", self.config["repetitions"])) for entry in entries)
 
+    @property
+    def held_out(self) -> str:
+        """The block of the repetitions that tuning uses and no table does."""
+        first, count = (self.config["tuning"][name] for name in ("first", "repetitions"))
+        return f"{first}-{first + count - 1}" if count > 1 else str(first)
+
     def blocks(self, run: Run) -> list[str]:
         """Return a run's blocks of repetitions; small networks have several repetitions in a block."""
         return blocks(self.repetitions(run), self._size(run.model))

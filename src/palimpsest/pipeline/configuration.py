@@ -98,10 +98,10 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, entry in merged["unlearners"].items():
         _check_backbone(merged, name, entry)
     _check_stand_ins(merged)
-    if merged["tuning_seed"] < merged["repetitions"]:
+    if merged["tuning"]["first"] < merged["repetitions"]:
         raise ConfigError(
-            f"tuning_seed cannot be {merged['tuning_seed']}: the tables use the repetitions 0 to "
-            f"{merged['repetitions'] - 1}, and tuning needs one of its own."
+            f"tuning.first cannot be {merged['tuning']['first']}: the tables use the repetitions 0 to "
+            f"{merged['repetitions'] - 1}, and tuning needs its own."
         )
     if merged["reference"] not in merged["unlearners"]:
         raise ConfigError(unknown("reference", "unlearner", merged["reference"], merged["unlearners"]))
@@ -131,9 +131,12 @@ def keywords_of(config: Mapping[str, Any], section: str, name: str, function: st
 
 
 def grid_of(config: Mapping[str, Any], name: str) -> dict[str, list[Any]]:
-    """Return the values that rule `tune` tries, by keyword of an unlearner: those given as `{tune: [...]}`."""
+    """Return the values that rule `tune` tries first, by an unlearner's keyword that is given as `{tune: [...]}`."""
     found = keywords_of(config, "unlearners", name)
-    return {key: list(value["tune"]) for key, value in found.items() if _is_grid(value)}
+    grid = {key: list(value["tune"]) for key, value in found.items() if _is_grid(value)}
+    if len(grid) > 1:
+        raise ConfigError(f"unlearners.{name} can tune one keyword; it has {', '.join(grid)}.")
+    return grid
 
 
 def recipe_of(config: Mapping[str, Any], dataset: str, model: str) -> dict[str, Any]:

@@ -83,8 +83,9 @@ class Costs:
             )
         data = self.stated["images"][cell["dataset"]]
         _, height, width = data["shape"]
-        # One repetition has rule `tune`; records of the first layout, which the laptop's are, say `seed`.
-        repeats = len(numbers(cell.get("block", cell.get("seed", "0"))))
+        # Records of the first layout, which the laptop's are, say `seed`.
+        tuning = self.config["tuning"]["repetitions"] if rule == "tune" else 1
+        repeats = len(numbers(cell.get("block", cell.get("seed", "0")))) * tuning
         return max(1.0, repeats * self._passes(rule, cell, asks, data) * height * width / SIDE**2)
 
     def _passes(self, rule: str, cell: Mapping[str, str], asks: Mapping[str, Any], data: Mapping[str, Any]) -> float:
@@ -92,7 +93,7 @@ class Costs:
         if rule == "train":
             return float(data["train"] * asks["recipe"]["epochs"])
         if rule in ("unlearn", "tune"):
-            trials = math.prod(len(values) for values in asks.get("grid", {}).values())
+            trials = asks.get("trials", 1)
             return float(trials * data["train"] * _epochs(asks["method"], keywords, asks["recipe"]))
         forgotten = sum(self._forgotten(name, data) for name in cell["forget"].split("-"))
         if rule == "attack":

@@ -79,7 +79,8 @@ class Compared:
     half: the h of the module's rule. difference: ours minus the published number. why: what one must know to understand
     the verdict. record: the record of the rows, below results/<scale>/; empty where there is none. images: how many
     images stand behind each value. successes: for a proportion of attempts, how many succeeded and how many there were,
-    over all repetitions. winner: where the cell is the highest or lowest of several, the name of that one.
+    over all repetitions. winner: where the cell is the highest or lowest of several, the name of that one. marks: what
+    its row must say of itself (`marks.Mark`).
     """
 
     cell: Cell
@@ -96,6 +97,7 @@ class Compared:
     why: str = NOT_YET
     successes: tuple[float, int] | None = None
     winner: str = ""
+    marks: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:

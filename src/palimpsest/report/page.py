@@ -44,7 +44,7 @@ def render(plan: Plan, paper: str, results: Path) -> str:
         found += compared
     runs = dict.fromkeys(run for one in found for run in one.cell.runs)
     kept = read_records(results)
-    costs = records.costs(kept, runs, plan.config["tuning_seed"])
+    costs = records.costs(kept, runs, plan.held_out)
     written = {name: (results / paths.below("page", "page", paper=name)).is_file() for name in plan.papers}
     context = Context(plan, paper, about, counted, results)
     return formats.environment().get_template("page.html.j2").render(

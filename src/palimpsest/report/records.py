@@ -9,7 +9,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class Cost:
 
     seconds: of the method alone, without loading and saving. memory: the whole job's peak in megabytes, libraries and
     data included, since a machine must have that much; on a card what was allocated there. record: the first
-    repetition's, below results/<scale>.
+    repetition's, below results/<scale>. search: the seconds of tuning it, 0 where nothing was tuned.
     """
 
     seconds: float
@@ -35,17 +35,21 @@ class Cost:
     images: int
     device: str
     record: str
+    search: float = 0.0
 
 
-def costs(records: Iterable[Record], runs: Iterable[Run], held_out: int) -> dict[Run, Cost]:
-    """Return the costs of `runs` that have records; `held_out` is the repetition of tuning, which does not count."""
+def costs(records: Iterable[Record], runs: Iterable[Run], held_out: str) -> dict[Run, Cost]:
+    """Return the costs of `runs` that have records; `held_out` is the block of tuning, which stands for itself."""
     of_run: dict[Run, list[Record]] = {}
+    searched: dict[Run, float] = {}
     for record in records:
+        if record["rule"] == "tune":
+            searched[Run(**record["cell"])] = float(record["seconds"])
         if record["rule"] == "unlearn" and record.get("method_seconds"):
             block, names = record["cell"]["block"], {k: v for k, v in record["cell"].items() if k != "block"}
-            if block != str(held_out):
+            if block != held_out:
                 of_run.setdefault(Run(**names), []).append(record)
-    return {run: _cost(of_run[run]) for run in runs if run in of_run}
+    return {run: replace(_cost(of_run[run]), search=searched.get(run, 0.0)) for run in runs if run in of_run}
 
 
 def _cost(records: Sequence[Record]) -> Cost:
@@ -92,7 +96,7 @@ class Search:
     """What rule `tune` chose for one unlearner in one place, and from which values.
 
     trials: values as text, the gap to retraining in points (None where it diverged), and whether they were chosen.
-    edge: whether the choice is the smallest or largest value of its grid, so that a better one may lie beyond.
+    edge: whether the choice is the smallest or largest value that was tried, so that a better one may lie beyond.
     """
 
     unlearner: str
@@ -111,14 +115,9 @@ def searches(plan: Plan, runs: Iterable[Run], names: Mapping[str, str], results:
         if not tuned or not (results / path).is_file():
             continue
         content = json.loads((results / path).read_text())
-        chosen, tried = content["chosen"], [one["values"] for one in content["trials"]]
-        trials = tuple(
-            (", ".join(f"{key} {value:g}" for key, value in values.items()), one["gap"], values == chosen)
-            for one, values in zip(content["trials"], tried, strict=True)
-        )
-        grid = {key: [values[key] for values in tried] for key in chosen}
-        edge = any(chosen[key] in (min(values), max(values)) for key, values in grid.items())
+        ((keyword, chosen),) = content["chosen"].items()
+        trials = tuple((f"{keyword} {one['value']:g}", one["gap"], one["value"] == chosen) for one in content["trials"])
         where = f"{names.get(run.dataset, run.dataset)}, {names.get(run.forget, run.forget)}"
         unlearner = names.get(run.unlearner, run.unlearner)
-        found.append(Search(unlearner, where, trials, edge, paths.record_of(path)))
+        found.append(Search(unlearner, where, trials, content["edge"], paths.record_of(path)))
     return found

@@ -18,7 +18,7 @@ from typing import Any
 from palimpsest.pipeline.cells import Cell, Plan
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.values import ARROW, SEVERAL, Kind, named
-from palimpsest.report import compare
+from palimpsest.report import compare, marks
 from palimpsest.report.compare import Compared, Verdict
 
 
@@ -89,6 +89,8 @@ class Table:
 def of(plan: Plan, paper: str, table: str, results: Path) -> tuple[Table, list[Compared]]:
     """Return a table of a plan, from the rows below `results`, and its compared cells."""
     found = compare.compare(plan.tables[paper, table], results)
+    of_run = {run: marks.marks(plan, run, results) for one in found for run in one.cell.runs}
+    found = [replace(one, marks=tuple(dict.fromkeys(m for run in one.cell.runs for m in of_run[run]))) for one in found]
     return arrange(plan.papers[paper], plan.config["scale"], found), found
 
 
@@ -123,6 +125,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         f"The control “{names.get(label, label)}” gives the {layout['metrics'][metric]['says']}."
         for label, metric in of_controls
     ]
+    said = [f"{mark.sign} {mark.meaning}." for mark in marks.Mark if any(mark in one.marks for one in found)]
     shown = {one.verdict for one in found}
     return Table(
         paper=first.paper,
@@ -134,7 +137,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         blocks=tuple(_block(lines, columns, names, layout["metrics"]) for lines in blocks.values()),
         banner=banner((one.cell for one in found), names),
         n=usual_n(found),
-        footnotes=(*([own["footnote"]] if "footnote" in own else []), *controls),
+        footnotes=(*([own["footnote"]] if "footnote" in own else []), *controls, *said),
         signs=tuple(verdict for verdict in Verdict if verdict.meaning and verdict in shown),
     )
 
@@ -157,7 +160,8 @@ def _block(
         missing = {one.why for one in placed.values() if one.verdict is Verdict.NOT_RUN}
         whole = all(one.verdict in (Verdict.NOT_RUN, Verdict.NOT_APPLICABLE) for one in placed.values())
         reason = missing.pop() if whole and len(missing) == 1 else ""
-        label = named(unlearner, names) + (f", {named(defense, names)}" if defense else "")
+        said = "".join(f" {mark.sign}" for mark in marks.Mark if any(mark in one.marks for one in placed.values()))
+        label = named(unlearner, names) + (f", {named(defense, names)}" if defense else "") + said
         made.append(Line(label, names.get(control, control), cells, reason))
     every = [one.cell for placed in lines.values() for one in placed.values()]
     cell, runs = every[0], next((cell.runs for cell in every if cell.runs), ())
@@ -222,12 +226,13 @@ def tidy(found: Iterable[Compared]) -> str:
     ours = ("mean", "sd", "n", "unit", "images", "half_width", "difference", "verdict", "why")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*about, *(f"run_{kind}" for kind in kinds), *ours, "reductions", "record", "winner"])
+    writer.writerow([*about, *(f"run_{kind}" for kind in kinds), *ours, "reductions", "record", "winner", "marks"])
     for one in found:
         cell = one.cell
         ran = [SEVERAL.join(dict.fromkeys(getattr(run, kind) for run in cell.runs)) for kind in kinds]
         numbers = (getattr(one, name.removesuffix("_width")) for name in ours)
         rounded = [round(number, 6) if isinstance(number, float) else number for number in numbers]
         reductions = "; ".join(map(str, cell.reductions))
-        writer.writerow([*(getattr(cell, name) for name in about), *ran, *rounded, reductions, one.record, one.winner])
+        last = (reductions, one.record, one.winner, "; ".join(one.marks))
+        writer.writerow([*(getattr(cell, name) for name in about), *ran, *rounded, *last])
     return text.getvalue()
