@@ -347,7 +347,7 @@ def test_a_paper_is_its_folder(toy: Plan, tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         rows = rows_of(values, cell(attack="none", epsilon=""))
         file.write_text("".join(f"{json.dumps(row | {'defense': ''})}\n" for row in rows))
-    text = page.render(toy, "toy", tmp_path / "results")
+    text = page.render(page.contents(toy, "toy", tmp_path / "results"))
     for said in (
         "A section of its own",
         "3 cells of A toy paper were <b>compared</b>",

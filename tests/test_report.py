@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import html
 import io
 import json
 import math
@@ -29,7 +30,7 @@ from palimpsest.pipeline.configuration import ROOT, load
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.provenance import read_records
 from palimpsest.pipeline.values import Kind, Missing, Reduction, Status, Why
-from palimpsest.report import checks, claims, compare, formats, page, records, tables
+from palimpsest.report import checks, claims, compare, formats, front, page, records, tables
 from palimpsest.report.compare import Compared, interval, judge
 
 survival = page.load(ROOT / "config" / "papers" / "leakage" / "sections.py")
@@ -287,7 +288,14 @@ def test_markdown_fits_into_a_terminal_of_120_columns(demo: Plan, reduced: Path,
             assert len({line.count("|") for line in grids}) <= 3  # the blocks and their controls are each one shape
 
 
-@pytest.mark.parametrize("named", ["CIFAR-10 → digits", "UMA to a wrong label: steps 10", "FT, RL, SalUn: epochs 5;"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        "CIFAR-10 → digits",
+        "UMA to a wrong label: steps 10",
+        "FT, RL, l1-sparse, SalUn: epochs 5, tuning repetitions 1, tuning trials 3",
+    ],
+)
 def test_stand_ins_are_named_on_top_of_every_format(demo: Plan, reduced: Path, named: str) -> None:
     made = texts(demo, reduced)
     flat = {name: re.sub(r"[\s>]+", " ", body) for name, body in made.items()}
@@ -437,24 +445,74 @@ def test_html_is_well_formed_and_every_number_links_to_an_existing_record(
     for table in TABLES:
         for suffix, text in texts(plan, results, table).items():
             (folder / f"{table}.{suffix}").write_text(text)
-    (folder / "index.html").write_text(page.render(plan, "uma", results))
+    summaries = []
+    for paper in plan.papers:  # the pages link to one another
+        found = page.contents(plan, paper, results)
+        summaries.append(page.summary(found))
+        (results / "papers" / paper).mkdir(exist_ok=True)
+        (results / "papers" / paper / "index.html").write_text(page.render(found))
+    (results / "index.html").write_text(front.render(summaries))
     for file in sorted(folder.glob("*.html")):
         found = parse(file.read_text())
         assert found.numbers == found.linked > 10
         assert len(set(found.ids)) == len(found.ids)
-        for link in found.links:
-            assert (folder / link).is_file(), link
+        links_lead_somewhere(file)
+    links_lead_somewhere(results / "index.html")
+
+
+def links_lead_somewhere(page: Path) -> None:
+    for link in parse(page.read_text()).links:
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.is_file(), link
+        assert not anchor or anchor in parse(target.read_text()).ids, link
+
+
+def test_the_front_page_says_every_claim_of_every_paper_once(demo: Plan, reduced: Path) -> None:
+    made = [page.summary(page.contents(demo, paper, reduced)) for paper in demo.papers]
+    summaries = json.loads(json.dumps(made))
+    text = front.render(summaries)
+    for one in summaries:
+        assert f'href="papers/{one["paper"]}/index.html">{html.escape(one["title"])}' in text
+        for claim in one["claims"]:
+            assert text.count(html.escape(claim["says"], quote=False)) == sum(
+                claim["says"] == other["says"] for each in summaries for other in each["claims"]
+            )
+    violated = [{**summaries[0], "violated": ["Every image is an image."]}, *summaries[1:]]
+    assert "Do not trust these numbers yet: 1 of" in front.render(violated) and "Do not trust" not in text
+
+
+def test_the_tables_of_claims_in_a_text_are_those_of_the_summaries(tmp_path: Path) -> None:
+    def claim(says: str, verdict: str, printed: str) -> dict[str, str]:
+        return {"says": says, "source": "Table 1", "verdict": verdict, "printed": printed}
+
+    found = {
+        "demo": [claim("A.", "holds", "holds"), claim("B.", "does not hold", "")],
+        "laptop": [claim("B.", "cannot tell", "")],
+    }
+    for scale, claims_of in found.items():
+        write_json(tmp_path / scale / "papers/toy/summary.json", {"claims": claims_of})
+    text = "before\n<!-- claims: toy -->\nold\n<!-- end -->\nafter\n"
+    filled = front.filled(text, [tmp_path / "demo", tmp_path / "laptop", tmp_path / "paper"])
+    assert filled.splitlines()[2:-2] == [
+        "| claim | the paper's own numbers | demo | laptop | paper |",
+        "|---|---|---|---|---|",
+        "| A. (Table 1) | holds | holds | not run | not run |",
+        "| B. (Table 1) | ours | **does not hold** | cannot tell | not run |",
+    ]
+    assert filled.startswith("before\n<!-- claims: toy -->\n|") and filled.endswith("|\n<!-- end -->\nafter\n")
+    assert front.filled(filled, [tmp_path / "demo", tmp_path / "laptop", tmp_path / "paper"]) == filled
 
 
 def test_a_name_that_looks_like_markup_is_text(demo: Plan, reduced: Path) -> None:
     about = {**demo.papers["uma"], "title": "<b>&</b>"}
     plan = Plan(demo.config)
     plan.__dict__["papers"] = {"uma": about}
-    assert "&lt;b&gt;&amp;&lt;/b&gt;" in page.render(plan, "uma", reduced)
+    assert "&lt;b&gt;&amp;&lt;/b&gt;" in page.render(page.contents(plan, "uma", reduced))
 
 
 def test_the_page_without_any_rows_is_whole(demo: Plan, tmp_path: Path) -> None:
-    text = page.render(demo, "uma", tmp_path)
+    text = page.render(page.contents(demo, "uma", tmp_path))
     parse(text)
     assert "Nothing was run yet" in text and "cannot tell" in text and "not checked" in text
 
@@ -463,7 +521,7 @@ def test_violated_checks_stand_before_any_number(demo: Plan, tmp_path: Path) -> 
     def change(run: Run, row: dict[str, Any]) -> dict[str, Any]:
         return row | ({"value": 20.0} if row["metric"] == "largest_change_levels" else {})
 
-    text = page.render(demo, "uma", write_results(demo, tmp_path, change=change))
+    text = page.render(page.contents(demo, "uma", write_results(demo, tmp_path, change=change)))
     assert text.index("Do not trust") < text.index('class="figures"') < text.index("<table")
     assert "20 %, not at most 8" in text
 
@@ -476,7 +534,7 @@ def test_costs_are_shares_of_retraining_and_the_held_out_repetition_does_not_cou
     finetune, retrain = first["finetune"], first["retrain"]
     assert (finetune.seconds, finetune.n, finetune.memory, finetune.images) == (12.5, 2, 100.0, FORGET)
     assert (retrain.seconds, retrain.device) == (100.0, "cpu")
-    text = page.render(demo, "uma", reduced)
+    text = page.render(page.contents(demo, "uma", reduced))
     assert "12.5 s</span>" in text and "0.12 ×</span>" in text and "100 MB 0.12 ×" in text
 
 
@@ -485,25 +543,25 @@ def test_the_page_shows_what_tuning_chose_and_from_what(demo: Plan, reduced: Pat
     shutil.copytree(reduced, results)
     run = next(run for cell in demo.tables["uma", "table1"] for run in cell.runs if run.unlearner == "l1_sparse")
     trials = [
-        {"values": {"alpha": 1e-5}, "metrics": {}, "gap": 7.25, "status": "ok"},
-        {"values": {"alpha": 1e-4}, "metrics": {}, "gap": 3.5, "status": "ok"},
-        {"values": {"alpha": 1e-3}, "metrics": {}, "gap": None, "status": "diverged: the loss was nan"},
+        {"value": 1e-5, "metrics": [], "gap": 7.25, "status": "ok"},
+        {"value": 1e-4, "metrics": [], "gap": 3.5, "status": "ok"},
+        {"value": 1e-3, "metrics": [], "gap": None, "status": "diverged: the loss was nan"},
     ]
     write_json(
         results / f"tuned/{run.dataset}/{run.model}/{run.forget}/l1_sparse.json",
-        {"chosen": {"alpha": 1e-4}, "retrained": {}, "trials": trials},
+        {"chosen": {"alpha": 1e-4}, "edge": False, "retrained": [], "trials": trials},
     )
     (search,) = records.searches(demo, [run], demo.papers["uma"]["names"], results)
     assert search.trials == (("alpha 1e-05", 7.25, False), ("alpha 0.0001", 3.5, True), ("alpha 0.001", None, False))
     assert not search.edge
-    text = page.render(demo, "uma", results)
-    assert "<b>alpha 0.0001: 3.5</b>" in text and "alpha 0.001: diverged" in text and "grid's edge" not in text
+    text = page.render(page.contents(demo, "uma", results))
+    assert "<b>alpha 0.0001: 3.5</b>" in text and "alpha 0.001: diverged" in text and '"tag">at the edge' not in text
     write_json(
         results / f"tuned/{run.dataset}/{run.model}/{run.forget}/l1_sparse.json",
-        {"chosen": {"alpha": 1e-3}, "retrained": {}, "trials": trials},
+        {"chosen": {"alpha": 1e-3}, "edge": True, "retrained": [], "trials": trials},
     )
-    assert "at the grid's edge" in page.render(demo, "uma", results)
-    assert "Tuned values" not in page.render(demo, "uma", reduced)
+    assert '"tag">at the edge' in page.render(page.contents(demo, "uma", results))
+    assert "Tuned values" not in page.render(page.contents(demo, "uma", reduced))
 
 
 # Claims
@@ -686,7 +744,7 @@ def test_the_report_never_imports_torch() -> None:
         "import sys; import palimpsest.report.page;"
         "from palimpsest.pipeline.cells import Plan; from palimpsest.pipeline.configuration import load;"
         "from pathlib import Path;"
-        "palimpsest.report.page.render(Plan(load(scale='demo')), 'uma', Path('nowhere'));"
+        "page = palimpsest.report.page; page.render(page.contents(Plan(load(scale='demo')), 'uma', Path('nowhere')));"
         "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT / "src")}, timeout=60)
@@ -748,7 +806,7 @@ def test_the_page_marks_numbers_of_uncommitted_code(demo: Plan, reduced: Path) -
     record = reduced / "any.record.json"
     for commit in ("0123456789ab", "0123456789ab-dirty"):
         _kept(reduced, "any", "train", end=10, seconds=9, startup_seconds=1.0, commit=commit, outputs=outputs)
-        text = page.render(demo, "uma", reduced)
+        text = page.render(page.contents(demo, "uma", reduced))
         assert f"<code>{commit}</code>" in text and "config.yaml" not in text
         assert ("code that no commit holds" in text) == commit.endswith("-dirty")
     record.unlink()

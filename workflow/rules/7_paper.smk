@@ -1,7 +1,8 @@
-"""Papers: tables and figures, ours beside published, and a page for each paper.
+"""Papers: tables and figures, ours beside published, a page for each paper and one before them all.
 
 in: rows/…, config/papers/{paper}/
-out: papers/{paper}/{table}.csv, .md, .tex, .html; {figure}.svg, .pdf, .csv; papers/{paper}/index.html
+out: papers/{paper}/{table}.csv, .md, .tex, .html; {figure}.svg, .pdf, .csv; papers/{paper}/index.html, summary.json
+     index.html: the front page, with the claims of all papers
      so_far/{paper}/: the same from the rows that exist now
 targets: so_far; the paper's name, and {paper}_{table} or {paper}_{figure} for one of them
 """
@@ -23,7 +24,7 @@ for stage, output, item, label, group in (
     )
 
 
-for stage in ("table", "figure", "page"):
+for stage in ("table", "figure", "page", "front"):
 
     rule:
         name:

@@ -47,7 +47,7 @@ ROLES = {
     "prepare": "defense",
     "measure": "measurement",
 }
-LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "style.css", "looks.yaml")
+LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "front.html.j2", "style.css", "looks.yaml")
 
 
 @dataclass(frozen=True)
@@ -418,6 +418,11 @@ class Addresses:
         above["tables"] = [self("table", paper=paper, table=name)["csv"] for name in about.get("tables", {})]
         above["figures"] = [self("figure", paper=paper, figure=name)["svg"] for name in about.get("figures", {})]
         return self._item(paper), above, "report.page"
+
+    def _front(self) -> tuple[Any, ...]:
+        look = [f"workflow/report/{file}" for file in LOOK]
+        summaries = [self("page", paper=paper)["summary"] for paper in self.plan.papers]
+        return {}, {"summaries": summaries, "look": look}, "report.front"
 
     def _item(self, paper: str, name: str | None = None) -> dict[str, Any]:
         """Return a hash of everything that the configuration says about a table, a figure or a whole page."""

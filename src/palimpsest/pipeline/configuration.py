@@ -74,8 +74,9 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     merged = papers.fill(config)
     check(merged, "config", "the configuration")
+    merged["tuning"] = {**merged["tuning"], **merged["budgets"].get("tuning", {})}
     for kind, cuts in merged["budgets"].items():
-        for name, values in cuts.items() if kind != PROBES else ():
+        for name, values in cuts.items() if kind in SECTIONS else ():
             if name not in merged[kind]:
                 raise ConfigError(unknown(f"scale {merged['scale']}: budgets.{kind}", "entry", name, merged[kind]))
             merged[kind][name] = {**merged[kind][name], **values}
