@@ -134,9 +134,9 @@ def of_method(stage: str, key: str, file: str) -> Callable[[Address], bool]:
         # A variant starts from the entry that it names.
         ({"unlearners": {"salun": {"ratio": 0.4}}}, unlearns("salun", "salun_as_released")),
         ({"unlearners": {"salun_as_released": {"ratio": 0.4}}}, unlearns("salun_as_released")),
-        ({"unlearners": {"l1_sparse": {"alpha": {"tune": [1e-4, 2e-4]}}}}, lambda one: "grid" in one.asks
+        ({"unlearners": {"l1_sparse": {"alpha": {"tune": [1e-4, 2e-4]}}}}, lambda one: "trials" in one.asks
             and one.names["unlearner"] == "l1_sparse"),
-        ({"unlearners": {"random_label": {"lr": 0.02}}},
+        ({"unlearners": {"random_label": {"lr": {"tune": [0.02, 0.2]}}}},
             unlearns("random_label", "random_label_incorrect")),  # others have a rate of their own
         ({"attacks": {"uma": {"start": "image"}}}, of_method("attack", "attacks", "uma")),
         ({"attacks": {"uma_unseen": {"steps": 3}}},
@@ -162,7 +162,7 @@ def test_a_changed_value_changes_the_keys_of_what_it_reaches_and_no_other(
     expected = downstream(demo, reached)
     changed = {job for job in demo if demo[job].key != after[job].key}
     # A budget that is cut stands in the cells, too.
-    said = {"table", "figure", "page"} if "budgets" in change else set()
+    said = {"table", "figure", "page", "front"} if "budgets" in change else set()
     assert {job for job in changed if job[0] not in said} == {job for job in expected if job[0] not in said}
     assert changed >= expected
     assert bool(reached) == ("threads" not in change)
@@ -314,7 +314,7 @@ def test_blocks_cover_each_repetition_once_and_bases_are_shared(folder: Path, si
         one for one in jobs.values() if one.stage == "train" and one.names.items() >= {**BASE, "base": "plain"}.items()
     ]
     trained = sorted(number for one in plain for number in numbers(one.names["block"]))
-    tuned = [at.plan.held_out] * any(one.stage == "tune" for one in jobs.values())
+    tuned = numbers(at.plan.held_out) * any(one.stage == "tune" for one in jobs.values())
     assert trained == [*range(3), *tuned], "each base model once, whoever shares it"
     for one in jobs.values():  # every file that a job reads holds the repetitions that the job makes
         if "block" in one.names:
