@@ -31,23 +31,23 @@ def plan() -> Plan:
 
 @pytest.fixture(scope="module")
 def results(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows for every figure of the leakage paper: of repetition r the value 10 r + 50 or, of many, 0 to 9."""
+    """Rows for every figure: of repetition r the value 10 r + 50 or, of many, 0 to 9."""
     root = tmp_path_factory.mktemp("results")
     rows: dict[Run, dict[tuple[str, ...], dict[str, Any]]] = {}
-    for (_, name), cells in plan.figures.items():
-        many = plan.papers["leakage"]["figures"][name]["kind"] in ("distributions", "images")
+    for (paper, name), cells in plan.figures.items():
+        many = plan.papers[paper]["figures"][name]["kind"] in ("distributions", "images")
         for cell in cells:
             for run in cell.runs:
                 for metric in (cell.metric, "trivial_asr"):
                     for repetition in range(1 if many else REPETITIONS):
                         row = {
-                            "attack": cell.attack, "epsilon": "", "defense": "", "screening": cell.screening,
+                            "attack": cell.attack, "epsilon": cell.epsilon, "defense": "", "screening": cell.screening,
                             "metric": metric, "value": 10.0 * repetition + 50 if metric != "trivial_asr" else 90.0,
                             "unit": "%", "n": 10, "repetition": repetition, "status": "ok",
                         }  # fmt: skip
                         if many:
                             row |= {"values": [*map(float, range(10))], "classes": [*range(10)], "forgotten": [3]}
-                        key = (cell.attack, cell.screening, metric, str(repetition), str(many))
+                        key = (cell.attack, cell.epsilon, cell.screening, metric, str(repetition), str(many))
                         rows.setdefault(run, {})[key] = row
     for run, found in rows.items():
         file = root / run.rows

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -99,13 +102,112 @@ def test_more_steps_never_raise_the_mean_loss(trained: tuple[models.Network, mod
     assert (losses[-1] < 0.95 * losses[0]).all(), "and the attack does something"
 
 
+def naive(at: OnImages, image: torch.Tensor, levels: list[int], steps: int, factor: float) -> list[tuple[float, bytes]]:
+    """Of one image (1, C, H, W), for each radius in grey levels: the lowest loss and the image that has it.
+
+    Every iterate from the clean image on is a candidate; a larger ball is searched from the smaller one's result too.
+    """
+    wanted = at.original(image / 255)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return ((at.model(x / 255) - wanted) ** 2).mean()
+
+    found: list[tuple[float, torch.Tensor]] = []
+    for radius in levels:
+        seen = [image, *(x for _, x in found[-1:])]
+        for start in list(seen):
+            x = start
+            for _ in range(steps):
+                asked = x.round().requires_grad_(True)
+                (gradient,) = torch.autograd.grad(loss(asked), asked)
+                x = (x - factor * radius / steps * gradient.sign()).clamp(image - radius, image + radius).clamp(0, 255)
+                seen.append(x.round())
+        with torch.no_grad():
+            found.append(min(((float(loss(x)), x) for x in seen), key=lambda one: one[0]))
+    return [(least, bytes(x.to(torch.uint8).flatten().tolist())) for least, x in found]
+
+
+@pytest.fixture(scope="module")
+def near(trained: tuple[models.Network, models.Network, Samples]) -> OnImages:
+    """An original whose answers can be reached inside every ball, so that a long step goes past them."""
+    original, _, data = trained
+    moved, generator = deepcopy(original), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in moved.parameters():
+            weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=generator)
+    return OnImages(moved, original, data, 0)
+
+
+def test_each_image_keeps_its_best_iterate_and_a_larger_ball_starts_from_the_smaller_ones(near: OnImages) -> None:
+    few = Samples(near.samples.images[:12], near.samples.labels[:12])
+    at = replace(near, samples=few)
+    made = attack(
+        at, epsilons=["32/255", "8/255"], steps=5, relative_step=9.0, start="image", loss="mse", batch_size=10
+    )
+    same = 0
+    for number in range(12):
+        alone = naive(at, few.images[number : number + 1].float(), [8, 32], 5, 9.0)
+        for index, (least, image) in zip((1, 0), alone, strict=True):
+            assert float(made.loss[index, number]) == pytest.approx(least, rel=1e-3, abs=1e-4)
+            same += bytes(made.images[index, number].flatten().tolist()) == image
+    assert same > 18, "a gradient near zero may have another sign in another batch"
+
+
+def test_the_loss_of_no_image_rises_with_epsilon_as_it_does_where_the_last_iterate_is_kept(near: OnImages) -> None:
+    at, asked = near, dict[str, Any](epsilons=["24/255", "none", "4/255", "12/255"], steps=4, loss="mse")
+    published = attack(at, **asked, relative_step=12.0, variant="as_published").loss[[2, 3, 0]]
+    assert (published.diff(dim=0) > 1e-3).any() and (published.mean(1).diff() > 0).any(), "steps go past the best"
+    loss = attack(at, **asked, relative_step=12.0).loss[[2, 3, 0, 1]]
+    clean = attack(at, **asked | {"steps": 0}).loss[:1]
+    assert (torch.cat([clean, loss]).diff(dim=0) <= 0).all()
+
+
+def test_as_published_the_end_of_algorithm_1_is_kept(trained: tuple[models.Network, models.Network, Samples]) -> None:
+    original, other, data = trained
+    made = attack(OnImages(other, original, data, 7), steps=6, relative_step=5.0, variant="as_published")
+    clean = data.images / 255
+    drawn = torch.rand((2, *clean.shape), generator=torch.Generator().manual_seed(7)).mul(2).sub(1)
+    wanted = original(clean).detach()
+    for index, radius in enumerate((8 / 255, 16 / 255)):
+        low, high = (clean - radius).clamp(min=0), (clean + radius).clamp(max=1)
+        x = (clean + radius * drawn[index]).clamp(low, high)
+        for _ in range(6):
+            x.requires_grad_(True)
+            (gradient,) = torch.autograd.grad(distance(other(x), wanted, "kl").sum(), x)
+            x = (x.detach() - 5 / 6 * radius * gradient.sign()).clamp(low, high)
+        end = x.mul(255).round()
+        assert (made.images[index] == end).float().mean() > 0.995
+        assert torch.allclose(made.loss[index], distance(other(end / 255), wanted, "kl"), rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["corrected", "as_published"])
+def test_of_several_restarts_each_image_keeps_the_one_with_the_lowest_loss(
+    trained: tuple[models.Network, models.Network, Samples], variant: str
+) -> None:
+    original, other, data = trained
+    at, asked = OnImages(other, original, data, 3), dict[str, Any](epsilons=["8/255"], steps=2, variant=variant)
+    once, often = attack(at, **asked), attack(at, **asked, restarts=5)
+    assert (often.loss <= once.loss).all() and (often.loss < once.loss).float().mean() > 0.5
+    reached = distance(other(often.images[0] / 255), original(data.images / 255), "kl")
+    assert torch.allclose(often.loss[0], reached, atol=1e-5), "the loss is that of the image which is returned"
+
+
+def test_times_multiplies_the_steps(trained: tuple[models.Network, models.Network, Samples]) -> None:
+    original, other, data = trained
+    at = OnImages(other, original, data, 0)
+    for times, steps in ((2, 10), (0.5, 2), (0.6, 3)):
+        made, wanted = attack(at, steps=5, times=times), attack(at, steps=steps)
+        assert torch.equal(made.images, wanted.images)
+
+
 def test_both_epsilons_in_one_batch_are_the_two_attacks_alone(
     trained: tuple[models.Network, models.Network, Samples],
 ) -> None:
     original, other, data = trained
-    together = attack(OnImages(other, original, data, 0), steps=10, start="image")
+    at = OnImages(other, original, data, 0)
+    together = attack(at, steps=10, start="image", variant="as_published")
     for index, epsilon in enumerate(LEVELS):
-        alone = attack(OnImages(other, original, data, 0), steps=10, start="image", epsilons=[epsilon], batch_size=7)
+        alone = attack(at, steps=10, start="image", variant="as_published", epsilons=[epsilon], batch_size=7)
         assert (together.images[index] == alone.images[0]).float().mean() > 0.999
 
 
@@ -159,7 +261,7 @@ class TestWithoutABound:
     def test_a_random_start_is_uniform_over_the_range(self) -> None:
         many = Samples(torch.zeros(500, 1, 8, 8, dtype=torch.uint8), torch.zeros(500, dtype=torch.int64))
         at = OnImages(self.at.model, self.at.original, many, 0)
-        drawn = attack(at, epsilons=["none"], steps=1, unbounded_step=1e-9).images.double()
+        drawn = attack(at, epsilons=["none"], steps=1, unbounded_step=1e-9, variant="as_published").images.double()
         assert abs(drawn.mean() - 127.5) < 2 and abs(drawn.std() - 255 / 12**0.5) < 2
 
     def test_a_bounded_search_beside_it_is_the_search_alone(self) -> None:

@@ -101,7 +101,8 @@ class Costs:
             if asks["on"] == "unseen":  # as many test images as forget images, or all those of the forgotten classes
                 classes = method.literal(method.path("requests", self._kind(cell["forget"])), "WHOLE_CLASSES")
                 forgotten = min(forgotten, data["test"] * (forgotten / data["train"] if classes else 1))
-            return len(keywords.get("epsilons", [0])) * keywords.get("steps", 1) * forgotten
+            searches = math.prod(keywords.get(name, 1) for name in ("steps", "times", "restarts"))
+            return len(keywords.get("epsilons", [0])) * searches * forgotten
         if rule == "probe":
             images = data["classes"] if "subsets" not in keywords else 1
             return float(images * math.prod(keywords.get(name, 1) for name in LOOPS))
