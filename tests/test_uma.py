@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
@@ -14,7 +16,7 @@ from torch import nn
 
 from palimpsest import measure, models, predict
 from palimpsest.attacks._frozen import frozen
-from palimpsest.attacks.on_images import OnImages, aimed_at
+from palimpsest.attacks.on_images import OnImages, aimed_at, equal_parts, log_odds
 from palimpsest.attacks.on_images.uma import attack
 from palimpsest.data import Images, Samples
 from palimpsest.tasks import reconstruction
@@ -363,6 +365,79 @@ def test_unseen_images_are_test_images_of_the_forgotten_class() -> None:
     some, rest = Samples(*(t[:12] for t in train)), Samples(*(t[12:] for t in train))
     aimed = aimed_at("unseen", images_of(train, test), some, rest, 0)
     assert len(aimed.labels) == 12 and len(aimed.labels.unique()) == 4
+
+
+class Random(nn.Module):
+    """A linear model of ten classes with random weights: it remembers nothing."""
+
+    def __init__(self, seed: int, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(scale * torch.randn(64, 10, generator=torch.Generator().manual_seed(seed)))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels - 0.5).flatten(1) @ self.weight
+
+
+class TestImagesOfWhichTheOriginalIsEquallySure:
+    """The original is sure of most forgotten images and unsure of most test images; nobody remembers anything."""
+
+    original, model = Random(1, 2.0), Random(2, 3.0)
+
+    @pytest.fixture
+    def planted(self) -> tuple[Images, Samples, Samples]:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (4000, 1, 8, 8), dtype=torch.uint8, generator=generator)
+        said = self.original(images / 255).softmax(1)
+        labels, unsure = said.argmax(1), log_odds(said) < 0
+        chance = torch.rand(len(labels), generator=generator)
+        forgotten = torch.where(unsure, chance < 0.1, chance < 0.6)
+        everything = Samples(images[forgotten], labels[forgotten])
+        test = Samples(images[~forgotten & (unsure | (chance > 0.9))], labels[~forgotten & (unsure | (chance > 0.9))])
+        data = Images.of(tuple("abcdefghij"), train=everything, test=test)
+        return data, *(Samples(*(each[part] for each in everything)) for part in (slice(1200), slice(1200, None)))
+
+    def reached(
+        self, planted: tuple[Images, Samples, Samples], on: Any, width: float | None, loss: str = "kl"
+    ) -> float:
+        aimed = aimed_at(on, *planted, 0, width, self.original)
+        asked = dict[str, Any](epsilons=["24/255"], steps=20, loss=loss)
+        made = attack(OnImages(self.model, self.original, aimed, 0), **asked)
+        found = self.model(made.images[0] / 255).argmax(1) == made.targets
+        return float(found.float().mean()) * 100
+
+    def test_what_only_the_targets_softness_hides_is_not_called_memory(
+        self, planted: tuple[Images, Samples, Samples]
+    ) -> None:
+        as_they_come = [self.reached(planted, on, None) for on in ("forget", "unseen")]
+        assert as_they_come[0] - as_they_come[1] > 10, "as they come the unseen images are reached less often"
+        matched = [self.reached(planted, on, 0.5) for on in ("forget", "unseen")]
+        assert abs(matched[0] - matched[1]) < 5, matched
+        by_class = [self.reached(planted, on, None, "cross_entropy") for on in ("forget", "unseen")]
+        assert abs(by_class[0] - by_class[1]) < 5, by_class
+
+    def test_both_sets_have_as_many_images_of_each_confidence(self, planted: tuple[Images, Samples, Samples]) -> None:
+        images, forget, retain = planted
+        taken = [aimed_at(on, images, forget, retain, 7, 0.5, self.original) for on in ("forget", "unseen")]
+        sure = [log_odds(self.original(part.images / 255).softmax(1)) for part in taken]
+        counts = [Counter((one / 0.5).floor().tolist()) for one in sure]
+        assert counts[0] == counts[1] and len(taken[0].labels) > 100
+        for part, pool in zip(taken, (forget, Samples(images.test_images, images.test_labels)), strict=True):
+            there = Counter(bytes(image.flatten().tolist()) for image in pool.images)
+            assert not Counter(bytes(image.flatten().tolist()) for image in part.images) - there, "each at most once"
+        bins = [Counter((log_odds(self.original(pool / 255).softmax(1)) / 0.5).floor().tolist())
+                for pool in (forget.images, images.test_images)]  # fmt: skip
+        assert counts[0] == bins[0] & bins[1], "and as many as there can be"
+        again = aimed_at("unseen", images, forget, retain, 7, 0.5, self.original)
+        assert torch.equal(again.images, taken[1].images)
+
+    def test_of_sets_that_share_no_confidence_nothing_is_taken(self) -> None:
+        far = equal_parts(torch.tensor([0.1, 0.2]), torch.tensor([5.0]), 0.5, 0)
+        assert [len(part) for part in far] == [0, 0]
+
+    def test_odds_are_right_where_a_probability_is_all_but_one(self) -> None:
+        logits = torch.tensor([[0.0, 20.0, -3.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+        wanted = [20 - math.log(1 + math.exp(-3)), -math.log(2)]
+        assert log_odds(logits.softmax(1).float()).tolist() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_an_evaluation_scores_every_attack_against_the_label(

@@ -8,16 +8,14 @@ with job(globals().get("snakemake")) as run:
 
     images = data.read(run.input.images).to(run.device)
     found, about = {}, {}
-    for number in run.numbers:
+    for number, path, other in zip(run.numbers, run.input.original, run.asks.aims, strict=True):
         seed = run.seed(number)
         asked = [requests.read(file, images, number) for file in run.input.requests]
         forget, retain = requests.all_of(images.splits["train"], asked)
-        aimed = aimed_at(run.asks.on, images, forget, retain, seed)
         about[number] = {"on": run.asks.on, "epsilons": list(run.asks.keywords["epsilons"])}
         try:
-            model, original = (
-                models.load(path, number).to(run.device) for path in (run.input.model, run.input.original)
-            )
+            model, original = (models.load(*one).to(run.device) for one in ((run.input.model, number), (path, other)))
+            aimed = aimed_at(run.asks.on, images, forget, retain, seed, run.asks.equally_sure, original)
             at = OnImages(model, original, aimed, seed, run.task)
             with run.timed():
                 made = run.method("attacks").attack(at, **run.asks.keywords)

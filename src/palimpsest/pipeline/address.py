@@ -34,7 +34,7 @@ from palimpsest.pipeline.configuration import (
     task_of,
 )
 from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
-from palimpsest.seeds import stable_seed
+from palimpsest.seeds import numbers, stable_seed
 
 PLAIN = "plain"  # the base model that the one training loop makes, without an unlearner's own `train_base`
 LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "style.css", "looks.yaml")
@@ -325,18 +325,33 @@ class Addresses:
     def _attack(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
         entry = self.config["attacks"][attack]
+        aims = [self._aim(run, entry.get("towards", "original"), number) for number in numbers(block)]
         above = {
             "images": self._images(run.dataset),
-            "original": self.base(run, block)["model"],
-            "model": self.model(run, block)["model"],
+            "original": [made["model"] for made, _ in aims],
+            "model": self.model(run.with_last(entry["made_on"]) if "made_on" in entry else run, block)["model"],
             "requests": self.requests(run, block),
         }
         told = {
             **self._told("attacks", attack),
             "on": entry.get("images", "forget"),
+            "equally_sure": entry.get("equally_sure"),
+            "aims": [number for _, number in aims],
             "task": task_of(self.config, run.model),
         }
         return told, above, self._module("attacks", attack), f"tasks.{told['task']}"
+
+    def _aim(self, run: Run, towards: str, number: int) -> tuple[Address, int]:
+        """Return the job, and the repetition in it, of the model whose answers an attack on a repetition seeks."""
+        if towards == "reference":  # it was made without what this very repetition forgot
+            reference = run.with_last(self.config["reference"])
+            if reference == run:
+                raise ConfigError(f"{run.unlearner} would be attacked towards its own answers on {run.forget}.")
+            return self.model(reference, str(number)), number
+        total = self.plan.repetitions(run)
+        other = (number + 1) % total if total > 1 else self.config["tuning_seed"]
+        number = other if towards == "another" else number
+        return self.base(run, str(number)), number
 
     def _probe(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
