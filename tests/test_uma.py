@@ -100,14 +100,14 @@ def test_more_steps_never_raise_the_mean_loss(trained: tuple[models.Network, mod
     original, other, data = trained
     losses = [attack(OnImages(other, original, data, 0), steps=steps).loss.mean(1) for steps in (0, 5, 20, 80)]
     for fewer, more in pairwise(losses):
-        assert (more <= fewer + 1e-6).all(), losses
+        assert (more <= fewer * (1 + 1e-4)).all(), losses
     assert (losses[-1] < 0.95 * losses[0]).all(), "and the attack does something"
 
 
 def naive(at: OnImages, image: torch.Tensor, levels: list[int], steps: int, factor: float) -> list[tuple[float, bytes]]:
     """Of one image (1, C, H, W), for each radius in grey levels: the lowest loss and the image that has it.
 
-    Every iterate from the clean image on is a candidate; a larger ball is searched from the smaller one's result too.
+    Every iterate counts, and the clean image; a larger ball is searched from the smaller one's result.
     """
     wanted = at.original(image / 255)
 
@@ -117,13 +117,12 @@ def naive(at: OnImages, image: torch.Tensor, levels: list[int], steps: int, fact
     found: list[tuple[float, torch.Tensor]] = []
     for radius in levels:
         seen = [image, *(x for _, x in found[-1:])]
-        for start in list(seen):
-            x = start
-            for _ in range(steps):
-                asked = x.round().requires_grad_(True)
-                (gradient,) = torch.autograd.grad(loss(asked), asked)
-                x = (x - factor * radius / steps * gradient.sign()).clamp(image - radius, image + radius).clamp(0, 255)
-                seen.append(x.round())
+        x = seen[-1]
+        for _ in range(steps):
+            asked = x.round().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(loss(asked), asked)
+            x = (x - factor * radius / steps * gradient.sign()).clamp(image - radius, image + radius).clamp(0, 255)
+            seen.append(x.round())
         with torch.no_grad():
             found.append(min(((float(loss(x)), x) for x in seen), key=lambda one: one[0]))
     return [(least, bytes(x.to(torch.uint8).flatten().tolist())) for least, x in found]
@@ -161,6 +160,8 @@ def test_the_loss_of_no_image_rises_with_epsilon_as_it_does_where_the_last_itera
     assert (published.diff(dim=0) > 1e-3).any() and (published.mean(1).diff() > 0).any(), "steps go past the best"
     loss = attack(at, **asked, relative_step=12.0).loss[[2, 3, 0, 1]]
     clean = attack(at, **asked | {"steps": 0}).loss[:1]
+    often = attack(at, **asked, relative_step=12.0, restarts=3).loss[[2, 3, 0, 1]]
+    assert (often.diff(dim=0) <= 0).all() and (often <= loss).all()
     assert (torch.cat([clean, loss]).diff(dim=0) <= 0).all()
 
 

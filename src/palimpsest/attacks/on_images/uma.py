@@ -13,8 +13,8 @@ whole number of levels.
 Algorithm 1 keeps the last iterate (`variant="as_published"`). A sign step does not lower the loss every time, so the
 loss may then rise with epsilon, although a smaller ball lies in the larger one (docs/methods.md#u-7b). By default each
 image's best iterate is kept, by the loss of the rounded image, at which the gradient is taken too; the clean image
-counts as one. And a larger ball is searched once more, from where the search in the next smaller one ended. So the loss
-cannot rise with epsilon.
+counts as one. And in a larger ball the first search starts from the result of the next smaller one, not at random, and
+that result counts as well. So the loss cannot rise with epsilon.
 
 An epsilon may be `none`: then only [0, 1] bounds the image, as where Algorithm 1 attacks a generator. A step cannot be
 a share of that epsilon, so it is `unbounded_step`, and a random start is U(0, 1).
@@ -115,19 +115,20 @@ def attack(
         eta = torch.where(unbounded, unbounded_step, relative_step / max(steps, 1) * epsilon)
         ball = _Ball(low, high, eta, wanted)
         best, least = _levels(clean), torch.full_like(least, torch.inf) if last else least
-        for _ in range(restarts):
+        every = [slice(index * len(part), (index + 1) * len(part)) for index in outwards]
+        for restart in range(restarts):
             x = clean.clone()
             if start == "random" and steps:
                 drawn = torch.rand(clean.shape, generator=generator).to(device)
                 x = torch.clamp(clean + epsilon * drawn.mul(2).sub_(1), low, high)
                 x = torch.where(unbounded, drawn, x)
-            found = _search(searched, x, ball, steps, last)
-            best, least = _lower(best, least, found, reached(found, wanted))
-        every = [slice(index * len(part), (index + 1) * len(part)) for index in outwards]
+            nested = restart == 0 and not last
+            for place, rows in enumerate(every if nested else [slice(None)]):
+                begun = best[every[place - 1]] / 255 if place else x[rows]
+                found = _search(searched, begun, ball.of(rows), steps, last)
+                best[rows], least[rows] = _lower(best[rows], least[rows], found, reached(found, wanted[rows]))
         for inner, outer in pairwise(every) if not last else ():
-            found = _search(searched, best[inner] / 255, ball.of(outer), steps, last)
-            for levels, of in ((best[inner], least[inner]), (found, reached(found, wanted[outer]))):
-                best[outer], least[outer] = _lower(best[outer], least[outer], levels, of)
+            best[outer], least[outer] = _lower(best[inner], least[inner], best[outer], least[outer])
         made.append(best.to(torch.uint8).view(len(bounds), *part.shape))
         losses.append(least.view(len(bounds), -1))
     return Attacked(torch.cat(made, 1), torch.cat(targets), torch.cat(losses, 1))
