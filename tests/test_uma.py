@@ -239,6 +239,23 @@ def test_a_wrong_target_is_neither_the_truth_nor_the_originals_answer(
     assert (made.loss.mean(1) < towards.loss.mean(1)).all(), "the search goes towards them"
 
 
+def test_images_made_on_another_model_show_what_hidden_gradients_hide(
+    trained: tuple[models.Network, models.Network, Samples],
+) -> None:
+    original, other, data = trained
+
+    class Masked(nn.Module):
+        """Answers as the other does, but its gradient leads nowhere."""
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return other(pixels.detach()) + 0 * pixels.sum((1, 2, 3))[:, None]
+
+    asked = dict[str, Any](epsilons=["64/255"], steps=20)
+    own, carried = (attack(OnImages(one, original, data, 0), **asked).images[0] for one in (Masked(), other))
+    reached = [float((Masked()(x / 255).argmax(1) == data.labels).float().mean()) for x in (own, carried)]
+    assert reached[0] < 0.2 and reached[1] > 0.8, reached
+
+
 class TestWithoutABound:
     """An epsilon of `none` leaves the pixel range alone to hold."""
 
