@@ -44,7 +44,8 @@ def write_results(plan: Plan, root: Path, *, noise: float = 0.05, change: Change
 
     change: what to make of each row of a run; None leaves it out.
     """
-    cells = [cell for (paper, _), item in plan.items.items() if paper == "uma" for cell in item if cell.run]
+    items = [item for (paper, _), item in plan.items.items() if paper == "uma"]
+    cells = [part for item in items for cell in item for part in cell.measured if part.run]
     for run in dict.fromkeys(cell.run for cell in cells if cell.run):
         generator, rows = random.Random(str(run)), []
         for repetition in range(plan.config["repetitions"]):
