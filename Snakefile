@@ -1,8 +1,4 @@
-"""Palimpsest: four papers on attacks against machine unlearning, every table from one command.
-
-snakemake --cores all                            the demo, on embedded data
-snakemake --cores all --config scale=laptop      real images on a CPU
-snakemake --cores all uma                        one paper; uma_table1 is one table
+"""Palimpsest: four papers on attacks against machine unlearning, every table from one command (README.md).
 
 The files and settings of each rule come from pipeline/address.py; `params.key` is the hash of everything upstream.
 """
@@ -24,22 +20,11 @@ config = configuration.resolve(config)
 PLAN = cells.Plan(config)
 PLAN.check()
 AT = address.Addresses(PLAN)
-OUT, LOGS, READS, ASKS, KEY = AT.for_rules()
-# The resources of a job that computes with networks.
-ON_CARD = {
-    "gpu": config["gpu"],
-    "mem_mb": limits.memory(config["mem_mb"]),
-    "runtime": limits.runtime(config["runtime"]),
-}
-
-# Jobs of this run may start warm (pipeline/warm.py); the server ends with this process. A job sent elsewhere runs cold:
-# it must not look for the server of the process that sent it.
-starts_warm = config["warm_start"] and not workflow.remote_exec
-paths = [warm.EARLY] * starts_warm + [sys.path[0], os.getenv("PYTHONPATH")]
-os.environ |= {
-    warm.SWITCH: str(os.getpid()) if starts_warm else "",
-    "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-}
+OUT, LOGS, READS, PARAMS = AT.for_rules()
+LIMITS = {"mem_mb": limits.memory(config["mem_mb"]), "runtime": limits.runtime(config["runtime"])}
+ON_CARD = {"gpu": config["gpu"], **LIMITS}  # the resources of a job that computes with networks
+# A job sent elsewhere runs cold: it must not look for the server of the process that sent it.
+os.environ |= warm.environment(config["warm_start"] and not workflow.remote_exec)
 
 
 report: "workflow/report/workflow.rst"
@@ -47,8 +32,7 @@ report: "workflow/report/workflow.rst"
 
 wildcard_constraints:
     **dict.fromkeys(("dataset", "model", "base", "request", "attack", "defense"), "[a-z0-9_]+"),
-    forget="[a-z0-9_-]+",  # the requests of a chain's steps,
-    unlearner="[a-z0-9_-]+",  # and its unlearners
+    **dict.fromkeys(("forget", "unlearner"), "[a-z0-9_-]+"),  # the requests and the unlearners of a chain's steps
     chain="[a-z0-9_.-]+",
     block="[0-9]+(-[0-9]+)?",  # one repetition, or several in one file
     paper="|".join(PLAN.papers),
@@ -62,7 +46,6 @@ onstart:
 
 
 rule all:
-    default_target: True
     input:
         [AT("page", paper=paper)["page"].path for paper in PLAN.papers],
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from palimpsest.pipeline import configuration, method, papers
-from palimpsest.pipeline.address import Address, Addresses, File
+from palimpsest.pipeline.address import Address, Addresses, File, seed_of
 from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
 from palimpsest.pipeline.configuration import ROOT, ConfigError
 from palimpsest.pipeline.paths import outputs_of
@@ -314,7 +314,7 @@ def test_blocks_cover_each_repetition_once_and_bases_are_shared(folder: Path, si
         one for one in jobs.values() if one.stage == "train" and one.names.items() >= {**BASE, "base": "plain"}.items()
     ]
     trained = sorted(number for one in plain for number in numbers(one.names["block"]))
-    tuned = [at.config["tuning_seed"]] * any(one.stage == "tune" for one in jobs.values())
+    tuned = [at.plan.held_out] * any(one.stage == "tune" for one in jobs.values())
     assert trained == [*range(3), *tuned], "each base model once, whoever shares it"
     for one in jobs.values():  # every file that a job reads holds the repetitions that the job makes
         if "block" in one.names:
@@ -397,6 +397,43 @@ def test_a_request_chosen_with_a_model_at_hand_lies_under_the_chain_that_it_was_
     assert found[0].of.inputs["model"] == at.model(later.before, "0-1").outputs["model"]
     assert [file.of.stage for file in at.requests(later, "0-1")] == ["request", "choose"]
     assert found[1].of.seed(0) != at("request", dataset="digits", request="class_0", block="0-1").seed(0)
+
+
+# Seeds
+
+
+def test_what_is_compared_sees_the_same_draws() -> None:
+    at = planned()
+    request = {"dataset": "digits", "forget": "class_0"}
+
+    def seeds(stage: str, **names: str) -> set[int]:
+        return {seed_of(stage, {**request, **names}, number) for number in range(3)}
+
+    runs = [{"model": model, "unlearner": name} for model in ("lenet", "resnet18") for name in ("retrain", "salun")]
+    for stage in ("unlearn", "attack", "probe", "measure"):
+        assert len(set.union(*(seeds(stage, **run, attack=one) for run in runs for one in ("uma", "other")))) == 3
+    assert seeds("tune", **runs[0]) == seeds("unlearn", **runs[1])
+    # A base model that an unlearner trains itself takes the draws of the plain one.
+    plain, own = (at.model(Run(**BASE, forget="class_0", unlearner=name), "0").above for name in ("finetune", "sisa"))
+    bases = [above["before"][0].of for above in (plain, own)]
+    assert bases[0].names["base"] != bases[1].names["base"] and bases[0].seed(0) == bases[1].seed(0)
+
+
+def test_no_two_independent_models_share_a_draw() -> None:
+    jobs = every(planned())
+    trained = {
+        (one.stage, one.names["dataset"], one.names.get("forget"), number): one.seed(number)
+        for one in jobs.values()
+        if one.stage in ("train", "unlearn")
+        for number in numbers(one.names["block"])
+    }
+    assert len(trained) > 50 and len(set(trained.values())) == len(trained)
+
+
+def test_each_role_draws_for_itself() -> None:
+    stages = ("request", "train", "unlearn", "attack", "prepare", "measure")
+    seeds = {seed_of(stage, {"dataset": "digits", "forget": "class_0"}, 0) for stage in stages}
+    assert len(seeds) == len(stages)
 
 
 def test_an_own_base_training_refuses_a_request_that_is_chosen_later(folder: Path) -> None:

@@ -17,7 +17,7 @@ from palimpsest.defenses import bit_depth, denoiser, gaussian_blur, jpeg, median
 from palimpsest.models import Diverged
 from palimpsest.pipeline import method
 
-METHODS = method.names("defenses")
+METHODS = method.files("defenses")
 
 
 def smooth(count: int, channels: int, height: int = 16, width: int = 16, seed: int = 0) -> torch.Tensor:

@@ -133,7 +133,7 @@ def test_attack_on_labels_runs_on_a_card(name: str, keywords: dict[str, Any]) ->
             assert agree(tensor, here[key]), key
 
 
-@pytest.mark.parametrize("name", method.names("defenses"))
+@pytest.mark.parametrize("name", method.files("defenses"))
 def test_defense_runs_on_a_card(name: str) -> None:
     module = import_module(f"palimpsest.defenses.{name}")
 

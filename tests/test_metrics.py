@@ -587,7 +587,7 @@ def test_what_takes_long_is_done_where_it_is_asked_for_and_what_pages_check_alwa
     monkeypatch.setattr("palimpsest.membership.train", refuse)
     made = {0: predict.outputs(**setting("class"))}
     found = {row["metric"] for row in measure.measure(made, set())}
-    # What report/checks.py and report/cost.py read of every model.
+    # What report/checks.py and report/records.py read of every model.
     checked = {"forget_accuracy", "retain_accuracy", "test_accuracy_full", "largest_change_levels", "parameters"}
     assert checked <= found
     assert not any(metric.startswith(("member_rate", "max_probability")) or "before" in metric for metric in found)

@@ -30,7 +30,6 @@ rule start:
     output: "start{n}.txt"
     threads: 3
     resources: gpu=1
-    priority: 7
     params: asks=lambda wildcards: {"size": int(wildcards.n) * 2}
     shell: "touch {output}"
 rule middle:
@@ -115,7 +114,7 @@ def test_the_graph_is_snakemakes_with_edges_to_what_is_done(tmp_path: Path, monk
     }
     assert not any(one.done for one in found.values())
     start = found["start", "2"]
-    assert (start.threads, start.gpus, start.priority, start.asks) == (3, 1, 7, {"size": 4})
+    assert (start.threads, start.gpus, start.asks) == (3, 1, {"size": 4})
     assert (found["end", ""].threads, found["end", ""].gpus) == (1, 0)
     assert start.runs and not found["all", ""].runs, "a target runs nothing"
     said = snakemake(tmp_path, "-n", config=("any=1",))

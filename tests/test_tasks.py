@@ -41,7 +41,7 @@ def draw(name: str, seed: int = 0) -> torch.Tensor:
     return torch.rand(OUTPUTS[name], generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("name", method.names("tasks"))
+@pytest.mark.parametrize("name", method.files("tasks"))
 class TestContract:
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
     def test_loss_is_a_scalar_answers_and_distances_are_by_sample(self, name: str, dtype: torch.dtype) -> None:
@@ -104,13 +104,13 @@ def test_reconstruction_wants_the_image_itself_whatever_the_labels() -> None:
 
 def test_what_a_file_says_of_its_tasks_are_tasks() -> None:
     said = {
-        f"{kind}/{name}": method.tasks(kind, name)
+        f"{kind}/{name}": method.literal(method.path(kind, name), "TASKS")
         for kind in ("models", "requests", "unlearners", "attacks", "defenses")
-        for name in method.names(kind)
+        for name in method.files(kind)
     } | {f"metrics/{name}": family.tasks for name, family in families.declared().items()}
     assert said["unlearners/salun"] == ("classification",) and said["unlearners/finetune"] is None
     for name, tasks in said.items():
-        assert tasks is None or (tasks and set(tasks) <= set(method.names("tasks"))), name
+        assert tasks is None or (tasks and set(tasks) <= set(method.files("tasks"))), name
 
 
 # A network that has no classes

@@ -22,49 +22,76 @@ from palimpsest.pipeline.configuration import ConfigError
 RETRAINED = {"forget_accuracy": 0.0, "retain_accuracy": 100.0, "test_accuracy_retained": 90.0, "member_rate": 5.0}
 
 
-def network(mark: float) -> Network:
-    """A network that carries a number, so that `measure` can tell which values made it."""
-    return models.create(
-        models.Spec("small_cnn", 2, 1, {"width": 2, "hidden": 2}), torch.tensor([mark]), torch.tensor([1.0]), 0
-    )
+def measured(alpha: float) -> dict[str, float]:
+    """What a model made with this value measures: the gap is (10 alpha + 2) / 4 by hand, in each repetition."""
+    return RETRAINED | {"forget_accuracy": 10 * alpha, "test_accuracy_retained": 88.0}
 
 
-def found(alpha: float, beta: float) -> dict[str, float]:
-    """What a model made with these values measures: the gap is (10 alpha + beta) / 4 by hand."""
-    return RETRAINED | {"forget_accuracy": 10 * alpha, "test_accuracy_retained": 90.0 - beta}
+def searched(start: list[float], trials: int = 0, lost: tuple[float, ...] = (), best: float = 0.0) -> tune.Found:
+    """A search whose gap grows with the distance from `best`."""
 
-
-def searched(grid: dict[str, list[float]], lost: tuple[float, ...] = ()) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    made: list[tuple[float, float]] = []
-
-    def unlearn(*, alpha: float, beta: float = 0.0) -> Network:
-        made.append((alpha, beta))
-        if alpha in lost:
+    def measure(value: float) -> list[dict[str, float]]:
+        if value in lost:
             raise Diverged("the loss was nan")
-        return network(alpha)
+        return [measured(abs(value - best)), measured(abs(value - best))]
 
-    return tune.search(unlearn, lambda model: found(*made[-1]), RETRAINED, grid)
+    return tune.search(measure, [RETRAINED, RETRAINED], start, trials, lambda value: 0 <= value <= 100)
 
 
 def test_the_smallest_mean_gap_over_the_four_metrics_wins() -> None:
-    chosen, trials = searched({"alpha": [3.0, 1.0, 2.0], "beta": [4.0, 8.0]})
-    assert chosen == {"alpha": 1.0, "beta": 4.0}
-    assert [trial["gap"] for trial in trials] == [8.5, 9.5, 3.5, 4.5, 6.0, 7.0]
-    assert trials[0]["values"] == {"alpha": 3.0, "beta": 4.0} and trials[0]["metrics"] == found(3.0, 4.0)
+    found = searched([3.0, 1.0, 2.0])
+    assert found.chosen == 1.0
+    assert [trial["gap"] for trial in found.trials] == [8.0, 3.0, 5.5]
+    assert found.trials[0]["value"] == 3.0 and found.trials[0]["metrics"] == [measured(3.0), measured(3.0)]
 
 
-def test_of_equals_the_first_of_the_grid_wins() -> None:
-    assert searched({"alpha": [0.2, 0.0], "beta": [0.0, 2.0]})[0] == {"alpha": 0.0, "beta": 0.0}
-    assert searched({"alpha": [0.4, 0.0], "beta": [4.0, 0.0]})[0] == {"alpha": 0.0, "beta": 0.0}
-    assert searched({"alpha": [0.4, 0.0], "beta": [4.0]})[0] == {"alpha": 0.0, "beta": 4.0}
-    assert searched({"alpha": [-0.1, 0.1]})[0] == {"alpha": -0.1}, "|gap| is the same"
+def test_every_held_out_repetition_counts() -> None:
+    """In the first alone 1 is the better value, in both together it is 2."""
+    forgets = {1: (0.0, 60.0), 2: (10.0, 10.0)}
+    found = tune.search(
+        lambda value: [RETRAINED | {"forget_accuracy": one} for one in forgets[value]], [RETRAINED] * 2, [1, 2], 2
+    )
+    assert found.chosen == 2 and [trial["gap"] for trial in found.trials] == [7.5, 2.5]
+
+
+def test_of_equals_the_first_that_was_tried_wins() -> None:
+    assert searched([0.5, 1.5], best=1.0).chosen == 0.5
+    assert searched([1.5, 0.5], best=1.0).chosen == 1.5
 
 
 def test_a_diverged_value_cannot_win_and_where_all_do_the_first_stands() -> None:
-    chosen, trials = searched({"alpha": [0.0, 2.0]}, lost=(0.0,))
-    assert chosen == {"alpha": 2.0}
-    assert trials[0] == {"values": {"alpha": 0.0}, "metrics": {}, "gap": None, "status": "diverged: the loss was nan"}
-    assert searched({"alpha": [1.0, 2.0]}, lost=(1.0, 2.0))[0] == {"alpha": 1.0}
+    found = searched([0.5, 2.0], lost=(0.5,))
+    assert found.chosen == 2.0
+    assert found.trials[0] == {"value": 0.5, "metrics": [], "gap": None, "status": "diverged: the loss was nan"}
+    assert searched([1.0, 2.0], lost=(1.0, 2.0)).chosen == 1.0
+
+
+def test_a_search_widens_until_the_best_is_inside_and_then_narrows() -> None:
+    found = searched([0.1, 1.0], trials=6, best=30.0)
+    assert [trial["value"] for trial in found.trials] == [0.1, 1.0, 10.0, 100.0, 3.16, 31.6]
+    assert found.chosen == 31.6 and not found.edge
+
+
+def test_a_search_that_runs_out_of_trials_says_that_it_ended_at_an_edge() -> None:
+    assert searched([0.1, 1.0], trials=3, best=30.0).edge
+    assert searched([0.1, 0.2], trials=2, best=0.0).edge
+    assert not searched([0.1, 1.0, 10.0], trials=3, best=1.0).edge
+
+
+def test_a_search_stays_in_its_range_whose_end_is_no_edge() -> None:
+    found = searched([10.0, 100.0], trials=4, best=500.0)
+    assert found.chosen == 100.0 and not found.edge
+    assert [trial["value"] for trial in found.trials] == [10.0, 100.0, 31.6, 56.2]
+
+
+def test_every_method_gets_the_same_number_of_trials() -> None:
+    counts = {len(searched([0.1, 1.0, 3.0], trials=7, best=best).trials) for best in (0.0, 0.3, 2.0, 99.0)}
+    assert counts == {7}
+
+
+def test_whole_numbers_stay_whole() -> None:
+    found = tune.search(lambda value: [measured(abs(value - 7))], [RETRAINED], [2, 4], 5)
+    assert [trial["value"] for trial in found.trials] == [2, 4, 8, 16, 6] and found.chosen == 8
 
 
 def probe() -> tuple[Network, data.Images, Samples, Samples]:
@@ -125,7 +152,7 @@ def test_a_grid_in_the_configuration_is_told_from_fixed_values_and_inherited() -
     assert set(grid) == {"alpha"} and len(grid["alpha"]) > 2
     keywords = configuration.keywords_of(config, "unlearners", "influence_woodfisher_corrected")
     assert keywords["variant"] == "woodfisher" and keywords["samples"] == 1000
-    assert configuration.grid_of(config, "finetune") == {}
+    assert configuration.grid_of(config, "retrain") == {}
 
 
 @pytest.mark.parametrize(
@@ -149,6 +176,6 @@ def test_what_is_not_a_grid_is_refused(wrong: dict[str, Any]) -> None:
 def test_tuning_never_uses_a_repetition_of_the_tables() -> None:
     for scale in ("demo", "laptop", "paper"):
         config = configuration.load(scale=scale)
-        assert config["tuning_seed"] >= config["repetitions"]
-    with pytest.raises(ConfigError, match="tuning_seed"):
-        configuration.load(scale="demo", tuning_seed=1)
+        assert config["tuning"]["first"] >= config["repetitions"]
+    with pytest.raises(ConfigError, match="tuning.first"):
+        configuration.load(scale="demo", tuning={"first": 1, "repetitions": 1, "trials": 3})

@@ -17,7 +17,7 @@ from palimpsest.tasks import reconstruction
 from palimpsest.train import Recipe
 from palimpsest.unlearners import Base, Step, gathered, random_label, unlearner
 
-METHODS = method.names("unlearners")
+METHODS = method.files("unlearners")
 CLASSES = 4
 
 

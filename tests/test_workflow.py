@@ -246,6 +246,10 @@ def test_a_script_by_itself_says_what_it_wants(project: Path) -> None:
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert "unlearn.py makes one results/tiny/unlearned/{dataset}/{model}/{forget}/{unlearner}/{block}" in done.stderr
+    for stage in ("plan", "so_far"):
+        command = [sys.executable, f"workflow/scripts/{stage}.py"]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment)
+        assert done.returncode == 1 and done.stderr.startswith(f"{stage}.py makes no single result"), done.stderr
 
 
 def test_methods_with_a_base_training_of_their_own_start_from_it(project: Path) -> None:

@@ -1,13 +1,17 @@
-"""Tuning by a stated rule: the value of a grid with which the unlearned model is nearest to the retrained one.
+"""Tuning by a stated rule: the value with which the unlearned model is nearest to the retrained one.
 
-A value that an unlearning paper does not publish must be chosen, and whoever chooses it decides the table. The rule
-here is the field's own, the average gap of the tables of SalUn and its peers. A value is good when the unlearned model
-differs little from the one retrained without the forget set:
+A value that an unlearning paper does not publish, or publishes for another network and batch, must be chosen, and
+whoever chooses it decides the table. The rule here is the field's own, the average gap of the tables of SalUn and its
+peers. A value is good when the unlearned model differs little from the one retrained without the forget set:
 
     gap = mean |metric(unlearned) - metric(retrained)|   over forget, retain and test accuracy and the member rate,
 
-all in points of 100, on clean images only and on a repetition that no table uses. The attacks have no part in it. The
-smallest gap wins; on a tie, the value that stands first in the grid. A value whose training diverges cannot win.
+all in points of 100, on clean images only, as the mean over repetitions that no table uses. The attacks have no part
+in it. The smallest gap wins; on a tie, the value that was tried first. A value that diverges once cannot win.
+
+Every method gets the same number of trials. The first are the values that the configuration names; each further one
+looks where the best value so far calls for it: beyond it, by the same ratio, while it is the smallest or largest that
+was tried, else between it and its farther neighbour.
 """
 
 from __future__ import annotations
@@ -16,7 +20,6 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import torch
@@ -78,29 +81,84 @@ def clean(model: Network, images: Images, forget: Samples, retain: Samples) -> d
     return {name: round(value, 6) for name, value in points.items()} | {"member_rate": 100 * rate}
 
 
-def search(
-    unlearn: Callable[..., Network],
-    measure: Callable[[Network], Measured],
-    retrained: Measured,
-    grid: Mapping[str, Sequence[Any]],
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the values of `grid` with the smallest gap to `retrained`, and every trial.
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
 
-    unlearn: takes the grid's keywords. measure: the METRICS of a network, in points of 100. A trial is {values,
-    metrics, gap, status}; a diverged one has no metrics. Where every trial diverged the first values are as good as
-    any, and what is made with them shows as diverged in the tables.
+    trials: {value, metrics by repetition, gap, status}, in the order in which they were tried; a diverged one has no
+    metrics. edge: whether the chosen value is the smallest or largest that was tried although its range goes on, so
+    that a better one may lie beyond.
     """
-    trials: list[dict[str, Any]] = []
-    for chosen in product(*grid.values()):
-        values = dict(zip(grid, chosen, strict=True))
+
+    chosen: Any
+    edge: bool
+    trials: list[dict[str, Any]]
+
+
+def search(
+    measure: Callable[[Any], Sequence[Measured]],
+    retrained: Sequence[Measured],
+    start: Sequence[Any],
+    trials: int,
+    allowed: Callable[[Any], bool] = lambda value: True,
+) -> Found:
+    """Try `start` and then as many more values as make `trials` in all.
+
+    measure: the METRICS of the models unlearned with a value, one for each held-out repetition, in points of 100; it
+    raises `Diverged`. retrained: the same of the retrained models. allowed: whether a value lies in its keyword's
+    range. Where every trial diverged the first value is as good as any, and what is made with it shows as diverged in
+    the tables.
+    """
+    tried: dict[Any, dict[str, Any]] = {}
+
+    def gap(value: Any) -> float:
+        found = tried[value]["gap"]
+        return math.inf if found is None else found
+
+    waiting = list(start)
+    while len(tried) < max(trials, len(start)):
+        value = waiting.pop(0) if waiting else _next(sorted(tried), min(tried, key=gap), allowed)
+        if value is None:
+            break
+        trial: dict[str, Any] = {"value": value, "metrics": [], "gap": None, "status": "ok"}
         try:
-            found = measure(unlearn(**values))
+            trial["metrics"] = [dict(one) for one in measure(value)]
         except Diverged as reason:
-            trials.append({"values": values, "metrics": {}, "gap": None, "status": f"diverged: {reason}"})
+            trial["status"] = f"diverged: {reason}"
         else:
-            gap = sum(abs(found[metric] - retrained[metric]) for metric in METRICS) / len(METRICS)
-            trials.append({"values": values, "metrics": dict(found), "gap": round(gap, 6), "status": "ok"})
-        log.info("%d of %d: %s", len(trials), math.prod(map(len, grid.values())), trials[-1])
-    whole = [trial for trial in trials if trial["gap"] is not None]
-    best = min(whole, key=lambda trial: trial["gap"]) if whole else trials[0]  # the first of equals
-    return best["values"], trials
+            pairs = zip(trial["metrics"], retrained, strict=True)
+            gaps = [abs(one[metric] - other[metric]) for one, other in pairs for metric in METRICS]
+            trial["gap"] = round(sum(gaps) / len(gaps), 6)
+        tried[value] = trial
+        log.info("%d of %d: %s", len(tried), max(trials, len(start)), trial)
+    best = min(tried, key=gap)
+    return Found(best, _beyond(sorted(tried), best, allowed) is not None, list(tried.values()))
+
+
+def _next(tried: Sequence[Any], best: Any, allowed: Callable[[Any], bool]) -> Any:
+    """The value to try after `tried`, which ascend; None where there is none."""
+    further = _beyond(tried, best, allowed)
+    if further is not None or isinstance(best, str | bool):
+        return further
+    at = tried.index(best)
+    sides = [tuple(tried[k : k + 2]) for k in (at - 1, at) if 0 <= k < len(tried) - 1]
+    sides.sort(key=lambda side: side[1] / side[0] if side[0] > 0 else math.inf, reverse=True)
+    for low, high in sides:
+        value = _like(best, math.sqrt(low * high) if low > 0 else (low + high) / 2)
+        if low < value < high and allowed(value):
+            return value
+    return None
+
+
+def _beyond(tried: Sequence[Any], best: Any, allowed: Callable[[Any], bool]) -> Any:
+    """The value beyond `best`, where that is the first or last of `tried`, by the ratio of the last two."""
+    if len(tried) < 2 or isinstance(best, str | bool) or best not in (tried[0], tried[-1]):
+        return None
+    beside = tried[1] if best == tried[0] else tried[-2]
+    value = _like(best, best * best / beside if beside > 0 and best > 0 else 2 * best - beside)
+    return value if value not in tried and allowed(value) else None
+
+
+def _like(known: Any, value: float) -> Any:
+    """`value` to three digits, and whole where `known` is."""
+    return round(value) if isinstance(known, int) else float(f"{value:.3g}")

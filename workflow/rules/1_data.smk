@@ -16,10 +16,9 @@ rule data:
     conda:
         "../../environment.yml"
     resources:
-        **{k: v for k, v in ON_CARD.items() if k != "gpu"},
+        **LIMITS,
     params:
-        asks=ASKS["data"],
-        key=KEY["data"],
+        **PARAMS["data"],
     script:
         "../scripts/data.py"
 
@@ -36,8 +35,7 @@ rule request:
     conda:
         "../../environment.yml"
     params:
-        asks=ASKS["request"],
-        key=KEY["request"],
+        **PARAMS["request"],
     script:
         "../scripts/request.py"
 
@@ -56,7 +54,6 @@ rule choose:
     resources:
         **ON_CARD,
     params:
-        asks=ASKS["choose"],
-        key=KEY["choose"],
+        **PARAMS["choose"],
     script:
         "../scripts/choose.py"

@@ -20,7 +20,6 @@ rule train:
     resources:
         **ON_CARD,
     params:
-        asks=ASKS["train"],
-        key=KEY["train"],
+        **PARAMS["train"],
     script:
         "../scripts/train.py"

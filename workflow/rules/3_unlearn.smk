@@ -20,8 +20,7 @@ rule tune:
     resources:
         **ON_CARD,
     params:
-        asks=ASKS["tune"],
-        key=KEY["tune"],
+        **PARAMS["tune"],
     script:
         "../scripts/tune.py"
 
@@ -40,7 +39,6 @@ rule unlearn:
     resources:
         **ON_CARD,
     params:
-        asks=ASKS["unlearn"],
-        key=KEY["unlearn"],
+        **PARAMS["unlearn"],
     script:
         "../scripts/unlearn.py"

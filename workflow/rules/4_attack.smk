@@ -19,8 +19,7 @@ rule attack:
     resources:
         **ON_CARD,
     params:
-        asks=ASKS["attack"],
-        key=KEY["attack"],
+        **PARAMS["attack"],
     script:
         "../scripts/attack.py"
 
@@ -38,7 +37,6 @@ rule probe:
     resources:
         **ON_CARD,
     params:
-        asks=ASKS["probe"],
-        key=KEY["probe"],
+        **PARAMS["probe"],
     script:
         "../scripts/probe.py"

@@ -19,7 +19,6 @@ rule prepare:
     resources:
         **ON_CARD,
     params:
-        asks=ASKS["prepare"],
-        key=KEY["prepare"],
+        **PARAMS["prepare"],
     script:
         "../scripts/prepare.py"

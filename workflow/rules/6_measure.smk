@@ -19,8 +19,7 @@ rule predict:
     resources:
         **ON_CARD,
     params:
-        asks=ASKS["predict"],
-        key=KEY["predict"],
+        **PARAMS["predict"],
     script:
         "../scripts/predict.py"
 
@@ -35,9 +34,8 @@ rule measure:
     conda:
         "../../environment.yml"
     resources:
-        **{k: v for k, v in ON_CARD.items() if k != "gpu"},
+        **LIMITS,
     params:
-        asks=ASKS["measure"],
-        key=KEY["measure"],
+        **PARAMS["measure"],
     script:
         "../scripts/measure.py"

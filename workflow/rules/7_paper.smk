@@ -6,72 +6,41 @@ out: papers/{paper}/{table}.csv, .md, .tex, .html; {figure}.svg, .pdf, .csv; pap
 targets: so_far; the paper's name, and {paper}_{table} or {paper}_{figure} for one of them
 """
 
-# What Snakemake's own report shows: rule, output, what it is of and what it is, the caption's file, the group.
-for stage, output, item, label, caption, group in (
-    ("table", "csv", "{table}", "every cell (CSV)", "cells", {"subcategory": "Tables"}),
-    ("table", "tex", "{table}", "LaTeX", "table", {"subcategory": "Tables"}),
-    ("table", "html", "{table}", "the table", "table", {"subcategory": "Tables"}),
-    ("figure", "svg", "{figure}", "SVG", "figure", {"subcategory": "Figures"}),
-    ("page", "page", "{paper}", "the page", "page", {}),
+# What Snakemake's own report shows: rule, output, what it is of and what it is, the group.
+for stage, output, item, label, group in (
+    ("table", "csv", "{table}", "every cell (CSV)", {"subcategory": "Tables"}),
+    ("table", "tex", "{table}", "LaTeX", {"subcategory": "Tables"}),
+    ("table", "html", "{table}", "the table", {"subcategory": "Tables"}),
+    ("figure", "svg", "{figure}", "SVG", {"subcategory": "Figures"}),
+    ("page", "page", "{paper}", "the page", {}),
 ):
     OUT[stage][output] = report(
         OUT[stage][output],
         category=lambda wildcards: PLAN.papers[wildcards.paper]["title"],
         labels={"item": item, "as": label},
-        caption=f"../report/{caption}.rst",
+        caption="../report/item.rst",
         **group,
     )
 
 
-rule table:
-    input:
-        unpack(READS["table"]),
-    output:
-        **OUT["table"],
-    log:
-        LOGS["table"],
-    localrule: True
-    conda:
-        "../../environment.yml"
-    params:
-        asks=ASKS["table"],
-        key=KEY["table"],
-    script:
-        "../scripts/table.py"
+for stage in ("table", "figure", "page"):
 
-
-rule figure:
-    input:
-        unpack(READS["figure"]),
-    output:
-        **OUT["figure"],
-    log:
-        LOGS["figure"],
-    localrule: True
-    conda:
-        "../../environment.yml"
-    params:
-        asks=ASKS["figure"],
-        key=KEY["figure"],
-    script:
-        "../scripts/figure.py"
-
-
-rule page:
-    input:
-        unpack(READS["page"]),
-    output:
-        **OUT["page"],
-    log:
-        LOGS["page"],
-    localrule: True
-    conda:
-        "../../environment.yml"
-    params:
-        asks=ASKS["page"],
-        key=KEY["page"],
-    script:
-        "../scripts/page.py"
+    rule:
+        name:
+            stage
+        input:
+            unpack(READS[stage]),
+        output:
+            **OUT[stage],
+        log:
+            LOGS[stage],
+        localrule: True
+        conda:
+            "../../environment.yml"
+        params:
+            **PARAMS[stage],
+        script:
+            f"../scripts/{stage}.py"
 
 
 rule so_far:
@@ -84,21 +53,13 @@ rule so_far:
         "../scripts/so_far.py"
 
 
-for paper, item in PLAN.items:
+targets = {f"{paper}_{item}": f"{AT.results}/papers/{paper}/{item}.csv" for paper, item in PLAN.items}
+targets |= {paper: AT("page", paper=paper)["page"].path for paper in PLAN.papers}
+for target, made in targets.items():
 
     rule:
         name:
-            f"{paper}_{item}"
+            target
         input:
-            f"{AT.results}/papers/{paper}/{item}.csv",
-        localrule: True
-
-
-for paper in PLAN.papers:
-
-    rule:
-        name:
-            paper
-        input:
-            AT("page", paper=paper)["page"].path,
+            made,
         localrule: True

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from palimpsest.pipeline.job import imported, job
+from palimpsest.pipeline.job import job
 
 with job(globals().get("snakemake")) as run:
     from palimpsest import data, models, requests, train, unlearners
@@ -12,7 +12,7 @@ with job(globals().get("snakemake")) as run:
     seeds = {number: run.seed(number) for number in run.numbers}
     against = recipe = None
     if "unlearner" in rule.needs:
-        function = imported("unlearners", run.asks.against["method"]).unlearn
+        function = run.method("unlearners", run.asks.against["method"]).unlearn
         against = partial(function, **unlearners.gathered(function, run.asks.against["keywords"]))
         recipe = train.recipe_from(run.asks.recipe)
 

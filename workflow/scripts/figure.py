@@ -11,5 +11,5 @@ with job(globals().get("snakemake")) as run:
 
     figure, found = figures.of(Plan(run.config), run.names["paper"], run.names["figure"], run.results)
     run.write_text(run.output.csv, figures.numbers(found, run.results))
-    run.write_text(run.output.svg, figures.svg(figure))
-    run.write_text(run.output.pdf, figures.pdf(figure))
+    run.write_text(run.output.svg, figures.saved(figure, "svg"))
+    run.write_text(run.output.pdf, figures.saved(figure, "pdf"))

@@ -1,6 +1,6 @@
 """Rule measure: every metric that some cell needs of a model, all repetitions, from its saved outputs."""
 
-from palimpsest.pipeline.job import imported, job
+from palimpsest.pipeline.job import job
 
 with job(globals().get("snakemake")) as run:
     from palimpsest import measure, models, numbered, predict
@@ -25,7 +25,7 @@ with job(globals().get("snakemake")) as run:
         probed = found(run.input.probed, name, list(run.asks.judges))
         shadows = found(run.input.shadows, name, run.asks.shadowed) if name in run.asks.shadowed else {}
         judged[name] = measure.judge(
-            imported("attacks", told["method"]).judge,
+            run.method("attacks", told["method"]).judge,
             probed,
             truth,
             {number: run.seed(number) for number in probed},
@@ -33,4 +33,4 @@ with job(globals().get("snakemake")) as run:
             **told["keywords"],
         )
     rows = measure.measure(predicted, run.asks.metrics, judged, task=run.asks.task, shows=run.asks.shows)
-    run.write_rows(run.output.rows, ({**run.names, **row} for row in rows))
+    run.write_json(run.output.rows, *({**run.names, **row} for row in rows))

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from palimpsest.pipeline.job import imported, job
+from palimpsest.pipeline.job import job
 
 with job(globals().get("snakemake")) as run:
     from palimpsest import data, models, numbered, predict, requests
@@ -13,7 +13,7 @@ with job(globals().get("snakemake")) as run:
     def defenses(number):
         found = {}
         for name, told in run.asks.defenses.items():
-            purify = partial(imported("defenses", told["method"]).purify, **told["keywords"])
+            purify = partial(run.method("defenses", told["method"]).purify, **told["keywords"])
             if name in trained and (lost := numbered.about(trained[name])[number].get("diverged")):
                 raise models.Diverged(f"{name}: {lost}")
             kept = {"kept": run.read_tensors(trained[name], number)} if name in trained else {}

@@ -14,14 +14,13 @@ with job(globals().get("snakemake")) as run:
     own = images.splits["train"] if "own_samples" in needs("attacks", run.asks.method) else None
     # A black-box attacker has a function from images to probabilities, and nothing else.
     access = getattr(method, "query_of", lambda server: server)
-    shape, found, lost = images.train_images.shape[1:], {}, {}
-    for number in run.numbers:
-        try:
-            server = models.load(run.input.server, number).to(run.device)
-            at = OnLabels(access(server), shape, len(images.classes), run.seed(number), own, run.device)
-            with run.timed():
-                made = method.attack(at, **run.asks.keywords)
-            found[number] = {name: torch.as_tensor(value) for name, value in made._asdict().items()}
-        except models.Diverged as reason:
-            found[number], lost[number] = {}, {"diverged": str(reason)}
-    run.write_tensors(run.output.probed, found, lost)
+    shape = images.train_images.shape[1:]
+
+    def probed(number):
+        server = models.load(run.input.server, number).to(run.device)
+        at = OnLabels(access(server), shape, len(images.classes), run.seed(number), own, run.device)
+        with run.timed():
+            made = method.attack(at, **run.asks.keywords)
+        return {name: torch.as_tensor(value) for name, value in made._asdict().items()}
+
+    run.keep_tensors(run.output.probed, probed)

@@ -1,4 +1,8 @@
-"""Rule so_far: tables and pages from the rows that exist now, and how many cells that is."""
+"""Rule so_far: tables and pages from the rows that exist now, and "37 of 40 cells" of each table and figure.
+
+A cell counts where all of its rows are there, those of diverged runs included. Cells that this scale cannot have (no
+data, no method yet) are not counted.
+"""
 
 import sys
 
@@ -6,13 +10,19 @@ from palimpsest.pipeline.cells import Plan
 from palimpsest.pipeline.job import job
 
 with job(globals().get("snakemake")) as run:
-    from palimpsest.report import formats, page, so_far, tables
+    from palimpsest.report import compare, formats, page, tables
 
-    plan = Plan(run.config)
+    plan, said = Plan(run.config), []
     for paper, about in plan.papers.items():
         folder = run.results / "so_far" / paper
         run.write_text(str(folder / "index.html"), page.render(plan, paper, run.results))
         for name in about["tables"]:
             text = formats.markdown(tables.of(plan, paper, name, run.results)[0])
             run.write_text(str(folder / f"{name}.md"), text)
-    sys.stdout.write(so_far.told(plan, run.results) + "\n")
+        items = {name: cells for (of, name), cells in plan.items.items() if of == paper}
+        counts = {name: compare.how_many(cells, run.results) for name, cells in items.items()}
+        said += [f"{paper}: {about['title']}"]
+        said += [f"  {name:<22} {there:>4} of {all_of_it:>4} cells" for name, (there, all_of_it) in counts.items()]
+        there, all_of_it = map(sum, zip(*counts.values(), strict=True))
+        said += [f"  {'all':<22} {there:>4} of {all_of_it:>4} cells; {folder}/index.html"]
+    sys.stdout.write("\n".join(said) + "\n")

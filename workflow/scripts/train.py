@@ -1,6 +1,6 @@
 """Rule train: base models, all repetitions of a block, by the training loop or by an unlearner's `train_base`."""
 
-from palimpsest.pipeline.job import imported, job
+from palimpsest.pipeline.job import job
 
 with job(globals().get("snakemake")) as run:
     from palimpsest import data, models, requests, train, unlearners
@@ -22,7 +22,7 @@ with job(globals().get("snakemake")) as run:
                 return train.fit(fresh, samples, recipe, seed=seed, task=task, checkpoint=run.checkpoint(number))
             known = [requests.read(file, images, number).indices for file in run.input.get("requests", ())]
             at = unlearners.Base(seed=seed, recipe=recipe, task=task, requests=known, checkpoint=run.checkpoint(number))
-            own = imported("unlearners", run.asks.trainer["method"])
+            own = run.method("unlearners", run.asks.trainer["method"])
             return own.train_base(fresh, samples, at, **run.asks.trainer["keywords"])
 
     digest = images.digest

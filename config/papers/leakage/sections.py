@@ -15,7 +15,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import islice
 from pathlib import Path
 
 from scipy.special import stdtrit
@@ -24,7 +23,7 @@ from palimpsest.pipeline.cells import ORIGINAL, Cell
 from palimpsest.pipeline.values import SEVERAL
 from palimpsest.report import compare
 from palimpsest.report.compare import SCALES, Compared
-from palimpsest.report.own import Context
+from palimpsest.report.page import Context
 
 RATE, TRIVIAL, BALANCED = "asr_class_decisions", "trivial_asr", "balanced_accuracy"
 NOTHING_FORGOTTEN, CORRECTED = "nothing was forgotten", "mended"  # controls, as the tables' CSV names them
@@ -97,7 +96,7 @@ def survivals(found: Sequence[Compared], results: Path) -> list[Survival]:
 
     An attack's corrected decision rules, which have no average in the paper, follow it.
     """
-    asked: list[tuple[Cell, Cell | None]] = []
+    made = []
     for one in found:
         cell = one.cell
         if cell.metric != RATE or cell.control or SEVERAL not in cell.unlearner or not one.values:
@@ -105,29 +104,23 @@ def survivals(found: Sequence[Compared], results: Path) -> list[Survival]:
         here = {name: getattr(cell, name) for name in ("table", "dataset", "forget", "attack", "metric")}
         partner = {**here, "screening": cell.screening, "unlearner": ORIGINAL, "control": NOTHING_FORGOTTEN}
         control = next((other.cell for other in found if compare.matches(other.cell, partner)), None)
-        asked.append((cell, control))
-        variants = dict.fromkeys(
-            other.cell.screening for other in found if compare.matches(other.cell, {**here, "control": CORRECTED})
-        )
-        for screening in variants:
+        mended = [other.cell for other in found if compare.matches(other.cell, {**here, "control": CORRECTED})]
+        made.append(_survival(cell, control, results))
+        for screening in dict.fromkeys(other.screening for other in mended):
             if screening.startswith(cell.screening):
                 own = replace(cell, screening=screening, published=None)
-                asked.append((own, control and replace(control, screening=screening)))
-    every = [
-        replace(cell, metric=metric)
-        for own, control in asked
-        for cell in (own, control or own)
-        for metric in (RATE, TRIVIAL, BALANCED)
-    ]
-    measured = iter(compare.compare(every, results))
-    made = []
-    for _, control in asked:
-        rate, trivial, balanced, nothing, _, idle = islice(measured, 6)
-        if not rate.values:
-            continue
-        beside = (_against(rate, nothing), _against(balanced, idle)) if control else (None, None)
-        made.append(Survival(rate, _against(rate, trivial), *beside))
-    return made
+                made.append(_survival(own, control and replace(control, screening=screening), results))
+    return [survival for survival in made if survival.one.values]
+
+
+def _survival(cell: Cell, control: Cell | None, results: Path) -> Survival:
+    """Return an attack beside its rivals. control: its cell on servers that forgot nothing."""
+    metrics = (RATE, TRIVIAL, BALANCED)
+    rate, trivial, balanced = compare.compare([replace(cell, metric=metric) for metric in metrics], results)
+    if not control:
+        return Survival(rate, _against(rate, trivial), None, None)
+    nothing, idle = compare.compare([replace(control, metric=metric) for metric in (RATE, BALANCED)], results)
+    return Survival(rate, _against(rate, trivial), _against(rate, nothing), _against(balanced, idle))
 
 
 def _against(ours: Compared, rival: Compared) -> Against | None:

@@ -1,20 +1,19 @@
 """Where every result lies, what it depends on, and a hash of all that: no path of a scale's results is spelt elsewhere.
 
-An `Address` is one job. It knows the job's rule, wildcards, output files, settings (`asks`) and inputs. Its `key` is a
-hash of all these and of the keys upstream, up to the data. Each rule carries its key as a parameter. So a change
-anywhere gives every job downstream a reason of its own to run, whatever became of the jobs between. It needs one,
+An `Address` is one job. Its `key`, a parameter of its rule, is a hash of its settings, its code and the keys of what it
+reads, up to the data. So a change anywhere gives every job downstream a reason of its own to run. It needs one,
 because Snakemake removes the files of a failed job and does not miss an intermediate file of finished results.
 
-A model is a base and a list of steps, and a `Run` names both. The request and the unlearner of a second step stand
-behind those of the first, as in `class_0-random_tenth` and `sisa-sisa`. So one rule, `unlearn`, makes every step from
-the run before it. At every stage a file holds the repetitions that its `block` names ("0", or "0-4"), each under its
-number.
+A model is a base and a list of steps, named by a `Run`; the names of a second step stand behind those of the first, as
+in `class_0-random_tenth` and `sisa-sisa`. So one rule, `unlearn`, makes every step from the run before it. A file holds
+the repetitions that its `block` names ("0", or "0-4"), each under its number.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,13 +29,24 @@ from palimpsest.pipeline.configuration import (
     keywords_of,
     method_of,
     recipe_of,
-    taken_by,
     task_of,
 )
 from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
 from palimpsest.seeds import numbers, stable_seed
 
 PLAIN = "plain"  # the base model that the one training loop makes, without an unlearner's own `train_base`
+# What a seed is for. Rules of one role do the same thing, each to other models or with another method.
+ROLES = {
+    "request": "request",
+    "choose": "request",
+    "train": "training",
+    "tune": "unlearning",
+    "unlearn": "unlearning",
+    "attack": "attack",
+    "probe": "attack",
+    "prepare": "defense",
+    "measure": "measurement",
+}
 LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "style.css", "looks.yaml")
 
 
@@ -82,18 +92,12 @@ class Address:
     @cached_property
     def inputs(self) -> dict[str, str | list[str]]:
         """The files that it reads, by name."""
-        return {
-            name: _path(found) if isinstance(found, File | str) else [_path(one) for one in found]
-            for name, found in self.above.items()
-        }
+        return self._each_above(lambda found: found.path if isinstance(found, File) else found)
 
     @cached_property
     def key(self) -> str:
         """The hash of everything that its result depends on."""
-        keys = {
-            name: _key(found) if isinstance(found, File | str) else [_key(one) for one in found]
-            for name, found in self.above.items()
-        }
+        keys = self._each_above(lambda found: f"{found.of.key} {found.name}" if isinstance(found, File) else found)
         content = [self.stage, self.names, self.asks, self.code, keys]
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=12).hexdigest()
 
@@ -101,20 +105,21 @@ class Address:
         """The seed of one repetition."""
         return seed_of(self.stage, self.names, number)
 
-
-def _path(found: Above) -> str:
-    return found.path if isinstance(found, File) else found
-
-
-def _key(found: Above) -> str:
-    return f"{found.of.key} {found.name}" if isinstance(found, File) else found
+    def _each_above(self, text: Callable[[Above], str]) -> dict[str, str | list[str]]:
+        return {
+            name: text(found) if isinstance(found, File | str) else [text(one) for one in found]
+            for name, found in self.above.items()
+        }
 
 
 def seed_of(stage: str, names: Mapping[str, str], number: int) -> int:
-    """The seed of one repetition of a job."""
-    was = {"request": "forget", "choose": "forget", "measure": "evaluate"}
-    named = {was.get(name, name): value for name, value in names.items() if name not in ("block", "base")}
-    return stable_seed(was.get(stage, stage), named, number)
+    """The seed of one repetition, made from a role, the data and the repetition's number.
+
+    What is compared with one another, such as two unlearners on one request or one attack on their models, then sees
+    the same draws. A retrained model shares none with the base model, or with one that forgot something else.
+    """
+    forgotten = names.get("request", names.get("forget", ""))
+    return stable_seed(ROLES[stage], names["dataset"], forgotten, number)
 
 
 class Addresses:
@@ -137,10 +142,7 @@ class Addresses:
         return self._made[known]
 
     def for_rules(self) -> tuple[dict[str, Any], ...]:
-        """Return what the rules need, each as a dictionary by rule: outputs, logs, inputs, settings and keys.
-
-        The last three hold functions of the wildcards.
-        """
+        """Return by rule: outputs, log, inputs and params; the last two are functions of the wildcards."""
 
         def ask(stage: str, what: str) -> Callable[[Any], Any]:
             return lambda wildcards: getattr(self(stage, **dict(wildcards.items())), what)
@@ -148,7 +150,8 @@ class Addresses:
         return (
             {stage: outputs_of(self.results, stage) for stage in OUTPUTS},
             {stage: log_of(self.config["scale"], stage) for stage in OUTPUTS},
-            *({stage: ask(stage, what) for stage in OUTPUTS} for what in ("inputs", "asks", "key")),
+            {stage: ask(stage, "inputs") for stage in OUTPUTS},
+            {stage: {what: ask(stage, what) for what in ("asks", "key")} for stage in OUTPUTS},
         )
 
     # Runs
@@ -163,10 +166,6 @@ class Addresses:
             return self.base(run, block)
         return self("unlearn", **run.names, block=self.plan.within(self.plan.repetitions(run), run.model, block))
 
-    def before(self, run: Run, block: str) -> Address:
-        """Return the job that made the models from which a run's last step began."""
-        return self.model(run.before, block) if run.before else self.base(run, block)
-
     def requests(self, run: Run, block: str) -> list[File]:
         """Return the request files of a run, one for each step that has a request of its own."""
         found = []
@@ -178,28 +177,26 @@ class Addresses:
             within = self.plan.within(self.plan.repetitions(until), run.model, block)
             if self._at_hand(request):
                 chain = until.before.chain if until.before else self._trainer(until)
-                names = {"model": run.model, "chain": chain}
-                found.append(self("choose", dataset=run.dataset, request=request, block=within, **names)["request"])
+                job = self("choose", dataset=run.dataset, model=run.model, chain=chain, request=request, block=within)
             else:
-                found.append(self("request", dataset=run.dataset, request=request, block=within)["request"])
+                job = self("request", dataset=run.dataset, request=request, block=within)
+            found.append(job["request"])
         return found
 
     def _shared(self, dataset: str, model: str, base: str, block: str) -> Address:
         """The job that trained the base models of a block, which several runs may share."""
-        within = self.plan.within(self._trained.get((dataset, model, base), 0), model, block)
+        within = self.plan.within(self._trained[dataset, model, base], model, block)
         return self("train", dataset=dataset, model=model, base=base, block=within)
 
     @cached_property
     def _trained(self) -> dict[tuple[str, str, str], int]:
         """How many base models all runs together need, by data set, network and trainer; runs share base models."""
-        found: dict[tuple[str, str, str], int] = {}
+        found: dict[tuple[str, str, str], int] = defaultdict(int)
         for run in self.plan.asked:
-            others = [self.plan.request(request).get("surrogate") for request, _ in run.steps]
-            for place in (
-                (run.model, self._trainer(run)),
-                *((model, PLAIN) for model in (run.model, *others) if model),
-            ):
-                found[run.dataset, *place] = max(found.get((run.dataset, *place), 0), self.plan.repetitions(run))
+            surrogates = [self.plan.request(request).get("surrogate") for request, _ in run.steps]
+            plain = [(model, PLAIN) for model in (run.model, *surrogates) if model]
+            for place in [(run.model, self._trainer(run)), *plain]:
+                found[run.dataset, *place] = max(found[run.dataset, *place], self.plan.repetitions(run))
         return found
 
     def _trainer(self, run: Run) -> str:
@@ -215,10 +212,9 @@ class Addresses:
     # For each rule: the settings of its script, what it reads, and the modules that it executes
 
     def _data(self, dataset: str) -> tuple[Any, ...]:
-        name = method_of(self.config, "datasets", dataset)
         entry = {key: self.config["datasets"][dataset].get(key, {}) for key in ("subset", "hold_back")}
         told = {**self._told("datasets", dataset), **entry, "root": self.config["data_root"]}
-        return told, {}, f"data.{name}"
+        return told, {}, self._module("datasets", dataset)
 
     def _request(self, dataset: str, request: str, block: str) -> tuple[Any, ...]:
         return self._told("requests", request), {"images": self._images(dataset)}, self._module("requests", request)
@@ -233,10 +229,8 @@ class Addresses:
         else:
             above["model"] = self._shared(dataset, model, chain, block)["model"]
         if "against" in entry:
-            told |= {
-                "against": self._told("unlearners", entry["against"]),
-                "recipe": recipe_of(self.config, dataset, model),
-            }
+            told["against"] = self._told("unlearners", entry["against"])
+            told["recipe"] = recipe_of(self.config, dataset, model)
             modules.append(self._module("unlearners", entry["against"]))
         if "surrogate" in entry:
             above["surrogate"] = self._shared(dataset, entry["surrogate"], PLAIN, block)["model"]
@@ -260,26 +254,25 @@ class Addresses:
 
     def _known_before(self, dataset: str, model: str, base: str, block: str) -> list[File]:
         """Return the requests of all runs on a base whose training must know them in advance."""
-        found: dict[str, File] = {}
-        for run in self.plan.asked:
-            if (run.dataset, run.model, self._trainer(run)) != (dataset, model, base):
-                continue
-            for request, _ in run.steps:
-                if request == SAME:
-                    continue
-                if self._at_hand(request):
-                    raise ConfigError(
-                        f"{base} must know its requests before training; {request} is chosen with the trained model."
-                    )
-                found[request] = self("request", dataset=dataset, request=request, block=block)["request"]
-        return [found[name] for name in sorted(found)]
+        place = (dataset, model, base)
+        runs = [run for run in self.plan.asked if (run.dataset, run.model, self._trainer(run)) == place]
+        known = sorted({request for run in runs for request, _ in run.steps} - {SAME})
+        for request in filter(self._at_hand, known):
+            raise ConfigError(
+                f"{base} must know its requests before training; {request} is chosen with the trained model."
+            )
+        return [self("request", dataset=dataset, request=request, block=block)["request"] for request in known]
 
     def _tune(self, **names: str) -> tuple[Any, ...]:
-        run, block = Run(**names), str(self.config["tuning_seed"])
+        run, block = Run(**names), self.plan.held_out
         told, above, *modules = self._step(run, block)
         reference = run.with_last(self.config["reference"])
         above["retrained"] = self("unlearn", **reference.names, block=block)["model"]
-        return {**told, "grid": grid_of(self.config, run.steps[-1][1])}, above, "tune", *modules
+        last = run.steps[-1][1]
+        ((keyword, start),) = grid_of(self.config, last).items()
+        admits = method.every_keyword("unlearners", method_of(self.config, "unlearners", last)).get(keyword, "")
+        told |= {"tuned": keyword, "start": start, "admits": admits, "trials": self.config["tuning"]["trials"]}
+        return told, above, "tune", *modules
 
     def _unlearn(self, dataset: str, model: str, forget: str, unlearner: str, block: str) -> tuple[Any, ...]:
         run = Run(dataset, model, forget, unlearner)
@@ -301,7 +294,8 @@ class Addresses:
     def _step(self, run: Run, block: str) -> tuple[Any, ...]:
         """Return what an unlearning step needs, both for tuning it and for doing it."""
         request, unlearner = run.steps[-1]
-        grid, before = grid_of(self.config, unlearner), self.before(run, block)
+        grid = grid_of(self.config, unlearner)
+        before = self.model(run.before, block) if run.before else self.base(run, block)
         told = self._told("unlearners", unlearner, "unlearn")
         told["keywords"] = {key: value for key, value in told["keywords"].items() if key not in grid}
         told |= {
@@ -332,13 +326,9 @@ class Addresses:
             "model": self.model(run.with_last(entry["made_on"]) if "made_on" in entry else run, block)["model"],
             "requests": self.requests(run, block),
         }
-        told = {
-            **self._told("attacks", attack),
-            "on": entry.get("images", "forget"),
-            "equally_sure": entry.get("equally_sure"),
-            "aims": [number for _, number in aims],
-            "task": task_of(self.config, run.model),
-        }
+        told = self._told("attacks", attack) | {"task": task_of(self.config, run.model)}
+        told |= {"on": entry.get("images", "forget"), "equally_sure": entry.get("equally_sure")}
+        told["aims"] = [number for _, number in aims]
         return told, above, self._module("attacks", attack), f"tasks.{told['task']}"
 
     def _aim(self, run: Run, towards: str, number: int) -> tuple[Address, int]:
@@ -349,7 +339,7 @@ class Addresses:
                 raise ConfigError(f"{run.unlearner} would be attacked towards its own answers on {run.forget}.")
             return self.model(reference, str(number)), number
         total = self.plan.repetitions(run)
-        other = (number + 1) % total if total > 1 else self.config["tuning_seed"]
+        other = (number + 1) % total if total > 1 else self.config["tuning"]["first"]
         number = other if towards == "another" else number
         return self.base(run, str(number)), number
 
@@ -373,8 +363,9 @@ class Addresses:
     def _predict(self, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
         attacks, defenses = self.plan.attacks_of(run), self.plan.defenses_of(run)
-        kinds = {name: method_of(self.config, "defenses", name) for name in defenses}
-        trained = [name for name in defenses if method.has("defenses", kinds[name], "prepare")]
+        trained = [
+            name for name in defenses if method.has("defenses", method_of(self.config, "defenses", name), "prepare")
+        ]
         told = {
             "attacks": attacks,
             "defenses": {name: self._told("defenses", name, "purify") for name in defenses},
@@ -398,9 +389,10 @@ class Addresses:
 
     def _measure(self, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
-        judged, every = self.plan.label_attacks_of(run), self.plan.blocks(run)
-        files = {name: method.path("attacks", method_of(self.config, "attacks", name)) for name in judged}
-        shadowed = [name for name, file in files.items() if "shadows" in (method.literal(file, "NEEDS") or ())]
+        judged, every = self.plan.attacks_of(run, "on_labels"), self.plan.blocks(run)
+        kinds = {name: method_of(self.config, "attacks", name) for name in judged}
+        shadowed = [name for name, kind in kinds.items() if "shadows" in method.needs("attacks", kind)]
+        shows = [method.literal(method.path("attacks", kind), "METRICS") or {} for kind in kinds.values()]
         shadow = run.with_last(self.config["reference"])
         told = {
             "task": task_of(self.config, run.model),
@@ -408,7 +400,7 @@ class Addresses:
             "families": self.plan.families_of(run),
             "blocks": every,
             "judges": {name: self._told("attacks", name, "judge") for name in judged},
-            "shows": {k: v for file in files.values() for k, v in (method.literal(file, "METRICS") or {}).items()},
+            "shows": {metric: how for one in shows for metric, how in one.items()},
             "shadowed": shadowed,
         }
         above = {
@@ -426,7 +418,7 @@ class Addresses:
 
     def _figure(self, paper: str, figure: str) -> tuple[Any, ...]:
         above = self._behind(paper, figure)
-        if self.plan.shows_images(paper, figure):
+        if self.plan.papers[paper]["figures"][figure]["kind"] == "images":  # which it reads besides rows
             runs = [(run, cell.attack) for cell in self.plan.figures[paper, figure] for run in cell.runs]
             above["images"] = list({run.dataset: self._images(run.dataset) for run, _ in runs}.values())
             above["probed"] = [
@@ -460,9 +452,7 @@ class Addresses:
 
     def _told(self, section: str, name: str, function: str = "") -> dict[str, Any]:
         """Return the name of a method's file and its keywords, or only those that one `function` of the file takes."""
-        keywords = (
-            taken_by(self.config, section, name, function) if function else keywords_of(self.config, section, name)
-        )
+        keywords = keywords_of(self.config, section, name, function)
         return {"method": method_of(self.config, section, name), "keywords": keywords}
 
     def _module(self, section: str, name: str) -> str:

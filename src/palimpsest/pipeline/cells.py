@@ -1,9 +1,8 @@
 """What must be computed: the cells of every table and figure, read from its CSV, with the scale's stand-ins applied.
 
-The CSV of a table (config/papers/<paper>/<table>.csv) holds its cells and the published numbers, so it is the list of
-targets and the reference in one. Adding a row adds the work. A figure has a CSV of the same kind. A row that names
-several data sets (`mnist+svhn`, with their networks `lenet+resnet18`) or several unlearners is the mean over them. The
-rules take their inputs from a `Plan`, and the report takes from it which cell stands where.
+The CSV of a table or figure (config/papers/<paper>/<table>.csv) holds its cells and the published numbers, so it is the
+list of targets and the reference in one. A row that names several data sets (`mnist+svhn`, with their networks
+`lenet+resnet18`) or several unlearners is the mean over them. Rules and report take from a `Plan` what stands where.
 """
 
 from __future__ import annotations
@@ -106,13 +105,11 @@ class Run:
 class Cell:
     """One number of a table.
 
-    dataset, model, forget, unlearner, attack, epsilon, defense, metric: as the paper names them. screening: the
-    decision rule by which an attack on labels calls a class forgotten. control: a label, where the row is a control of
-    ours that the paper lacks. published: the printed number; None where there is none, and `status` and `note` then say
-    why. printed_trials: the number of trials of which the printed number is the mean. runs: what must be computed at
-    this scale; the number is the mean over these runs. Where there is none, `missing` says why. reductions: how the
-    runs differ from the paper's; a number with any reduction is not a reproduction. derive: how the number is computed
-    from those of other cells, `parts`, where it is not measured itself.
+    dataset to metric: as the paper names them. screening: the decision rule by which an attack on labels calls a class
+    forgotten. control: a label, where the row is a control of ours. published: the printed number; None where there is
+    none, and `status` and `note` then say why. printed_trials: the trials of which it is the mean. runs: those over
+    which our number is the mean; where there is none, `missing` says why. reductions: how they differ from the paper's;
+    a number with any is not a reproduction. derive: how the number is computed from other cells, `parts`.
     """
 
     paper: str
@@ -173,14 +170,15 @@ class Plan:
     @cached_property
     def tables(self) -> dict[tuple[str, str], list[Cell]]:
         """The cells of each table."""
-        return {(p, name): cells for (p, name), cells in self.items.items() if name in self.papers[p].get("tables", {})}
+        return self._items_of("tables")
 
     @cached_property
     def figures(self) -> dict[tuple[str, str], list[Cell]]:
         """The cells of each figure."""
-        return {
-            (p, name): cells for (p, name), cells in self.items.items() if name in self.papers[p].get("figures", {})
-        }
+        return self._items_of("figures")
+
+    def _items_of(self, kind: str) -> dict[tuple[str, str], list[Cell]]:
+        return {(p, name): cells for (p, name), cells in self.items.items() if name in self.papers[p].get(kind, {})}
 
     @cached_property
     def asked(self) -> dict[Run, list[Cell]]:
@@ -220,10 +218,6 @@ class Plan:
         chosen = [cells for (p, n), cells in self.items.items() if p == paper and name in (None, n)]
         return sorted({run for cells in chosen for cell in cells for run in cell.runs}, key=lambda run: astuple(run))
 
-    def shows_images(self, paper: str, figure: str) -> bool:
-        """Whether a figure shows images, which it reads besides rows."""
-        return self.papers[paper]["figures"][figure]["kind"] == "images"
-
     def request(self, name: str) -> Mapping[str, Any]:
         """Return a request's entry of the configuration; it is empty for a step that has no request of its own."""
         return {} if name == SAME else self.config["requests"][name]
@@ -237,6 +231,12 @@ class Plan:
         """Return how often a run is repeated: as often as its requests say, else as the scale does."""
         entries = [self.request(name) for name, _ in run.steps if name != SAME]
         return min(int(entry.get("repetitions", self.config["repetitions"])) for entry in entries)
+
+    @property
+    def held_out(self) -> str:
+        """The block of the repetitions that tuning uses and no table does."""
+        first, count = (self.config["tuning"][name] for name in ("first", "repetitions"))
+        return f"{first}-{first + count - 1}" if count > 1 else str(first)
 
     def blocks(self, run: Run) -> list[str]:
         """Return a run's blocks of repetitions; small networks have several repetitions in a block."""
@@ -253,17 +253,10 @@ class Plan:
     def _size(self, model: str) -> int:
         return int(self.config["block"].get(model, self.config["block"]["other"]))
 
-    def attacks_of(self, run: Run) -> list[str]:
-        """Return the attacks on images that are evaluated on a run."""
-        return [name for name in self._attacks(run) if not self.on_labels(name)]
-
-    def label_attacks_of(self, run: Run) -> list[str]:
-        """Return the attacks on labels that are evaluated on a run."""
-        return [name for name in self._attacks(run) if self.on_labels(name)]
-
-    def on_labels(self, attack: str) -> bool:
-        """Whether an attack searches for the labels that a server forgot."""
-        return method.stage("attacks", method_of(self.config, "attacks", attack)) == "on_labels"
+    def attacks_of(self, run: Run, folder: str = "on_images") -> list[str]:
+        """Return the attacks that are evaluated on a run and lie in this folder of attacks/."""
+        asked = sorted({cell.attack for cell in self.asked.get(run, [])} - {NO_ATTACK})
+        return [name for name in asked if method.stage("attacks", method_of(self.config, "attacks", name)) == folder]
 
     def metrics_of(self, run: Run) -> list[str]:
         """Return the metrics that some cell needs of a run."""
@@ -284,9 +277,6 @@ class Plan:
     def defenses_of(self, run: Run) -> list[str]:
         """Return the defenses behind which a run is evaluated."""
         return sorted({cell.defense for cell in self.asked.get(run, [])} - {NO_DEFENSE})
-
-    def _attacks(self, run: Run) -> list[str]:
-        return sorted({cell.attack for cell in self.asked.get(run, [])} - {NO_ATTACK})
 
     def _read(self, paper: str, table: str) -> Iterator[Cell]:
         file = papers.PAPERS / paper / f"{table}.csv"
@@ -406,7 +396,9 @@ class Plan:
         asked = [("requests", name) for name, _ in run.steps] + [("unlearners", name) for _, name in run.steps]
         asked.append(("attacks", row["attack"]))
         there = [(kind, name) for kind, name in asked if name in self.config[kind]]
-        of = {name: method.tasks(kind, method_of(self.config, kind, name)) for kind, name in there}
+        of = {
+            name: method.literal(method.path(kind, method_of(self.config, kind, name)), "TASKS") for kind, name in there
+        }
         tuned = [name for kind, name in there if kind == "unlearners" and grid_of(self.config, name)]
         of |= {f"tuning of {name}": method.literal(method.PACKAGE / "tune.py", "TASKS") for name in tuned}
         of |= {name: one.tasks for one in self._families.values() for name in one.metrics if name == row["metric"]}

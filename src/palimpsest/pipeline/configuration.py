@@ -1,8 +1,7 @@
 """The configuration: merged with its scale and the papers' own parts, and checked before the first job.
 
-config/config.yaml lists what exists, and each paper's config.yaml lists what that paper alone needs. A scale says which
-data set, network and request stands in for which, and which budgets are cut. `resolve` puts all of these together. A
-configuration that cannot be run is refused in one sentence.
+config/config.yaml lists what exists, each paper's config.yaml what that paper alone needs. A scale says what stands in
+for what, and which budgets are cut. A configuration that cannot be run is refused in one sentence.
 """
 
 from __future__ import annotations
@@ -19,15 +18,6 @@ from palimpsest.pipeline import method, papers
 from palimpsest.pipeline.errors import ConfigError, check, unknown
 
 ROOT = Path(__file__).parents[3]
-# By section of the configuration, the folder whose files its entries name.
-SECTIONS = {
-    "datasets": "data",
-    "models": "models",
-    "requests": "requests",
-    "unlearners": "unlearners",
-    "attacks": "attacks",
-    "defenses": "defenses",
-}
 # Keys of an entry that the workflow reads itself and does not pass to the method.
 RESERVED = {
     "datasets": {"method", "subset", "hold_back"},
@@ -40,6 +30,8 @@ RESERVED = {
 # What an attack on images may be aimed at, and towards whose answers: those of the model before unlearning, of another
 # repetition's, or of a model that never had the forgotten data.
 CHOICES = {"images": ("forget", "unseen"), "towards": ("original", "another", "reference")}
+# By section, the folder whose files its entries name.
+SECTIONS = {section: section for section in RESERVED} | {"datasets": "data"}
 PROBES = "probes"  # the budgets that hold for one data set, named `<data set>/<attack on labels>`
 
 
@@ -109,10 +101,10 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, entry in merged["unlearners"].items():
         _check_backbone(merged, name, entry)
     _check_stand_ins(merged)
-    if merged["tuning_seed"] < merged["repetitions"]:
+    if merged["tuning"]["first"] < merged["repetitions"]:
         raise ConfigError(
-            f"tuning_seed cannot be {merged['tuning_seed']}: the tables use the repetitions 0 to "
-            f"{merged['repetitions'] - 1}, and tuning needs one of its own."
+            f"tuning.first cannot be {merged['tuning']['first']}: the tables use the repetitions 0 to "
+            f"{merged['repetitions'] - 1}, and tuning needs its own."
         )
     if merged["reference"] not in merged["unlearners"]:
         raise ConfigError(unknown("reference", "unlearner", merged["reference"], merged["unlearners"]))
@@ -124,8 +116,11 @@ def method_of(config: Mapping[str, Any], section: str, name: str) -> str:
     return str(config[section][name].get("method", name))
 
 
-def keywords_of(config: Mapping[str, Any], section: str, name: str) -> dict[str, Any]:
-    """Return the keywords of an entry; a variant (`method: other`) starts from those of the other entry."""
+def keywords_of(config: Mapping[str, Any], section: str, name: str, function: str = "") -> dict[str, Any]:
+    """Return the keywords of an entry, or only those that one `function` of its method takes.
+
+    A variant (`method: other`) starts from those of the other entry.
+    """
     entry = config[section][name]
     parent = method_of(config, section, name)
     inherited = keywords_of(config, section, parent) if parent != name and parent in config[section] else {}
@@ -134,19 +129,17 @@ def keywords_of(config: Mapping[str, Any], section: str, name: str) -> dict[str,
         backbone = found["backbone"]
         found["settings"] = {**keywords_of(config, section, backbone), **found.get("settings", {})}
         found["backbone"] = method_of(config, section, backbone)
-    return found
+    taken = method.keywords(SECTIONS[section], parent, function) if function else found
+    return {key: value for key, value in found.items() if key in taken}
 
 
 def grid_of(config: Mapping[str, Any], name: str) -> dict[str, list[Any]]:
-    """Return the values that rule `tune` tries, by keyword of an unlearner: those given as `{tune: [...]}`."""
+    """Return the values that rule `tune` tries first, by an unlearner's keyword that is given as `{tune: [...]}`."""
     found = keywords_of(config, "unlearners", name)
-    return {key: list(value["tune"]) for key, value in found.items() if _is_grid(value)}
-
-
-def taken_by(config: Mapping[str, Any], section: str, name: str, function: str) -> dict[str, Any]:
-    """Return those of an entry's keywords that one function of its method takes."""
-    valid = method.keywords(SECTIONS[section], method_of(config, section, name), function)
-    return {key: value for key, value in keywords_of(config, section, name).items() if key in valid}
+    grid = {key: list(value["tune"]) for key, value in found.items() if _is_grid(value)}
+    if len(grid) > 1:
+        raise ConfigError(f"unlearners.{name} can tune one keyword; it has {', '.join(grid)}.")
+    return grid
 
 
 def recipe_of(config: Mapping[str, Any], dataset: str, model: str) -> dict[str, Any]:
@@ -165,10 +158,10 @@ def task_of(config: Mapping[str, Any], model: str) -> str:
 def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapping[str, Any]) -> None:
     folder, file = SECTIONS[section], method_of(config, section, name)
     where = f"config.yaml: {section}.{name}"
-    if not method.exists(folder, file):
-        raise ConfigError(unknown(where, "method", file, method.names(folder)))
-    if "task" in entry and section == "models" and not method.exists("tasks", entry["task"]):
-        raise ConfigError(unknown(where, "task", str(entry["task"]), method.names("tasks")))
+    if file not in method.files(folder):
+        raise ConfigError(unknown(where, "method", file, method.files(folder)))
+    if "task" in entry and section == "models" and entry["task"] not in method.files("tasks"):
+        raise ConfigError(unknown(where, "task", str(entry["task"]), method.files("tasks")))
     valid = method.every_keyword(folder, file)
     tuned = {key: value for key, value in entry.items() if isinstance(value, dict) and "tune" in value}
     for key, value in tuned.items():
@@ -190,12 +183,8 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
 
 
 def _is_grid(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and set(value) == {"tune"}
-        and isinstance(value["tune"], list)
-        and len(value["tune"]) > 1
-    )
+    tried = value["tune"] if isinstance(value, dict) and set(value) == {"tune"} else None
+    return isinstance(tried, list) and len(tried) > 1
 
 
 def _check_keywords(
@@ -229,11 +218,11 @@ def _check_backbone(config: Mapping[str, Any], name: str, entry: Mapping[str, An
 
 
 def _check_stand_ins(config: Mapping[str, Any]) -> None:
-    for kind, section in (("datasets", "datasets"), ("models", "models"), ("requests", "requests")):
-        for paper_name, substitute in config["stand_ins"].get(kind, {}).items():
+    for section in ("datasets", "models", "requests"):
+        for paper_name, substitute in config["stand_ins"].get(section, {}).items():
             for name in substitute.values() if isinstance(substitute, dict) else [substitute]:
                 if name is not None and name not in config[section]:
-                    where = f"scale {config['scale']}: stand_ins.{kind}.{paper_name}"
+                    where = f"scale {config['scale']}: stand_ins.{section}.{paper_name}"
                     raise ConfigError(unknown(where, section, str(name), config[section]))
 
 

@@ -1,9 +1,7 @@
 """What a job will cost, estimated from the records of jobs that ran, and what each estimate rests on.
 
-A job that ran before takes the seconds of its own record: they are *measured*. Otherwise the seconds are *scaled* from
-other jobs' records: the images that pass through the network, counted as training would count them, times the seconds
-that one image took there. Where no record helps, a number of the configuration (`plan`) is used: it is a *guess*, and
-so is everything computed from it.
+The seconds of a job's own record are *measured*. Otherwise they are *scaled* from other jobs' records. Where no record
+helps, a number of the configuration (`plan`) is a *guess*, and so is everything computed from it.
 
     seconds = work x seconds an image of this rule, method, network and kind of device
             = work x weight / speed
@@ -85,8 +83,9 @@ class Costs:
             )
         data = self.stated["images"][cell["dataset"]]
         _, height, width = data["shape"]
-        # One repetition has rule `tune`; records of the first layout, which the laptop's are, say `seed`.
-        repeats = len(numbers(cell.get("block", cell.get("seed", "0"))))
+        # Records of the first layout, which the laptop's are, say `seed`.
+        tuning = self.config["tuning"]["repetitions"] if rule == "tune" else 1
+        repeats = len(numbers(cell.get("block", cell.get("seed", "0")))) * tuning
         return max(1.0, repeats * self._passes(rule, cell, asks, data) * height * width / SIDE**2)
 
     def _passes(self, rule: str, cell: Mapping[str, str], asks: Mapping[str, Any], data: Mapping[str, Any]) -> float:
@@ -94,12 +93,13 @@ class Costs:
         if rule == "train":
             return float(data["train"] * asks["recipe"]["epochs"])
         if rule in ("unlearn", "tune"):
-            trials = math.prod(len(values) for values in asks.get("grid", {}).values())
+            trials = asks.get("trials", 1)
             return float(trials * data["train"] * _epochs(asks["method"], keywords, asks["recipe"]))
         forgotten = sum(self._forgotten(name, data) for name in cell["forget"].split("-"))
         if rule == "attack":
             if asks["on"] == "unseen":  # as many test images as forget images, or all those of the forgotten classes
-                classes = method.literal(method.path("requests", self._kind(cell["forget"])), "WHOLE_CLASSES")
+                kind = method_of(self.config, "requests", cell["forget"].split("-")[0])
+                classes = method.literal(method.path("requests", kind), "WHOLE_CLASSES")
                 forgotten = min(forgotten, data["test"] * (forgotten / data["train"] if classes else 1))
             searches = math.prod(keywords.get(name, 1) for name in ("steps", "times", "restarts"))
             return len(keywords.get("epsilons", [0])) * searches * forgotten
@@ -108,9 +108,6 @@ class Costs:
             return float(images * math.prod(keywords.get(name, 1) for name in LOOPS))
         attacked = len(asks["attacks"]) * (1 + len(asks["defenses"])) * forgotten
         return float(data["train"] + data["test"] + attacked)
-
-    def _kind(self, requests: str) -> str:
-        return method_of(self.config, "requests", requests.split("-")[0])
 
     def _forgotten(self, name: str, data: Mapping[str, Any]) -> float:
         request = self.config["requests"].get(name, {})
@@ -159,5 +156,5 @@ def _epochs(name: str, keywords: Mapping[str, Any], recipe: Mapping[str, Any]) -
     for found in (keywords, keywords.get("settings", {})):
         if "epochs" in found:
             return float(found["epochs"])
-    once = method.exists("unlearners", name) and "ONE_PASS" in method.needs("unlearners", name)
+    once = name in method.files("unlearners") and "ONE_PASS" in method.needs("unlearners", name)
     return float(1 if once else recipe["epochs"])

@@ -1,11 +1,9 @@
 """A card of its own for each job, on a machine with several.
 
-Snakemake counts cards (`--resources gpu=4`) but does not say which job has which. So each job takes one by a lock on a
-file. The kernel releases the lock when the process ends, however it ends, so two Snakemakes of one user on one machine
-share its cards too. Where SLURM gave the job exactly the cards that it requested, nothing is locked.
-
-Small networks may share a card: with `jobs_per_gpu: 3` a card has three places, and `--resources gpu=12` fills four
-cards. A job that wants a card for itself never shares it.
+Snakemake counts cards but does not say which job has which. So each job takes one by a lock on a file, which the kernel
+releases however the process ends; two Snakemakes of one user share a machine's cards too. Where SLURM gave the job
+exactly the cards that it requested, nothing is locked. With `jobs_per_gpu: 3` a card has three places for small
+networks; a job that wants a card for itself never shares it.
 """
 
 from __future__ import annotations
@@ -16,15 +14,14 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.2
 
 log = logging.getLogger("palimpsest")
-_held: list[int] = []  # open descriptors: the leases, until the process ends
+_held: list[ExitStack] = []  # the leases, until the process ends
 
 
 class LeaseError(Exception):
@@ -86,40 +83,30 @@ def _machine() -> dict[str, str]:
 def _take(names: dict[str, str], count: int, places: int) -> list[str]:
     """Lock `count` cards and return them, or none, so that no two waiting jobs hold half of each other's."""
     folder = _folder()
-    taken: dict[str, list[int]] = {}
+    taken: dict[str, ExitStack] = {}
     for place in range(places):  # every card's first place before any card's second
         for card, name in names.items():
             if len(taken) == count or card in taken:
                 continue
             file = folder / name.replace("/", "_")
-            # A job alone on a card excludes all others; jobs that share it have one place each.
-            locks = [_lock(file, fcntl.LOCK_EX if places == 1 else fcntl.LOCK_SH)]
-            if places > 1:
-                locks.append(_lock(file.with_name(f"{file.name}.{place}"), fcntl.LOCK_EX))
-            if None in locks:
-                _release(locks)
-            else:
-                taken[card] = [lock for lock in locks if lock is not None]
-    if len(taken) < count:
-        _release(lock for locks in taken.values() for lock in locks)
-        return []
-    _held.extend(lock for locks in taken.values() for lock in locks)
-    return list(taken)
+            with suppress(BlockingIOError), ExitStack() as locks:
+                # A job alone on a card excludes all others; jobs that share it have one place each.
+                _lock(locks, file, fcntl.LOCK_EX if places == 1 else fcntl.LOCK_SH)
+                if places > 1:
+                    _lock(locks, file.with_name(f"{file.name}.{place}"), fcntl.LOCK_EX)
+                taken[card] = locks.pop_all()
+    with ExitStack() as all_or_none:
+        for locks in taken.values():
+            all_or_none.push(locks)
+        if len(taken) == count:
+            _held.append(all_or_none.pop_all())
+            return list(taken)
+    return []
 
 
-def _release(locks: Iterable[int | None]) -> None:
-    for lock in locks:
-        if lock is not None:
-            os.close(lock)
-
-
-def _lock(file: Path, kind: int) -> int | None:
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-    with suppress(BlockingIOError):
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        return descriptor
-    os.close(descriptor)
-    return None
+def _lock(locks: ExitStack, file: Path, kind: int) -> None:
+    """Lock a file until `locks` end; raises `BlockingIOError` where another has it."""
+    fcntl.flock(locks.enter_context(file.open("w")), kind | fcntl.LOCK_NB)
 
 
 def _folder() -> Path:

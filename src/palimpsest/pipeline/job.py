@@ -5,15 +5,11 @@ error.
         images = data.read(run.input.images)
         run.keep_models(lambda number: fit(...))
 
-An output is written under a temporary name and renamed when it is whole. Files from which a job can resume lie in one
-folder beside its first output until the job ends. An error that a user can correct ends the job with one sentence in
-its log; a programming error ends it with a traceback.
-
-A script can be run by itself for one result. Its log then goes to the terminal:
+An output is written under a temporary name and renamed when it is whole. An error that a user can correct ends the job
+with one sentence in its log; a programming error ends it with a traceback. A script can be run by itself for one
+result, with its log in the terminal; KEY=VALUE sets a configuration value, as Snakemake's --config does:
 
     PYTHONPATH=src python workflow/scripts/unlearn.py results/demo/unlearned/…/0-1.safetensors [KEY=VALUE …]
-
-KEY=VALUE sets a configuration value, as Snakemake's --config does.
 """
 
 from __future__ import annotations
@@ -29,7 +25,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
@@ -77,7 +73,12 @@ class Job:
         self.names: dict[str, str] = dict(snakemake.wildcards.items())
         self.asks = SimpleNamespace(**getattr(snakemake.params, "asks", {}))
         self.key = str(getattr(snakemake.params, "key", ""))
-        self.input = Files({name: _plain(found) for name, found in snakemake.input.items()})
+        self.input = Files(
+            {
+                name: str(found) if isinstance(found, str) else [*map(str, found)]
+                for name, found in snakemake.input.items()
+            }
+        )
         self.output = Files({name: str(path) for name, path in snakemake.output.items()})
         self.config: dict[str, Any] = snakemake.config
         self.facts: dict[str, Any] = {"threads": snakemake.threads}
@@ -114,9 +115,9 @@ class Job:
         """The task of the network: a file of tasks/."""
         return import_module(f"palimpsest.tasks.{self.asks.task}")
 
-    def method(self, section: str) -> ModuleType:
-        """Return the file of the method that the job runs; `section` is its section of the configuration."""
-        return imported(section, self.asks.method)
+    def method(self, folder: str, name: str = "") -> ModuleType:
+        """Return the file of a method, by default of the one that the job runs."""
+        return import_module(f"palimpsest.{method.module(folder, name or self.asks.method)}")
 
     @cached_property
     def _resumes(self) -> str:
@@ -171,22 +172,23 @@ class Job:
         with self.writing(path) as temporary:
             temporary.write_bytes(text.encode() if isinstance(text, str) else text)
 
-    def write_json(self, path: str, content: Any) -> None:
-        """Write `content` as JSON."""
-        self.write_text(path, json.dumps(content) + "\n")
+    def write_json(self, path: str, *lines: Any) -> None:
+        """Write JSON, one value on each line."""
+        self.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
-    def write_rows(self, path: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write measurements, one JSON object on each line."""
-        self.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    def keep_tensors(self, path: str, make: Callable[[int], Mapping[str, Any]], **about: Any) -> None:
+        """Write the tensors that `make` returns for each repetition, or why it diverged; `about` holds for all."""
+        from palimpsest import models, numbered
 
-    def write_tensors(
-        self, path: str, made: Mapping[int, Mapping[str, Any]], about: Mapping[int, Any] | None = None
-    ) -> None:
-        """Write the tensors of each repetition; `about` has further plain values of each."""
-        from palimpsest import numbered
-
+        made: dict[int, Mapping[str, Any]] = {}
+        told = {number: dict(about) for number in self.numbers}
+        for number in self.numbers:
+            try:
+                made[number] = make(number)
+            except models.Diverged as reason:
+                made[number], told[number]["diverged"] = {}, str(reason)
         with self.writing(path) as temporary:
-            numbered.save(made, temporary, about or {})
+            numbered.save(made, temporary, told)
 
     def read_tensors(self, path: str, number: int) -> dict[str, Any]:
         """Return the tensors of one repetition, on the job's device."""
@@ -197,10 +199,10 @@ class Job:
     def keep_models(self, make: Callable[[int], Made], about: Callable[[int], Mapping[str, str]]) -> None:
         """Write the network that `make` returns for each repetition, and the tensors that a further step needs, if any.
 
-        about: further entries of a network's header. A diverged training is written as diverged and is no error. Each
-        finished repetition is kept beside the output at once, so that a killed job loses one repetition at most.
+        about: further entries of a network's header. A diverged training is no error. Each finished repetition is kept
+        beside the output at once, so that a killed job loses one at most.
         """
-        from palimpsest import models
+        from palimpsest import models, numbered
 
         made: dict[int, Network | models.Diverged] = {}
         left: dict[int, dict[str, Any]] = {}
@@ -209,10 +211,12 @@ class Job:
             part = self.kept_for_resuming / f"{number}.whole"
             made[number], left[number] = self._finished(part, number) or self._made(make, number)
             if not isinstance(made[number], models.Diverged) and len(self.numbers) > 1:
-                self.write_tensors(f"{part}.kept", {number: left[number]})
+                with self.writing(f"{part}.kept") as temporary:
+                    numbered.save({number: left[number]}, temporary, {})
                 with self.writing(str(part)) as temporary:
                     models.save({number: made[number]}, temporary, {number: {"resumes": self._resumes}})
-        self.write_tensors(self.output.kept, left)
+        with self.writing(self.output.kept) as temporary:
+            numbered.save(left, temporary, {})
         with self.writing(self.output.model) as temporary:
             models.save(made, temporary, {number: about(number) for number in self.numbers})
 
@@ -242,11 +246,6 @@ class Job:
         except (models.ModelError, SafetensorError, FileNotFoundError) as error:
             log.warning("ignoring %s: not readable (%s)", part, error)
             return None
-
-
-def imported(section: str, name: str) -> ModuleType:
-    """Import and return the file of a method."""
-    return import_module(f"palimpsest.{method.module(section, name)}")
 
 
 def nearest_to_the_mean(rows: str, metric: str) -> int:
@@ -284,15 +283,10 @@ def job(snakemake: Any) -> Iterator[Job]:
         started = time.perf_counter()
         yield run
         if "record" in run.output:
-            content = provenance.record(
-                rule=run.stage,
-                wildcards=run.names,
-                params={**vars(run.asks), "key": run.key},
-                inputs=run.input.paths,
-                outputs=[path for name, path in run.output.items() if name != "record"],
-                facts={**run.facts, **_usage(time.perf_counter() - started)},
-            )
-            run.write_text(run.output.record, provenance.text(content))
+            run.facts |= {"rule": run.stage, "cell": run.names, "params": {**vars(run.asks), "key": run.key}}
+            outputs = [path for name, path in run.output.items() if name != "record"]
+            usage = _usage(time.perf_counter() - started)
+            run.write_text(run.output.record, provenance.record(run.input.paths, outputs, **run.facts, **usage))
             shutil.rmtree(run.kept_for_resuming, ignore_errors=True)
     except (Exception, ConfigError) as error:  # ConfigError is an exit
         log.error("%s", _sentence(error))
@@ -306,6 +300,10 @@ def alone(arguments: Sequence[str]) -> SimpleNamespace:
     from palimpsest.pipeline import cells, configuration
 
     stage = Path(sys.argv[0]).stem
+    if stage not in paths.OUTPUTS:
+        raise ConfigError(
+            f"{stage}.py makes no single result, so it does not run by itself: `snakemake {stage}` runs it."
+        )
     targets = [word for word in arguments if "=" not in word]
     given = dict(word.split("=", 1) for word in arguments if "=" in word)
     scale = given.pop("scale", targets[0].split("/")[1] if len(targets) == 1 and targets[0].count("/") > 1 else "demo")
@@ -332,10 +330,6 @@ def alone(arguments: Sequence[str]) -> SimpleNamespace:
         resources={"gpu": config["gpu"]},
         log=[],
     )
-
-
-def _plain(found: Any) -> str | list[str]:
-    return str(found) if isinstance(found, str) else [str(path) for path in found]
 
 
 def _usage(seconds: float) -> dict[str, Any]:

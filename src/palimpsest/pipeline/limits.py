@@ -14,10 +14,7 @@ BYTES = 10**6  # in one of Snakemake's megabytes
 
 
 def memory(mb: int) -> Callable[..., int]:
-    """Return a rule's `mem_mb`: `mb` megabytes and room for copies of the inputs, times the number of the attempt.
-
-    An input that is not there yet (in a dry run, or of a member of a group) counts nothing.
-    """
+    """Return a rule's `mem_mb`: `mb` megabytes and room for copies of the inputs there are yet, times the attempt."""
 
     def mem_mb(wildcards: object, input: Iterable[str], attempt: int) -> int:
         there = sum(os.path.getsize(path) for path in input if os.path.isfile(path))

@@ -37,16 +37,6 @@ def files(kind: str) -> dict[str, Path]:
     return {file.stem: file for file in found if not file.stem.startswith("_")}
 
 
-def names(kind: str) -> list[str]:
-    """The methods of a folder."""
-    return sorted(files(kind))
-
-
-def exists(kind: str, name: str) -> bool:
-    """Whether `name` is a method of that folder."""
-    return name in files(kind)
-
-
 @cache
 def path(kind: str, name: str) -> Path:
     """Return the file of a method; raises `MethodError` where there is none."""
@@ -97,18 +87,6 @@ def has(kind: str, name: str, function: str) -> bool:
 def needs(kind: str, name: str) -> tuple[str, ...]:
     """Return what a method's file declares that it needs of the workflow: `NEEDS = ("model",)`."""
     return tuple(literal(path(kind, name), "NEEDS") or ())
-
-
-@cache
-def tasks(kind: str, name: str) -> tuple[str, ...] | None:
-    """Of which tasks a method is, as its file says: `TASKS = ("classification",)`; None is all."""
-    return literal(path(kind, name), "TASKS")
-
-
-def trains(kind: str, name: str) -> bool:
-    """Whether a method has settings of training."""
-    node = _function(kind, name, FUNCTIONS[kind][0])
-    return node is not None and TRAINING in {argument.arg for argument in node.args.kwonlyargs}
 
 
 @cache

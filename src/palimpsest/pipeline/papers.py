@@ -1,9 +1,6 @@
 """A paper is a folder, config/papers/<paper>/: paper.yaml, a CSV for each table and figure, and what the paper alone
 has.
 
-`read` checks paper.yaml against workflow/schemas/paper.schema.yaml and against the files of the folder; `rows` reads a
-CSV.
-
 The columns of a CSV are `COLUMNS`. `dataset` and `unlearner` may name several (`mnist+svhn`): the row is then the mean
 over them. `status` says what the paper has where it has no number: `not_applicable` (a dash), `unreadable`, or nothing.
 `derive` computes a row's number from other numbers of the same shape:
@@ -18,8 +15,7 @@ A sensitivity study is one line of paper.yaml. Its CSV then names only the entry
     sweep: {attack: inversion_white_box, keywords: {restarts: [1, 2, 5, 10]}}
 
 `fill` makes an entry of the configuration for each value, `inversion_white_box_restarts_1` and so on; the value that
-the entry itself has keeps the entry's name. Several keywords change together, and `called` then gives the word that the
-names carry.
+the entry itself has keeps its name. Where several keywords change together, `called` is the word that the names carry.
 """
 
 from __future__ import annotations
@@ -136,7 +132,7 @@ def fill(config: Mapping[str, Any]) -> dict[str, Any]:
                 entries = filled[f"{field}s"]
                 if name not in entries:
                     raise ConfigError(unknown(f"{file.parent.name}/paper.yaml: sweep", field, name, entries))
-                if not entries.keys() & set(_names(sweep)):  # a configuration that was filled before has them already
+                if not entries.keys() & _variants(sweep):  # a configuration that was filled before has them already
                     entries.update(expand(name, entries[name], sweep))
     return filled
 
@@ -163,7 +159,7 @@ def expand(name: str, entry: Mapping[str, Any], sweep: Mapping[str, Any]) -> dic
     own = {key: value for key, value in entry.items() if key not in ("method", "also_in")} if method != name else {}
     return {
         variant: {"method": method, **own, **values}
-        for variant, values in zip(_names(sweep), _values(sweep), strict=True)
+        for variant, values in _variants(sweep).items()
         if any(entry.get(key) != value for key, value in values.items())
     }
 
@@ -173,7 +169,7 @@ def places(sweep: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, flo
     field, name, _ = swept(sweep)
     return {
         variant if variant in config[f"{field}s"] else name: next(iter(values.values()))
-        for variant, values in zip(_names(sweep), _values(sweep), strict=True)
+        for variant, values in _variants(sweep).items()
     }
 
 
@@ -183,24 +179,19 @@ def swept(sweep: Mapping[str, Any]) -> tuple[str, str, str]:
     return field, sweep[field], sweep.get("called", next(iter(sweep["keywords"])))
 
 
-def _values(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
-    keywords = sweep["keywords"]
-    return [dict(zip(keywords, values, strict=True)) for values in zip(*keywords.values(), strict=True)]
-
-
-def _names(sweep: Mapping[str, Any]) -> list[str]:
-    """Return the variants' names, `name_keyword_value`: 5 is written 5, 0.001 as 1e3 and 0.025 as 2_5e2.
+def _variants(sweep: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the keywords of each variant by its name, `name_keyword_value`: 5 is 5, 0.001 is 1e3 and 0.025 is 2_5e2.
 
     A name can have neither a point nor a sign.
     """
     _, name, called = swept(sweep)
-    found = []
-    for values in _values(sweep):
-        value = next(iter(values.values()))
+    found = {}
+    for values in zip(*sweep["keywords"].values(), strict=True):
+        value = values[0]
         if isinstance(value, float):
             number, _, power = f"{value:e}".partition("e")
             value = int(value) if value == int(value) else f"{float(number):g}e{abs(int(power))}".replace(".", "_")
-        found.append(f"{name}_{called}_{value}")
+        found[f"{name}_{called}_{value}"] = dict(zip(sweep["keywords"], values, strict=True))
     return found
 
 

@@ -32,7 +32,6 @@ class Job:
     done: bool = False
     threads: int = 1
     gpus: int = 0
-    priority: int = 0
 
     @property
     def device(self) -> str:
@@ -84,7 +83,6 @@ def graph(config: Mapping[str, Any], target: str, max_checksum_file_size: int, p
                 done=not dag.needrun(job),
                 threads=job.threads,
                 gpus=int(job.resources.get("gpu", 0)),
-                priority=job.rule.priority,  # a job knows its own priority only where it is to run
             )
             for job in dag.jobs
         ]
@@ -92,22 +90,9 @@ def graph(config: Mapping[str, Any], target: str, max_checksum_file_size: int, p
 
 def critical_path(jobs: Sequence[Job], seconds: Mapping[int, float]) -> tuple[float, list[int]]:
     """Return the longest chain of jobs that wait for each other: its seconds, and its ids in order."""
-    after = _waiting(jobs)
-    ends: dict[int, float] = {}
-    last: dict[int, int | None] = {}
+    after = {job.id: job.after & seconds.keys() for job in jobs}
+    longest: dict[int, tuple[float, list[int]]] = {}
     for number in TopologicalSorter(after).static_order():
-        before = max(after[number], key=lambda other: (ends[other], other), default=None)
-        ends[number] = seconds[number] + (ends[before] if before is not None else 0.0)
-        last[number] = before
-    at: int | None = max(ends, key=lambda number: (ends[number], number), default=None)
-    length, path = (ends[at] if at is not None else 0.0), []
-    while at is not None:
-        path.append(at)
-        at = last[at]
-    return length, path[::-1]
-
-
-def _waiting(jobs: Sequence[Job]) -> dict[int, frozenset[int]]:
-    """Return, by job id, which of `jobs` each job waits for."""
-    here = {job.id for job in jobs}
-    return {job.id: job.after & here for job in jobs}
+        length, path = max((longest[other] for other in after[number]), default=(0.0, []))
+        longest[number] = (length + seconds[number], [*path, number])
+    return max(longest.values(), default=(0.0, []))

@@ -1,8 +1,7 @@
 """The record beside each result says what went in, what ran and what came out.
 
-Hashes of inputs chain upwards: from a table's rows to the record of their measurement, from there to the model and the
-data, and so to the raw files. Commit, date and host stand in the record and never in a rule's `params`, where they
-would rerun everything.
+Its hashes of inputs chain upwards, from a table's rows to the raw files. Commit and date stand in the record and never
+in a rule's `params`, where they would rerun everything.
 """
 
 from __future__ import annotations
@@ -62,9 +61,9 @@ def relative(path: Path | str) -> str:
 def sources(root: Path | str) -> Iterator[dict[str, str]]:
     """Yield a dictionary that holds, once the block has ended, the hashes of the data files that the block read.
 
-    Files below `root` stand there by their path, with `root` as it was given; files that come with an installed package
-    stand there by their path below site-packages. The interpreter itself reports every file that is opened, so no
-    loader can forget to. (A loader that opens a file in C would go unseen; none does.)
+    Files below `root` stand there by their path, with `root` as it was given; those of an installed package by their
+    path below site-packages. The interpreter itself reports every file that is opened, so no loader can forget to. (One
+    that opens a file in C would go unseen; none does.)
     """
     found: dict[str, str] = {}
     seen: set[Path] = set()
@@ -112,20 +111,9 @@ def digests(named: Mapping[str, Path]) -> dict[str, str]:
     }
 
 
-def record(
-    *,
-    rule: str,
-    wildcards: Mapping[str, str],
-    params: Mapping[str, Any],
-    inputs: Iterable[Path | str],
-    outputs: Iterable[Path | str],
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return everything that made `outputs`; `facts` are what only the job knows (device, seconds, memory, seeds)."""
-    return {
-        "rule": rule,
-        "cell": dict(wildcards),
-        "params": dict(params),
+def record(inputs: Iterable[Path | str], outputs: Iterable[Path | str], **facts: Any) -> str:
+    """Return, as readable JSON, what made `outputs`; `facts` are what only the job knows (settings, seconds)."""
+    content = {
         "outputs": {relative(path): digest(path) for path in outputs},
         "inputs": {relative(path): digest(path) for path in inputs},
         "commit": commit(),
@@ -134,10 +122,6 @@ def record(
         "torch": importlib.metadata.version("torch"),
         **facts,
     }
-
-
-def text(content: Mapping[str, Any]) -> str:
-    """Return a record as readable JSON."""
     return json.dumps(content, indent=1, sort_keys=True, default=str) + "\n"
 
 

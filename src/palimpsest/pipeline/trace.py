@@ -25,10 +25,7 @@ SAME, CHANGED, ABSENT, SOURCE = "same", "changed since", "not here", "raw data"
 
 @dataclass(frozen=True)
 class Link:
-    """One file behind a result.
-
-    depth: how many steps above the result it lies. state: one of this module's constants. about: what made it.
-    """
+    """One file behind a result, `depth` steps above it; `state` is one of this module's constants."""
 
     depth: int
     name: str
@@ -60,11 +57,9 @@ def _links(name: str, expected: str, depth: int, root: Path, seen: set[str]) -> 
     seen.add(name)
     path = root / name
     record = _record_of(name, root)
-    state = SAME if path.is_file() else ABSENT
-    if path.is_file() and provenance.digest(path) != expected:
-        state = CHANGED
-    if record and record["outputs"][name] != expected:
-        state = CHANGED
+    found = [provenance.digest(path)] if path.is_file() else []
+    said = [record["outputs"][name]] if record else []
+    state = CHANGED if {*found, *said} - {expected} else SAME if found else ABSENT
     about = f"{record['rule']}, {record['seconds']:g} s, commit {record['commit']}" if record else "no record"
     yield Link(depth, name, state, about)
     if not record:

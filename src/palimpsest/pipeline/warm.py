@@ -1,13 +1,10 @@
 """Warm start: jobs run in a copy of a process that has already imported torch and the other slow packages.
 
 A small job computes for a second and imports for three. With `warm_start: true` the first job of a run starts a server,
-which imports what jobs need and then waits on a socket. Every later job hands its script over: the server forks, the
-copy runs the script with the job's own arguments, environment, folder and output streams, and the job ends with the
-copy's exit status. The server imports nothing of this package, so a copy reads the code as it is now.
-
-Job and copy live and die together: a copy whose job was killed kills itself, and a job whose copy died fails. The
-server ends with the Snakemake that it belongs to. Both ends must belong to the same user. Without a server (not started
-yet, not Linux, an error) a job runs as if none of this existed; results are the same bit for bit.
+which imports what jobs need, but nothing of this package. Every later job hands its script over: the server forks, and
+the copy runs the script with the job's own arguments, environment, folder and streams, and gives its exit status. Job
+and copy, of one user, live and die together; the server ends with its Snakemake. Without a server (not started yet, not
+Linux, an error) a job runs as if none of this existed; results are the same bit for bit.
 """
 
 from __future__ import annotations
@@ -42,6 +39,12 @@ PRELOADED = (
 )
 
 
+def environment(starts_warm: bool) -> dict[str, str]:
+    """Return the variables with which the jobs of this process find the package, and its server where they start so."""
+    paths = [EARLY] * starts_warm + [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return {SWITCH: str(os.getpid()) if starts_warm else "", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def hand_over() -> None:
     """Run this job's script in a copy of the server and exit with its status; return where the script must run here."""
     owner = os.environ.get(SWITCH)
@@ -62,9 +65,8 @@ def hand_over() -> None:
         sys.stderr.flush()
         environment = {**os.environ, BORN: str(born())}
         task = {"argv": sys.argv, "path": sys.path, "folder": os.getcwd(), "environment": environment}
-        text = json.dumps(task).encode()
-        socket.send_fds(line, [struct.pack("!I", len(text))], [0, 1, 2])
-        line.sendall(text)
+        socket.send_fds(line, [b"!"], [0, 1, 2])
+        line.sendall(json.dumps(task).encode() + b"\n")
         status = line.recv(1)
     if not status:
         sys.stderr.write("The job's process was killed; memory that ran out is the usual cause. Run again.\n")
@@ -116,11 +118,8 @@ def _run(line: socket.socket) -> None:
     status = 1
     try:
         line.settimeout(None)
-        head, streams, _, _ = socket.recv_fds(line, 4, 3)
-        wanted, text = struct.unpack("!I", head)[0], b""
-        while len(text) < wanted:
-            text += line.recv(wanted - len(text))
-        task = json.loads(text)
+        _, streams, _, _ = socket.recv_fds(line, 1, 3)
+        task = json.loads(line.makefile().readline())
         for target, stream in enumerate(streams):
             os.dup2(stream, target)
             os.close(stream)

@@ -1,3 +1,1 @@
-"""What people read: our numbers beside the published ones, tables, claims, checks and pages. Nothing here imports
-torch.
-"""
+"""What people read: our numbers beside the published ones, tables, claims, checks, pages. Nothing imports torch."""

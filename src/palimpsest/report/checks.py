@@ -71,15 +71,11 @@ def check(plan: Plan, paper: str, results: Path) -> list[Check]:
     rows = {run: found for run in runs if (found := read_rows(results / run.rows))}
     measured = {run: _measured(found) for run, found in rows.items()}
     asked = plan.papers[paper].get("checks", {})
+    whole = (repetitions(run, found, plan.repetitions(run)) for run, found in rows.items())
+    sizes = forget_sets(measured, asked["sizes"], results) if "sizes" in asked else ()
     made = [
-        _gather(
-            "Every run has all of its repetitions.",
-            (repetitions(run, rows[run], plan.repetitions(run)) for run in rows),
-        ),
-        _gather(
-            "The forget set and the retain set are together the whole training set.",
-            forget_sets(measured, asked.get("sizes", {}), results),
-        ),
+        _gather("Every run has all of its repetitions.", whole),
+        _gather("The forget set and the retain set are together the whole training set.", sizes),
     ]
     for one in asked.get("rows", []):
         bounds = _bounds(one, cells)
@@ -103,34 +99,27 @@ def _bounds(own: Mapping[str, Any], cells: Iterable[Cell]) -> dict[str, float]:
 def rows_hold(
     own: Mapping[str, Any], bounds: Mapping[str, float], plan: Plan, measured: Mapping[Run, Measured]
 ) -> Iterator[Case]:
-    """Yield each row that a declared check is about, held against its bound or partner; rows without either are left
-    out.
-    """
+    """Yield each row that a declared check is about and that has a bound or partner, held against it."""
     (kind,) = SAYS.keys() & own.keys()
     for run, found in measured.items():
         whole = plan.forgets_classes(run)
         if not _listed(run.unlearner, own["rows"].get("unlearner")) or whole != own.get("whole_classes", whole):
             continue
         for key, (value, n, unit) in found.items():
-            row = dict(zip(FIELDS, key[1:], strict=True))
+            row, tolerance, wanted = dict(zip(FIELDS, key[1:], strict=True)), 0.0, None
             if not all(_listed(row[field], own["rows"].get(field)) for field in FIELDS):
                 continue
-            tolerance = 0.0
-            if kind == "at_most_epsilon":
-                if row["epsilon"] == UNBOUNDED:
-                    continue
+            if kind == "at_most_epsilon" and row["epsilon"] != UNBOUNDED:
                 wanted = float(Fraction(row["epsilon"]) * own[kind])
             elif kind in ("at_least", "at_most"):
-                if isinstance(own[kind], Mapping) and run.dataset not in bounds:
-                    continue
-                wanted = bounds.get(run.dataset, own[kind])
-            else:
+                wanted = bounds.get(run.dataset) if isinstance(own[kind], Mapping) else own[kind]
+            elif kind in ("no_less_than", "equal_to"):
                 partner = {**row, **own[kind]}
-                other = found.get((key[0], partner["attack"], partner["epsilon"], partner["metric"]))
-                if other is None:
-                    continue
-                wanted, m, _ = other
-                tolerance = _tolerance(own.get("tolerance", {}), value, n, wanted, m)
+                if other := found.get((key[0], *(partner[field] for field in FIELDS))):
+                    wanted, m, _ = other
+                    tolerance = _tolerance(own.get("tolerance", {}), value, n, wanted, m)
+            if wanted is None:
+                continue
             off = {"at_least": wanted - value, "no_less_than": wanted - value, "equal_to": abs(value - wanted)}
             wrong = off.get(kind, value - wanted) > tolerance + 1e-6
             about = ", ".join(filter(None, (_about(run), *key[1:3], f"repetition {key[0]}")))
@@ -157,18 +146,15 @@ def repetitions(run: Run, rows: Sequence[Mapping[str, Any]], asked: int) -> Case
 
 
 def forget_sets(measured: Mapping[Run, Measured], metrics: Mapping[str, str], results: Path) -> Iterator[Case]:
-    """Yield for each repetition whether its forgotten and retained samples together are as many as the training set
-    has.
-    """
+    """Yield for each repetition whether what it forgot and what it retained are as many as the training set has."""
     for run, found in measured.items():
         record = results / paths.record_of(paths.below("data", "images", dataset=run.dataset))
         if not record.is_file():
             continue
         train = int(json.loads(record.read_text())["train"])
-        for repetition in sorted({key[0] for key in found}) if metrics else ():
-            gone, kept = (
-                found.get((repetition, "none", "", metrics[part]), (0.0, 0, ""))[1] for part in ("forget", "retain")
-            )
+        for repetition in sorted({key[0] for key in found}):
+            sets = [(repetition, "none", "", metrics[part]) for part in ("forget", "retain")]
+            gone, kept = (found.get(key, (0.0, 0, ""))[1] for key in sets)
             wrong = f"{gone} forgotten and {kept} retained of {train}" if kept + gone != train or not gone else ""
             yield f"{_about(run)}, repetition {repetition}", wrong
 
@@ -179,15 +165,9 @@ def _gather(says: str, cases: Iterable[Case]) -> Check:
 
 
 def _measured(rows: Sequence[Mapping[str, Any]]) -> Measured:
-    return {
-        (int(row["repetition"]), row["attack"], row["epsilon"], row["metric"]): (
-            float(row["value"]),
-            int(row["n"]),
-            str(row["unit"]),
-        )
-        for row in rows
-        if row["status"] == "ok" and not row["defense"]
-    }
+    sound = [row for row in rows if row["status"] == "ok" and not row["defense"]]
+    keys = [(int(row["repetition"]), row["attack"], row["epsilon"], row["metric"]) for row in sound]
+    return {key: (float(row["value"]), int(row["n"]), str(row["unit"])) for key, row in zip(keys, sound, strict=True)}
 
 
 def _about(run: Run) -> str:

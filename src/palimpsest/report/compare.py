@@ -61,11 +61,6 @@ class Verdict(StrEnum):
     NOT_RUN = "not run"
     NO_PUBLISHED = "no published value"
 
-    @property
-    def look(self) -> str:
-        """Which of three looks the verdict has on a page."""
-        return {"agrees": "agree", "differs": "differ", "diverged": "differ"}.get(self, "cannot")
-
 
 FIELDS = ("attack", "epsilon", "defense", "screening", "metric")  # what a measurement and a cell have in common
 SCALES = {"%": 100.0, "fraction": 1.0}  # units of proportions, and what 1 is in them
@@ -84,7 +79,8 @@ class Compared:
     half: the h of the module's rule. difference: ours minus the published number. why: what one must know to understand
     the verdict. record: the record of the rows, below results/<scale>/; empty where there is none. images: how many
     images stand behind each value. successes: for a proportion of attempts, how many succeeded and how many there were,
-    over all repetitions. winner: where the cell is the highest or lowest of several, the name of that one.
+    over all repetitions. winner: where the cell is the highest or lowest of several, the name of that one. marks: what
+    its row must say of itself (`marks.Mark`).
     """
 
     cell: Cell
@@ -94,13 +90,14 @@ class Compared:
     images: int | None
     mean: float | None
     sd: float | None
-    half: float | None
-    difference: float | None
-    verdict: Verdict
-    why: str
     record: str
+    half: float | None = None
+    difference: float | None = None
+    verdict: Verdict = Verdict.NOT_RUN
+    why: str = NOT_YET
     successes: tuple[float, int] | None = None
     winner: str = ""
+    marks: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -137,6 +134,12 @@ def compare(cells: Iterable[Cell], results: Path) -> list[Compared]:
     return [one(cell) for cell in cells]
 
 
+def how_many(cells: Iterable[Cell], results: Path) -> tuple[int, int]:
+    """Return how many cells have their numbers or diverged, and how many can be computed at this scale."""
+    found = [one for one in compare(cells, results) if one.cell.runs]
+    return sum(bool(one.values) or one.verdict is Verdict.DIVERGED for one in found), len(found)
+
+
 def judge(cell: Cell, *rows: Sequence[Row], record: str = "") -> Compared:
     """Compare one cell with the rows of its runs; with several runs a repetition's value is the mean over them."""
     key = [getattr(cell, field) for field in FIELDS]
@@ -161,7 +164,7 @@ def judge(cell: Cell, *rows: Sequence[Row], record: str = "") -> Compared:
         cell=cell, values=values, unit=unit, successes=successes, **_spread(values),
         seeds=tuple(str(own[0][number].get("seed", "")) for number in there),
         images=min(sum(int(one[number]["n"]) for one in own) for number in there) if there else None,
-        half=None, difference=None, verdict=Verdict.NOT_RUN, why=NOT_YET, record=record if any(rows) else "",
+        record=record if any(rows) else "",
     )  # fmt: skip
     half = interval(empty.mean, empty.sd, empty.n, unit, empty.images, cell.printed_trials)
     return _judged(replace(empty, half=half), lost)
@@ -213,8 +216,7 @@ def interval(
 
 
 def two_proportions(first: tuple[float, int], second: tuple[float, int]) -> tuple[float, float]:
-    """Return the 95% interval of p1 - p2, from (successes, attempts) of each, by Newcombe's hybrid of Wilson's
-    intervals.
+    """Return the 95% interval of p1 - p2, from (successes, attempts) of each: Newcombe's hybrid of Wilson's intervals.
 
     Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine 17 (1998),
     method 10.

@@ -7,7 +7,6 @@ a paper of two columns. An unlearner's method has one colour, hatch and marker i
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -55,81 +54,59 @@ def of(plan: Plan, paper: str, name: str, results: Path) -> tuple[Figure, list[C
     return KINDS[own["kind"]](plan, about, own, found, results), found
 
 
-def svg(figure: Figure) -> str:
-    """Return the figure as SVG, the same text for the same numbers whenever it is drawn."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
-    return text.getvalue()
-
-
-def pdf(figure: Figure) -> bytes:
-    """Return the figure as PDF, likewise."""
+def saved(figure: Figure, kind: str) -> bytes:
+    """Return the figure as a file of a kind, `svg` or `pdf`: the same for the same numbers whenever it is drawn."""
     made = io.BytesIO()
-    figure.savefig(made, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    figure.savefig(made, format=kind, bbox_inches="tight", metadata=undated[kind])
     return made.getvalue()
 
 
 def numbers(found: Sequence[Compared], results: Path) -> str:
     """Return the plotted numbers as CSV: for cells that of a table, for distributions a line for each value."""
     samples = [row for one in found for row in _samples(one, results)]
-    if not samples:
-        return tables.tidy(found)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(samples[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(samples)
-    return text.getvalue()
+    return pd.DataFrame(samples).to_csv(index=False, lineterminator="\n") if samples else tables.tidy(found)
 
 
 def bars(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
-    """Draw bars for each data set by unlearner, in a panel for each value of `panels`; diamonds are the paper's
-    numbers.
-    """
+    """Draw bars by data set and unlearner, a panel for each value of `panels`; the paper's numbers are diamonds."""
     names = about.get("names", {})
     panels = list(dict.fromkeys(_field(one, own["panels"]) for one in found))
     figure, axes = plt.subplots(len(panels), 1, figsize=(PAGE, 1.55 * len(panels) + 0.3), sharex=True, squeeze=False)
     unlearners = list(dict.fromkeys(one.cell.unlearner for one in found))
     data_sets = list(dict.fromkeys(one.cell.dataset for one in found))
     width = 0.84 / len(unlearners)
+    fills: dict[str, dict[str, Any]] = {}
+    for unlearner in unlearners:
+        colour, hatch, _ = style(plan, unlearner)
+        fills[unlearner] = {"facecolor": _lighter(colour), "edgecolor": colour, "hatch": hatch}
+    diamond: dict[str, Any] = {"marker": "D", "markerfacecolor": "white", "markeredgecolor": "#C00000"}
     for axis, panel in zip(axes[:, 0], panels, strict=True):
-        here = {(one.cell.dataset, one.cell.unlearner): one for one in found if _field(one, own["panels"]) == panel}
-        for place, unlearner in enumerate(unlearners):
-            colour, hatch, _ = style(plan, unlearner)
-            for position, data_set in enumerate(data_sets):
-                one = here.get((data_set, unlearner))
-                x = position + (place - (len(unlearners) - 1) / 2) * width
-                if one and one.mean is not None:
-                    filled: dict[str, Any] = {"color": _lighter(colour), "edgecolor": colour, "hatch": hatch}
-                    axis.bar(x, one.mean, width * 0.92, linewidth=0.6, **filled)
-                    axis.errorbar(x, one.mean, one.sd or 0, color="#333333", linewidth=0.7, capsize=1.2)
-                elif one:
-                    axis.text(x, 2, one.short, rotation=90, ha="center", fontsize=5)
-                if one and one.cell.published is not None:
-                    axis.plot(x, one.cell.published, "D", color="white", markeredgecolor="#C00000", markersize=3.2)
+        here = [one for one in found if _field(one, own["panels"]) == panel]
+        for one in sorted(here, key=lambda one: unlearners.index(one.cell.unlearner)):
+            position = data_sets.index(one.cell.dataset)
+            x = position + (unlearners.index(one.cell.unlearner) - (len(unlearners) - 1) / 2) * width
+            if one.mean is not None:
+                axis.bar(x, one.mean, width * 0.92, linewidth=0.6, **fills[one.cell.unlearner])
+                axis.errorbar(x, one.mean, one.sd or 0, color="#333333", linewidth=0.7, capsize=1.2)
+            else:
+                axis.text(x, 2, one.short, rotation=90, ha="center", fontsize=5)
+            if one.cell.published is not None:
+                axis.plot(x, one.cell.published, linestyle="none", markersize=3.2, **diamond)
         for position, data_set in enumerate(data_sets):
-            rival = _rival([here[key] for key in here if key[0] == data_set], about, results)
+            rival = _rival([one for one in here if one.cell.dataset == data_set], about, results)
             if rival is not None:
                 axis.hlines(rival, position - 0.46, position + 0.46, **RIVAL)
-        axis.set_ylim(*own.get("ylim", (0, 105)))
-        axis.set_ylabel(own["y"])
+        axis.set(ylim=own.get("ylim", (0, 105)), ylabel=own["y"])
         axis.set_title(names.get(panel, panel), loc="left")
         axis.set_xticks(range(len(data_sets)), [_label(found, data_set, names) for data_set in data_sets])
         axis.tick_params(axis="x", length=0)
-    handles: list[Any] = [
-        mpl.patches.Patch(facecolor=_lighter(colour), edgecolor=colour, hatch=hatch)
-        for colour, hatch, _ in (style(plan, unlearner) for unlearner in unlearners)
-    ]
-    labels = [names.get(unlearner, unlearner) for unlearner in unlearners]
+    handles: dict[str, Any] = {names.get(name, name): mpl.patches.Patch(**fill) for name, fill in fills.items()}
     if any(one.cell.published is not None for one in found):
-        handles.append(
-            Line2D([], [], marker="D", color="none", markerfacecolor="white", markeredgecolor="#C00000", markersize=4)
-        )
-        labels.append("paper")
-    for label in _rivals(found, about):
-        handles.append(Line2D([], [], **RIVAL))
-        labels.append(label)
+        handles["paper"] = Line2D([], [], color="none", markersize=4, **diamond)
+    handles |= {label: Line2D([], [], **RIVAL) for label in _rivals(found, about)}
     above = (0.5, 1.03 if len(panels) > 1 else 1.08)
-    figure.legend(handles, labels, loc="upper center", ncols=len(handles), bbox_to_anchor=above)
+    figure.legend([*handles.values()], [*handles], loc="upper center", ncols=len(handles), bbox_to_anchor=above)
     figure.tight_layout()
     return figure
 
@@ -168,9 +145,8 @@ def lines(plan: Plan, about: Words, own: Words, found: Sequence[Compared], resul
     places = sorted(set(at.values()))
     axis.set_xticks(places, [own.get("ticks", {}).get(x, f"{x:g}") for x in places], minor=False)
     axis.minorticks_off()
-    axis.set_ylim(*own.get("ylim", (0, 105)))
-    axis.set_xlabel(", ".join(filter(None, (own["xlabel"], _repetitions(found)))))
-    axis.set_ylabel(own["y"])
+    xlabel = ", ".join(filter(None, (own["xlabel"], _repetitions(found))))
+    axis.set(ylim=own.get("ylim", (0, 105)), xlabel=xlabel, ylabel=own["y"])
     if axis.get_legend_handles_labels()[0]:
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     figure.tight_layout()
@@ -187,8 +163,7 @@ def distributions(plan: Plan, about: Words, own: Words, found: Sequence[Compared
         axis.set_ylabel(own["y"] if axis is axes[0, 0] else "")
         if not len(frame):
             axis.text(0.5, 0.5, one.short, ha="center", transform=axis.transAxes)
-            axis.set_xticks([])
-            axis.set_yticks([])
+            axis.set(xticks=[], yticks=[])
             continue
         shaken = np.random.default_rng(0)  # the same points in the same places whenever it is drawn
         for position, (kind, colour) in enumerate((("forgotten", "#D55E00"), ("kept", "#0072B2"))):
@@ -211,18 +186,13 @@ def images(plan: Plan, about: Words, own: Words, found: Sequence[Compared], resu
     from safetensors import safe_open  # the only figure that reads pixels
 
     names = about.get("names", {})
-    shown = list({one.cell.runs[0]: one for one in found if one.cell.runs}.values())
     grids = []
-    for one in shown:
-        run = one.cell.runs[0]
+    for run, one in {one.cell.runs[0]: one for one in found if one.cell.runs}.items():
         place = {**run.names, "attack": one.cell.attack, "block": plan.blocks(run)[0]}
-        shown_by = [paths.below("data", "images", dataset=run.dataset), paths.below("probe", "probed", **place)]
-        data, file = (safe_open(str(results / path), framework="numpy") for path in shown_by)
-        labels, pixels, inverted = (
-            data.get_tensor("train/labels"),
-            data.get_slice("train/images"),
-            file.get_tensor("0/images"),
-        )
+        data = safe_open(results / paths.below("data", "images", dataset=run.dataset), framework="numpy")
+        probed = safe_open(results / paths.below("probe", "probed", **place), framework="numpy")
+        labels, pixels = data.get_tensor("train/labels"), data.get_slice("train/images")
+        inverted = probed.get_tensor("0/images")
         real = [pixels[int(np.flatnonzero(labels == label)[0])] for label in range(len(inverted))]
         grids.append((run, _forgotten(one, results), real, inverted))
     classes = max((len(real) for *_, real, _ in grids), default=1)
@@ -232,12 +202,8 @@ def images(plan: Plan, about: Words, own: Words, found: Sequence[Compared], resu
             axis, image = axes[2 * row + offset, label], kind[label].astype(float)
             image = (image - image.min()) / max(float(np.ptp(image)), 1e-9)
             axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for spine in axis.spines.values():
-                spine.set_visible(bool(offset) and label in forgotten)
-                spine.set_color("#D55E00")
-                spine.set_linewidth(1.5)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set(visible=bool(offset) and label in forgotten, color="#D55E00", linewidth=1.5)
         axes[2 * row, 0].set_ylabel(f"{named(run.dataset, names)}\nreal", fontsize=6)
         axes[2 * row + 1, 0].set_ylabel("inverted", fontsize=6)
     figure.tight_layout(pad=0.3)

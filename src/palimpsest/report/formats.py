@@ -23,7 +23,7 @@ TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"$\sim$", "^": r"\textasciicircum{}", "→": r"$\rightarrow$", "±": r"$\pm$", "≠": r"$\neq$",
     "ε": r"$\varepsilon$", "σ": r"$\sigma$", "×": r"$\times$", "–": "--", "∞": r"$\infty$", "·": r"$\cdot$",
-    "≤": r"$\leq$", "≥": r"$\geq$", "“": "``", "”": "''", "’": "'",
+    "≤": r"$\leq$", "≥": r"$\geq$", "†": r"$\dagger$", "‡": r"$\ddagger$", "“": "``", "”": "''", "’": "'",
 }  # fmt: skip
 
 
@@ -47,9 +47,7 @@ def printed(one: Compared, column: Column) -> str:
 
 
 def bracketed(one: Compared, table: Table) -> str:
-    """Return `(n)` where n differs from the caption's, and the name of the one of several that is the highest or
-    lowest.
-    """
+    """Return `(n)` where n differs from the caption's, and of the highest or lowest of several its name."""
     return (f"({one.n})" if one.n and one.n != table.n else "") + (f" {one.winner}" if one.winner else "")
 
 
@@ -82,19 +80,19 @@ def markdown(table: Table) -> str:
     if table.banner:
         parts.insert(1, "\n>\n".join(_wrap(text, "> ") for text in (f"**{table.banner[0]}**", *table.banner[1:])))
     for block in table.blocks:
-        grid = [["", *heads]]
+        rows = [["", *heads]]
         for line in block.lines:
-            grid.append([line.label, *_cells(line, table)])
+            rows.append([line.label, *_cells(line, table)])
             if any(theirs := below(line, table)):
-                grid.append(["  paper", *(text.replace("unreadable", "?") for text in theirs)])
-        parts += [f"## {block.title}", _wrap(block.about + "."), *([_grid(grid)] if block.lines else [])]
+                rows.append(["  paper", *(text.replace("unreadable", "?") for text in theirs)])
+        parts += [f"## {block.title}", _wrap(block.about + "."), *([grid(rows)] if block.lines else [])]
         if block.controls:
             used = [i for i in range(len(heads)) if any(line.cells[i] for line in block.controls)]
-            grid = [["control", "", *(heads[i] for i in used)]]
+            rows = [["control", "", *(heads[i] for i in used)]]
             for line in block.controls:
                 cells = _cells(line, table)
-                grid.append([line.control, line.label, *(cells[i] for i in used)])
-            parts += ["The controls are ours and not the paper's:", _grid(grid, left=2)]
+                rows.append([line.control, line.label, *(cells[i] for i in used)])
+            parts += ["The controls are ours and not the paper's:", grid(rows, left=2)]
     said = [spread(table), *notes(table)]
     if table.signs:
         said.insert(1, "Signs: " + ", ".join(f"`{verdict.sign}` {verdict.meaning}" for verdict in table.signs) + ".")
@@ -125,7 +123,8 @@ def _wrap(text: str, indent: str = "") -> str:
     return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def _grid(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+def grid(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return rows, the head first, as a Markdown table of even columns: `left` of them aligned left, others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     pad = [str.ljust if i < left else str.rjust for i in range(len(widths))]
     rule = [("-" * width if i < left else "-" * (width - 1) + ":") for i, width in enumerate(widths)]

@@ -1,84 +1,71 @@
-"""The page of a paper: claims, tables with a link from each number to its record, figures, checks, controls, costs,
-tuning.
+"""The page of a paper: claims, tables, figures, checks, controls, costs, tuning; every number links to its record.
 
-Its look is defined in workflow/report/ (page.html.j2, table.html.j2, style.css). The page fetches nothing and has no
-script.
+Its look is defined in workflow/report/ (page.html.j2, style.css). The page fetches nothing and has no script. What a
+paper adds in Python of its own lies in config/papers/<paper>/, in sections.py and checks.py:
+
+sections(context) -> list of (title, HTML)      parts of the page, before the tables
+checks(context) -> list of checks.Check         in addition to those that paper.yaml declares
 """
 
 from __future__ import annotations
 
 import base64
-import json
+import importlib.util
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from palimpsest.pipeline import paths
-from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
-from palimpsest.pipeline.configuration import grid_of
-from palimpsest.report import checks, claims, compare, cost, formats, origin, own, tables
+from palimpsest.pipeline import papers, paths
+from palimpsest.pipeline.cells import Plan
+from palimpsest.pipeline.provenance import read_records
+from palimpsest.report import checks, claims, compare, formats, records, tables
 from palimpsest.report.compare import Compared, Verdict
-
-
-@dataclass(frozen=True)
-class Search:
-    """What rule `tune` chose for one unlearner in one place, and from which values.
-
-    trials: values as text, the gap to retraining in points (None where it diverged), and whether they were chosen.
-    edge: whether the choice is the smallest or largest value of its grid, so that a better one may lie beyond.
-    """
-
-    unlearner: str
-    where: str
-    trials: tuple[tuple[str, float | None, bool], ...]
-    edge: bool
-    record: str
 
 
 def render(plan: Plan, paper: str, results: Path) -> str:
     """Return the page of `paper` from what lies below `results`, which is results/<scale>."""
     about = plan.papers[paper]
-    made, found = [], []
+    names = about.get("names", {})
+    made, counted, figures = [], list[Compared](), []
     for table in about["tables"]:
         arranged, compared = tables.of(plan, paper, table, results)
         made.append(arranged)
-        found += compared
-    counted, figures = list(found), []
+        counted += compared
+    found = list(counted)
     for name, figure in about.get("figures", {}).items():
         compared = compare.compare(plan.figures[paper, name], results)
         file = results / paths.below("figure", "svg", paper=paper, figure=name)
         drawing = base64.b64encode(file.read_bytes()).decode() if file.is_file() else ""
-        banner = tables.banner((one.cell for one in compared), about.get("names", {}))
+        banner = tables.banner((one.cell for one in compared), names)
         figures.append({**figure, "name": name, "drawing": drawing, "banner": banner})
         found += compared
-    names = about.get("names", {})
     runs = dict.fromkeys(run for one in found for run in one.cell.runs)
-    costs = cost.costs(runs, plan.config["tuning_seed"], results)
-    context = own.Context(plan, paper, about, counted, results)
+    kept = read_records(results)
+    costs = records.costs(kept, runs, plan.held_out)
+    written = {name: (results / paths.below("page", "page", paper=name)).is_file() for name in plan.papers}
+    context = Context(plan, paper, about, counted, results)
     return formats.environment().get_template("page.html.j2").render(
         paper=paper,
         about=about,
         scale=plan.config["scale"],
-        repetitions=Counter(one.n for one in found if one.n).most_common(1)[0][0] if any(one.n for one in found) else 0,
+        repetitions=tables.usual_n(found),
         banner=tables.banner((one.cell for one in found), names),
         tables=made,
         figures=figures,
         claims=claims.evaluate(about, found),
-        sections=own.call(context, "sections"),
-        checks=[*checks.check(plan, paper, results), *own.call(context, "checks")],
+        sections=call(context, "sections"),
+        checks=[*checks.check(plan, paper, results), *call(context, "checks")],
         counts=counts(counted),
         costs=costs,
         places=list({(run.dataset, run.model, run.forget): run for run in costs}.values()),
         at=lambda place, unlearner: replace(place, unlearner=unlearner),
-        searches=searches(plan, runs, names, results),
-        made_by=origin.origin(results, [run.rows for run in runs]),
+        searches=records.searches(plan, runs, names, results),
+        made_by=records.origin(kept, [f"results/{results.name}/{run.rows}" for run in runs]),
         configured=(results / "config.yaml").is_file(),
-        others=[
-            name
-            for name in plan.papers
-            if name == paper or (results / paths.below("page", "page", paper=name)).is_file()
-        ],
+        others=[name for name in plan.papers if name == paper or written[name]],
     )  # fmt: skip
 
 
@@ -99,24 +86,37 @@ def counts(found: Sequence[Compared]) -> dict[str, int]:
     }
 
 
-def searches(plan: Plan, runs: Iterable[Run], names: Mapping[str, str], results: Path) -> list[Search]:
-    """Return every search of rule `tune` behind the runs, in their order; those not run yet are left out."""
-    found = []
-    for run in runs:
-        if run.unlearner == ORIGINAL or not grid_of(plan.config, run.steps[-1][1]):
-            continue
-        file = results / paths.below("tune", "tuned", **run.names)
-        if not file.is_file():
-            continue
-        content = json.loads(file.read_text())
-        tried = [(one["values"], one["gap"]) for one in content["trials"]]
-        trials = tuple(
-            (", ".join(f"{key} {value:g}" for key, value in values.items()), gap, values == content["chosen"])
-            for values, gap in tried
-        )
-        grid = {key: [values[key] for values, _ in tried] for key in content["chosen"]}
-        edge = any(content["chosen"][key] in (min(values), max(values)) for key, values in grid.items())
-        where = f"{names.get(run.dataset, run.dataset)}, {names.get(run.forget, run.forget)}"
-        record = str(file.with_suffix(".record.json").relative_to(results))
-        found.append(Search(names.get(run.unlearner, run.unlearner), where, trials, edge, record))
-    return found
+@dataclass(frozen=True)
+class Context:
+    """What a section knows.
+
+    found: the compared cells of the paper's tables. results: results/<scale>.
+    """
+
+    plan: Plan
+    paper: str
+    about: Mapping[str, Any]
+    found: Sequence[Compared]
+    results: Path
+
+    def render(self, template: str, **values: Any) -> str:
+        """Return a template of the paper's folder as HTML; it may import those of workflow/report/."""
+        text = (papers.PAPERS / self.paper / template).read_text()
+        return formats.environment().from_string(text).render(about=self.about, **values)
+
+
+def call(context: Context, name: str) -> list[Any]:
+    """Call the function `name` in the paper's file of that name and return its list; empty where there is no file."""
+    file = papers.PAPERS / context.paper / f"{name}.py"
+    return list(getattr(load(file), name)(context)) if file.is_file() else []
+
+
+def load(file: Path) -> Any:
+    """Import a Python file by its path, once."""
+    name = f"{file.parent.name}_{file.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec and spec.loader, file
+        sys.modules[name] = importlib.util.module_from_spec(spec)  # where its dataclasses look
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]

@@ -7,10 +7,10 @@ import io
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from palimpsest.pipeline.estimate import BASES, Amount, Costs
 from palimpsest.pipeline.plan import Job, critical_path
+from palimpsest.report.formats import grid
 
 HOUR = 3600.0
 NOTES = """
@@ -47,16 +47,20 @@ def markdown(jobs: Sequence[Job], costs: Costs) -> str:
     every, waiting = Counter(job.rule for job in jobs), Counter(job.rule for job in left)
     of_rule = {rule: [job for job in left if job.rule == rule] for rule in every}
     longest = sorted(every, key=lambda rule: -sum(plain[job.id] for job in of_rule[rule]))
-    rules = [[rule, every[rule], waiting[rule], *held(of_rule[rule], what)] for rule in longest]
+    rules = [[rule, str(every[rule]), str(waiting[rule]), *held(of_rule[rule], what)] for rule in longest]
     by_id = {job.id: job for job in left}
-    chain = [f"{_number(plain[n] / HOUR)} h, {seconds[n].basis}: {_name(by_id[n])}" for n in path if plain[n]]
+    chain = [
+        f"{_number(plain[n] / HOUR)} h, {seconds[n].basis}: {' '.join([by_id[n].rule, *by_id[n].cell.values()])}"
+        for n in path
+        if plain[n]
+    ]
     wrap = textwrap.TextWrapper(100, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     return "\n\n".join(
         [
             f"# Plan: scale {costs.config['scale']}, target {costs.stated['target']}",
             f"{len(jobs):,} jobs: {len(jobs) - len(left):,} done, {len(left):,} to run.",
-            _table(["to run", "", *BASES], figures),
-            _table(["rule", "jobs", "to run", f"{unit} h", *BASES], rules),
+            grid([["to run", "", *BASES], *figures]),
+            grid([["rule", "jobs", "to run", f"{unit} h", *BASES], *rules]),
             "\n".join(["The critical path:", "", *map(wrap.fill, chain)]) if chain else "Nothing is left to run.",
             textwrap.fill(NOTES.strip(), 100) + "\n",
         ]
@@ -89,24 +93,7 @@ def _share(part: float) -> str:
     return "-" if not part else "<1%" if part < 0.01 else ">99%" if 0.99 < part < 1 else f"{100 * part:.0f}%"
 
 
-def _name(job: Job) -> str:
-    return " ".join([job.rule, *job.cell.values()])
-
-
 def _number(value: float) -> str:
     if 0 < value < 0.001:
         return "<0.001"
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a Markdown table with columns of even width, the first aligned left, the others right."""
-    texts = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in [list(head), *texts]) for i in range(len(head))]
-    pads = [str.rjust if i else str.ljust for i in range(len(widths))]
-    lines = [
-        "| " + " | ".join(pad(t, w) for pad, t, w in zip(pads, row, widths, strict=True)) + " |"
-        for row in [head, *texts]
-    ]
-    rule = "|" + "|".join("-" * (width + 1) + ":" if i else "-" * (width + 2) for i, width in enumerate(widths)) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])

@@ -18,15 +18,13 @@ from typing import Any
 from palimpsest.pipeline.cells import Cell, Plan
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.values import ARROW, SEVERAL, Kind, named
-from palimpsest.report import compare
+from palimpsest.report import compare, marks
 from palimpsest.report.compare import Compared, Verdict
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, the group above it (`short` where there is little room), and as many decimals as the paper
-    prints.
-    """
+    """A column: its name, the group above it (`short` where there is no room), as many decimals as the paper prints."""
 
     name: str
     group: str
@@ -91,6 +89,8 @@ class Table:
 def of(plan: Plan, paper: str, table: str, results: Path) -> tuple[Table, list[Compared]]:
     """Return a table of a plan, from the rows below `results`, and its compared cells."""
     found = compare.compare(plan.tables[paper, table], results)
+    of_run = {run: marks.marks(plan, run, results) for one in found for run in one.cell.runs}
+    found = [replace(one, marks=tuple(dict.fromkeys(m for run in one.cell.runs for m in of_run[run]))) for one in found]
     return arrange(plan.papers[paper], plan.config["scale"], found), found
 
 
@@ -103,30 +103,21 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
     own = about["tables"][first.table]
     layout = own.get("layout", about["layout"])
     names = about.get("names", {})
-    columns = tuple(
-        Column(name, group["label"], group["short"], layout["places"][name])
-        for group in layout["groups"]
-        for name in group["columns"]
-    )
-    slots = [(group["cells"], name) for group in layout["groups"] for name in group["columns"]]
-
-    def place(cell: Cell) -> int:
-        name = layout["metrics"].get(cell.metric, {}).get("column")
-        for index, (where, column) in enumerate(slots):
-            if column == name and compare.matches(cell, where):
-                return index
-        where = f"config/papers/{cell.paper}/{cell.table}.csv:{cell.line}"
-        raise ConfigError(f"{where}: the layout in paper.yaml has no column for {cell.metric} of this cell.")
-
+    slots = [(group, name) for group in layout["groups"] for name in group["columns"]]
+    columns = tuple(Column(name, group["label"], group["short"], layout["places"][name]) for group, name in slots)
     blocks: dict[tuple[str, str, str], dict[tuple[str, str, str], dict[int, Compared]]] = {}
     for one in found:
         cell = one.cell
-        index = place(cell)
+        where = f"config/papers/{cell.paper}/{cell.table}.csv:{cell.line}"
+        named_so = layout["metrics"].get(cell.metric, {}).get("column")
+        fit = [name == named_so and compare.matches(cell, group["cells"]) for group, name in slots]
+        if True not in fit:
+            raise ConfigError(f"{where}: the layout in paper.yaml has no column for {cell.metric} of this cell.")
+        index = fit.index(True)
         line = blocks.setdefault((cell.dataset, cell.model, cell.forget), {}).setdefault(
             (cell.control, cell.unlearner, cell.defense), {}
         )
         if index in line:
-            where = f"config/papers/{cell.paper}/{cell.table}.csv:{cell.line}"
             raise ConfigError(f"{where}: two cells stand in one place of the layout in paper.yaml.")
         line[index] = replace(one, winner=named(one.winner, names)) if one.winner else one
     of_controls = dict.fromkeys((one.cell.control, one.cell.metric) for one in found if one.cell.control)
@@ -134,7 +125,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         f"The control “{names.get(label, label)}” gives the {layout['metrics'][metric]['says']}."
         for label, metric in of_controls
     ]
-    counts = Counter(one.n for one in found if one.n)
+    said = [f"{mark.sign} {mark.meaning}." for mark in marks.Mark if any(mark in one.marks for one in found)]
     shown = {one.verdict for one in found}
     return Table(
         paper=first.paper,
@@ -145,10 +136,16 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         columns=columns,
         blocks=tuple(_block(lines, columns, names, layout["metrics"]) for lines in blocks.values()),
         banner=banner((one.cell for one in found), names),
-        n=counts.most_common(1)[0][0] if counts else 0,
-        footnotes=(*([own["footnote"]] if "footnote" in own else []), *controls),
+        n=usual_n(found),
+        footnotes=(*([own["footnote"]] if "footnote" in own else []), *controls, *said),
         signs=tuple(verdict for verdict in Verdict if verdict.meaning and verdict in shown),
     )
+
+
+def usual_n(found: Iterable[Compared]) -> int:
+    """Return how many repetitions most numbers have; 0 where there is no number."""
+    counts = Counter(one.n for one in found if one.n)
+    return counts.most_common(1)[0][0] if counts else 0
 
 
 def _block(
@@ -163,7 +160,8 @@ def _block(
         missing = {one.why for one in placed.values() if one.verdict is Verdict.NOT_RUN}
         whole = all(one.verdict in (Verdict.NOT_RUN, Verdict.NOT_APPLICABLE) for one in placed.values())
         reason = missing.pop() if whole and len(missing) == 1 else ""
-        label = named(unlearner, names) + (f", {named(defense, names)}" if defense else "")
+        said = "".join(f" {mark.sign}" for mark in marks.Mark if any(mark in one.marks for one in placed.values()))
+        label = named(unlearner, names) + (f", {named(defense, names)}" if defense else "") + said
         made.append(Line(label, names.get(control, control), cells, reason))
     every = [one.cell for placed in lines.values() for one in placed.values()]
     cell, runs = every[0], next((cell.runs for cell in every if cell.runs), ())
@@ -171,20 +169,16 @@ def _block(
         metrics[cell.metric]["column"]: metrics[cell.metric]["says"] for cell in reversed(every) if not cell.control
     }
     used = {column.name: used[column.name] for column in columns if column.name in used}
-    title, network, forget = (
-        f"{named(theirs, names)}{ARROW}{named(ours, names)}" if ours != theirs else named(theirs, names)
-        for theirs, ours in (
-            (theirs, SEVERAL.join(dict.fromkeys(getattr(run, kind) for run in runs)) or theirs)
-            for kind, theirs in (
-                ("dataset", cell.dataset),
-                ("model", SEVERAL.join(dict.fromkeys(cell.model.split(SEVERAL)))),
-                ("forget", cell.forget),
-            )
-        )
-    )
+
+    def beside(kind: str, theirs: str) -> str:
+        """Return the paper's name of a data set, network or forget set, and what stands in for it."""
+        ours = SEVERAL.join(dict.fromkeys(getattr(run, kind) for run in runs)) or theirs
+        return named(theirs, names) + (f"{ARROW}{named(ours, names)}" if ours != theirs else "")
+
+    network = beside("model", SEVERAL.join(dict.fromkeys(cell.model.split(SEVERAL))))
     return Block(
-        title=title,
-        about=f"{network}; forgotten: {forget}",
+        title=beside("dataset", cell.dataset),
+        about=f"{network}; forgotten: {beside('forget', cell.forget)}",
         lines=tuple(line for line in made if not line.control),
         controls=tuple(line for line in made if line.control),
         variants=f"{named(cell.dataset, names)}: {'; '.join(f'{name} is {says}' for name, says in used.items())}.",
@@ -207,57 +201,38 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
     found = [f"{'Stand-ins' if stand_ins else 'Reduced budget' if budgets else 'Not all data sets'}. {says}"]
     if stand_ins:
         found.append(f"What stands for what: {'; '.join(dict.fromkeys(cut.says(names) for cut in stand_ins))}.")
-    cuts: dict[str, list[str]] = {}  # of each method, and then the methods with the same
-    for cut in budgets:
-        cuts.setdefault(named(cut.what, names), []).append(f"{cut.theirs} {cut.ours}")
-    alike: dict[str, list[str]] = {}
-    for name, said in cuts.items():
-        alike.setdefault(", ".join(said), []).append(name)
+    alike: dict[str, list[str]] = {}  # by what is cut, the methods
+    for name in dict.fromkeys(named(cut.what, names) for cut in budgets):
+        cuts = [f"{cut.theirs} {cut.ours}" for cut in budgets if named(cut.what, names) == name]
+        alike.setdefault(", ".join(cuts), []).append(name)
     if alike:
-        found.append(
-            "Budgets are reduced: " + "; ".join(f"{', '.join(of)}: {said}" for said, of in alike.items()) + "."
-        )
+        said = "; ".join(f"{', '.join(methods)}: {cut_so}" for cut_so, methods in alike.items())
+        found.append(f"Budgets are reduced: {said}.")
     if absent:
-        means = [set(cell.reductions) for cell in ran if SEVERAL in cell.dataset]
-        lacking = {one: all(one in cuts for cuts in means) for one in absent}
-        always, sometimes = (
-            [named(one.theirs, names) for one in absent if lacking[one] == whole] for whole in (True, False)
-        )
-        said = [f"without {', '.join(always)}"] if always else []
-        said += [f"some without {', '.join(sometimes)}"] if sometimes else []
-        found.append(f"Means over data sets are {', and '.join(said)}, which were not run here.")
+        of_means = [cell.reductions for cell in ran if SEVERAL in cell.dataset]
+        lack = {named(cut.theirs, names): all(cut in cuts for cuts in of_means) for cut in absent}
+        always, sometimes = ([name for name in lack if lack[name] == whole] for whole in (True, False))
+        parts = [f"without {', '.join(always)}"] if always else []
+        parts += [f"some without {', '.join(sometimes)}"] if sometimes else []
+        found.append(f"Means over data sets are {', and '.join(parts)}, which were not run here.")
     return tuple(found)
 
 
 def tidy(found: Iterable[Compared]) -> str:
     """Return CSV with a line for each cell: its fields, what was found, and the record below results/<scale>/."""
-    text = io.StringIO()
     hidden = ("runs", "reductions", "printed_trials", "parts")
     about = [field.name for field in fields(Cell) if field.name not in hidden]
-    run_names = ("run_dataset", "run_model", "run_forget", "run_unlearner")
-    ours = ("mean", "sd", "n", "unit", "images", "half_width", "difference", "verdict", "why", "reductions", "record",
-            "winner")  # fmt: skip
+    kinds = ("dataset", "model", "forget", "unlearner")
+    ours = ("mean", "sd", "n", "unit", "images", "half_width", "difference", "verdict", "why")
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*about, *run_names, *ours])
+    writer.writerow([*about, *(f"run_{kind}" for kind in kinds), *ours, "reductions", "record", "winner", "marks"])
     for one in found:
         cell = one.cell
-        done = [
-            SEVERAL.join(dict.fromkeys(getattr(run, name.removeprefix("run_")) for run in cell.runs))
-            for name in run_names
-        ]
-        numbers = (
-            _round(one.mean),
-            _round(one.sd),
-            one.n,
-            one.unit,
-            one.images,
-            _round(one.half),
-            _round(one.difference),
-        )
-        judged = (one.verdict, one.why, "; ".join(map(str, cell.reductions)), one.record, one.winner)
-        writer.writerow([*(getattr(cell, name) for name in about), *done, *numbers, *judged])
+        ran = [SEVERAL.join(dict.fromkeys(getattr(run, kind) for run in cell.runs)) for kind in kinds]
+        numbers = (getattr(one, name.removesuffix("_width")) for name in ours)
+        rounded = [round(number, 6) if isinstance(number, float) else number for number in numbers]
+        reductions = "; ".join(map(str, cell.reductions))
+        last = (reductions, one.record, one.winner, "; ".join(one.marks))
+        writer.writerow([*(getattr(cell, name) for name in about), *ran, *rounded, *last])
     return text.getvalue()
-
-
-def _round(number: float | None) -> float | None:
-    return None if number is None else round(number, 6)
