@@ -29,7 +29,7 @@ from palimpsest.pipeline.configuration import ROOT, load
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.provenance import read_records
 from palimpsest.pipeline.values import Kind, Missing, Reduction, Status, Why
-from palimpsest.report import checks, claims, compare, formats, page, records, tables
+from palimpsest.report import checks, claims, compare, formats, page, records, settings, tables
 from palimpsest.report.compare import Compared, interval, judge
 
 survival = page.load(ROOT / "config" / "papers" / "leakage" / "sections.py")
@@ -381,6 +381,47 @@ def test_latex_compiles_with_booktabs_alone(demo: Plan, reduced: Path, tmp_path:
     assert done.returncode == 0, done.stdout[-2000:]
     assert "too large for page" not in done.stdout
     assert not [wide for wide in re.findall(r"Overfull .hbox \(([0-9.]+)pt", done.stdout) if float(wide) > 15]
+
+
+class TestSettingsInWhichRowsDiffer:
+    """They come from the resolved configuration, so a table cannot be silent about them."""
+
+    def said(self, plan: Plan, unlearners: dict[str, Any], **changes: Any) -> str:
+        config = plan.config | {"unlearners": plan.config["unlearners"] | unlearners}
+        column = [cell(unlearner=name, **changes) for name in unlearners]
+        return settings.differ(config, [column], {"one": "One", "other": "Other"})
+
+    def test_one_rate_for_all_is_not_worth_a_word_and_two_are(self, paper: Plan) -> None:
+        one, other = {"method": "random_label", "lr": 0.013}, {"method": "finetune", "lr": 0.013, "epochs": 10}
+        assert self.said(paper, {"one": one, "other": other}) == ""
+        wrapped = {"method": "adversarial", "settings": {"lr": 0.0065}}
+        said = self.said(paper, {"one": one, "other": wrapped})
+        assert said == "Besides their methods rows differ in these settings: lr is 0.013 for One, 0.0065 for Other."
+
+    def test_a_tuned_value_is_each_ones_own_and_a_setting_of_one_method_is_a_part_of_it(self, paper: Plan) -> None:
+        tuned = {"lr": {"tune": [0.01, 0.1]}}
+        said = self.said(
+            paper, {"one": {"method": "salun", "ratio": 0.2, **tuned}, "other": {"method": "finetune", **tuned}}
+        )
+        assert "lr is a tuned value for One and Other" in said and "ratio" not in said
+        said = self.said(paper, {"one": {"method": "salun", "ratio": 0.2}, "other": {"method": "salun", "ratio": 0.5}})
+        assert "ratio is 0.2 for One, 0.5 for Other" in said, "two of one method differ by it"
+
+    def test_what_is_left_to_a_default_differs_from_what_is_set(self, paper: Plan) -> None:
+        adam = {"method": "finetune", "optimizer": "adam"}
+        said = self.said(paper, {"one": adam, "other": {"method": "random_label", "lr": 0.01}})
+        assert "optimizer is adam for One, its default for Other" in said
+
+    def test_attacks_count_where_they_share_a_column(self, paper: Plan) -> None:
+        names = {"uma": "UMA", "uma_strong": "longer"}
+        columns = [[cell(attack="uma")], [cell(attack="uma_strong")]]
+        assert settings.differ(paper.config, columns, names) == ""
+        said = settings.differ(paper.config, [[one for column in columns for one in column]], names)
+        assert "restarts is 1 for UMA, 4 for longer" in said
+
+    def test_it_stands_below_the_table(self, paper: Plan, full: Path) -> None:
+        assert all("lr is 0.013 for RL and RL + eq. 5, 0.0065 for" in " ".join(text.split())
+                   for kind, text in texts(paper, full, "table4").items() if kind != "csv")  # fmt: skip
 
 
 def test_a_metric_without_a_column_is_refused(demo: Plan) -> None:
