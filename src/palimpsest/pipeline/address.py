@@ -47,6 +47,8 @@ ROLES = {
     "prepare": "defense",
     "measure": "measurement",
 }
+# By kind of a figure that shows images, the rules of which it reads an output, and which.
+SHOWN = {"images": {"probe": "probed"}, "pictures": {"attack": "attacked", "predict": "outputs"}}
 LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "style.css", "looks.yaml")
 
 
@@ -418,13 +420,16 @@ class Addresses:
 
     def _figure(self, paper: str, figure: str) -> tuple[Any, ...]:
         above = self._behind(paper, figure)
-        if self.plan.papers[paper]["figures"][figure]["kind"] == "images":  # which it reads besides rows
-            runs = [(run, cell.attack) for cell in self.plan.figures[paper, figure] for run in cell.runs]
+        kind = self.plan.papers[paper]["figures"][figure]["kind"]
+        if kind in SHOWN:  # it reads images besides rows
+            runs = dict.fromkeys((run, cell.attack) for cell in self.plan.figures[paper, figure] for run in cell.runs)
             above["images"] = list({run.dataset: self._images(run.dataset) for run, _ in runs}.values())
-            above["probed"] = [
-                self("probe", **run.names, attack=attack, block=self.plan.blocks(run)[0])["probed"]
-                for run, attack in dict.fromkeys(runs)
-            ]
+            for stage, output in SHOWN[kind].items():
+                above[output] = [
+                    self(stage, **run.names, **({} if stage == "predict" else {"attack": attack}), block=block)[output]
+                    for run, attack in runs
+                    for block in self.plan.blocks(run)[:1]
+                ]
         return self._item(paper, figure), above, "report.figures"
 
     def _page(self, paper: str) -> tuple[Any, ...]:
