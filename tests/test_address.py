@@ -134,10 +134,14 @@ def of_method(stage: str, key: str, file: str) -> Callable[[Address], bool]:
         # A variant starts from the entry that it names.
         ({"unlearners": {"salun": {"ratio": 0.4}}}, unlearns("salun", "salun_as_released")),
         ({"unlearners": {"salun_as_released": {"ratio": 0.4}}}, unlearns("salun_as_released")),
-        ({"unlearners": {"l1_sparse": {"alpha": {"tune": [1e-4, 2e-4]}}}}, lambda one: "grid" in one.asks
+        ({"unlearners": {"l1_sparse": {"alpha": {"tune": [1e-4, 2e-4]}}}}, lambda one: one.stage == "tune"
             and one.names["unlearner"] == "l1_sparse"),
-        ({"unlearners": {"random_label": {"lr": 0.02}}},
-            unlearns("random_label", "random_label_incorrect")),  # others have a rate of their own
+        ({"unlearners": {"random_label": {"lr": {"tune": [0.02, 0.2]}}}},
+            lambda one: one.stage == "tune" and one.names["unlearner"] in ("random_label", "random_label_incorrect")),
+        ({"unlearners": {"random_label": {"momentum": 0.8}}}, unlearns(
+            "random_label", "random_label_incorrect", "random_label_published_rate", "random_label_half_rate",
+            "adversarial", "adversarial_half_rate")),
+        ({"unlearners": {"random_label_half_rate": {"lr": 0.02}}}, unlearns("random_label_half_rate")),
         ({"attacks": {"uma": {"start": "image"}}}, of_method("attack", "attacks", "uma")),
         ({"attacks": {"uma_unseen": {"steps": 3}}},
             lambda one: one.stage == "attack" and one.names["attack"] == "uma_unseen"),

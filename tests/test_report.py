@@ -34,7 +34,7 @@ from palimpsest.report.compare import Compared, interval, judge
 
 survival = page.load(ROOT / "config" / "papers" / "leakage" / "sections.py")
 
-TABLES = ("table1", "table2", "table4", "released", "purification")
+TABLES = ("table1", "table2", "table4", "memory", "released", "purification")
 TRAIN, FORGET, TEST = 5000, 500, 1000
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 Change = Callable[[Run, dict[str, Any]], dict[str, Any] | None]
@@ -291,7 +291,7 @@ def test_markdown_fits_into_a_terminal_of_120_columns(demo: Plan, reduced: Path,
             assert len({line.count("|") for line in grids}) <= 3  # the blocks and their controls are each one shape
 
 
-@pytest.mark.parametrize("named", ["CIFAR-10 → digits", "UMA to a wrong label: steps 10", "FT, RL, SalUn: epochs 5;"])
+@pytest.mark.parametrize("named", ["CIFAR-10 → digits", "UMA: steps 10", "FT, RL, SalUn: epochs 5;"])
 def test_stand_ins_are_named_on_top_of_every_format(demo: Plan, reduced: Path, named: str) -> None:
     made = texts(demo, reduced)
     flat = {name: re.sub(r"[\s>]+", " ", body) for name, body in made.items()}

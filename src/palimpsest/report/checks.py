@@ -113,7 +113,7 @@ def rows_hold(
                 wanted = float(Fraction(row["epsilon"]) * own[kind])
             elif kind in ("at_least", "at_most"):
                 wanted = bounds.get(run.dataset) if isinstance(own[kind], Mapping) else own[kind]
-            elif kind in ("no_less_than", "equal_to"):
+            elif kind in ("no_less_than", "no_more_than", "equal_to"):
                 partner = {**row, **own[kind]}
                 if other := found.get((key[0], *(partner[field] for field in FIELDS))):
                     wanted, m, _ = other
