@@ -140,7 +140,7 @@ def of_method(stage: str, key: str, file: str) -> Callable[[Address], bool]:
             lambda one: one.stage == "tune" and one.names["unlearner"] in ("random_label", "random_label_incorrect")),
         ({"unlearners": {"random_label": {"momentum": 0.8}}}, unlearns(
             "random_label", "random_label_incorrect", "random_label_published_rate", "random_label_half_rate",
-            "adversarial", "adversarial_half_rate")),
+            "random_label_adam", "adversarial", "adversarial_half_rate")),
         ({"unlearners": {"random_label_half_rate": {"lr": 0.02}}}, unlearns("random_label_half_rate")),
         ({"attacks": {"uma": {"start": "image"}}}, of_method("attack", "attacks", "uma")),
         ({"attacks": {"uma_unseen": {"steps": 3}}},
@@ -318,7 +318,7 @@ def test_blocks_cover_each_repetition_once_and_bases_are_shared(folder: Path, si
         one for one in jobs.values() if one.stage == "train" and one.names.items() >= {**BASE, "base": "plain"}.items()
     ]
     trained = sorted(number for one in plain for number in numbers(one.names["block"]))
-    tuned = [at.plan.held_out] * any(one.stage == "tune" for one in jobs.values())
+    tuned = numbers(at.plan.held_out) * any(one.stage == "tune" for one in jobs.values())
     assert trained == [*range(3), *tuned], "each base model once, whoever shares it"
     for one in jobs.values():  # every file that a job reads holds the repetitions that the job makes
         if "block" in one.names:
