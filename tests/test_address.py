@@ -134,10 +134,14 @@ def of_method(stage: str, key: str, file: str) -> Callable[[Address], bool]:
         # A variant starts from the entry that it names.
         ({"unlearners": {"salun": {"ratio": 0.4}}}, unlearns("salun", "salun_as_released")),
         ({"unlearners": {"salun_as_released": {"ratio": 0.4}}}, unlearns("salun_as_released")),
-        ({"unlearners": {"l1_sparse": {"alpha": {"tune": [1e-4, 2e-4]}}}}, lambda one: "trials" in one.asks
+        ({"unlearners": {"l1_sparse": {"alpha": {"tune": [1e-4, 2e-4]}}}}, lambda one: one.stage == "tune"
             and one.names["unlearner"] == "l1_sparse"),
         ({"unlearners": {"random_label": {"lr": {"tune": [0.02, 0.2]}}}},
-            unlearns("random_label", "random_label_incorrect")),  # others have a rate of their own
+            lambda one: one.stage == "tune" and one.names["unlearner"] in ("random_label", "random_label_incorrect")),
+        ({"unlearners": {"random_label": {"momentum": 0.8}}}, unlearns(
+            "random_label", "random_label_incorrect", "random_label_published_rate", "random_label_half_rate",
+            "random_label_adam", "adversarial", "adversarial_half_rate")),
+        ({"unlearners": {"random_label_half_rate": {"lr": 0.02}}}, unlearns("random_label_half_rate")),
         ({"attacks": {"uma": {"start": "image"}}}, of_method("attack", "attacks", "uma")),
         ({"attacks": {"uma_unseen": {"steps": 3}}},
             lambda one: one.stage == "attack" and one.names["attack"] == "uma_unseen"),
@@ -449,6 +453,44 @@ def test_an_own_base_training_refuses_a_request_that_is_chosen_later(folder: Pat
     ask(folder, "worst,amnesiac")
     with pytest.raises(ConfigError, match="amnesiac must know its requests before training; worst is chosen with"):
         every(planned())
+
+
+def test_an_attack_seeks_the_answers_of_the_model_that_it_is_told_and_may_be_made_on_another() -> None:
+    told = {"elsewhere": {"method": "uma", "made_on": "salun"}}
+    at = planned(block={"other": 1}, attacks=told)
+    run = Run(**BASE, forget="class_0", unlearner="finetune")
+
+    def inputs(attack: str, block: str = "1", **own: str) -> tuple[list[str], str, list[int]]:
+        one = at("attack", **{**run.names, **own}, attack=attack, block=block)
+        return *(one.inputs[name] for name in ("original", "model")), one.asks["aims"]  # type: ignore[return-value]
+
+    base, made = (
+        "results/demo/base/digits/small_cnn_narrow/plain",
+        "results/demo/unlearned/digits/small_cnn_narrow/class_0",
+    )
+    finetuned = f"{made}/finetune/1.safetensors"
+    assert inputs("uma") == ([f"{base}/1.safetensors"], finetuned, [1])
+    assert inputs("uma_another") == ([f"{base}/0.safetensors"], finetuned, [0])
+    assert inputs("uma_another", "0")[2] == [1]
+    assert inputs("uma_reference") == ([f"{made}/retrain/1.safetensors"], finetuned, [1]), "it lacks the same data"
+    assert inputs("elsewhere") == ([f"{base}/1.safetensors"], f"{made}/salun/1.safetensors", [1])
+    with pytest.raises(ConfigError, match="retrain would be attacked towards its own answers on class_0"):
+        inputs("uma_reference", unlearner="retrain")
+    alone = planned(repetitions=1)("attack", **run.names, attack="uma_another", block="0")
+    assert alone.inputs["original"] == [f"{base}/100.safetensors"] and alone.asks["aims"] == [100]
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"images": "unsen"}, "attacks.mine.images has no word 'unsen'; Did you mean 'unseen'"),
+        ({"towards": "other"}, "attacks.mine.towards has no word 'other'"),
+        ({"made_on": "saIun"}, "attacks.mine.made_on has no unlearner 'saIun'; Did you mean 'salun'"),
+    ],
+)
+def test_an_attack_on_what_does_not_exist_is_refused(entry: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        configuration.load(scale="demo", attacks={"mine": {"method": "uma", **entry}})
 
 
 def test_every_repetition_may_go_on_from_the_run_nearest_the_mean() -> None:

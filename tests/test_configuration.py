@@ -137,7 +137,8 @@ def test_a_variant_starts_from_the_entry_it_names_and_its_budget() -> None:
     config = configuration.load(scale="demo")
     uma = configuration.keywords_of(config, "attacks", "uma")
     wrong = configuration.keywords_of(config, "attacks", "uma_wrong_label")
-    assert wrong == {**uma, "target": "wrong_label"} and uma["steps"] == config["budgets"]["attacks"]["uma"]["steps"]
+    assert wrong == {**uma, "epsilons": ["8/255"], "target": "wrong_label"}
+    assert uma["steps"] == config["budgets"]["attacks"]["uma"]["steps"]
 
 
 def test_a_budget_of_one_data_set_is_that_data_sets_alone_and_said() -> None:

@@ -24,24 +24,68 @@ for stage, output, item, label, group in (
     )
 
 
-for stage in ("table", "figure", "page", "front"):
+rule table:
+    input:
+        unpack(READS["table"]),
+    output:
+        **OUT["table"],
+    log:
+        LOGS["table"],
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        **PARAMS["table"],
+    script:
+        "../scripts/table.py"
 
-    rule:
-        name:
-            stage
-        input:
-            unpack(READS[stage]),
-        output:
-            **OUT[stage],
-        log:
-            LOGS[stage],
-        localrule: True
-        conda:
-            "../../environment.yml"
-        params:
-            **PARAMS[stage],
-        script:
-            f"../scripts/{stage}.py"
+
+rule figure:
+    input:
+        unpack(READS["figure"]),
+    output:
+        **OUT["figure"],
+    log:
+        LOGS["figure"],
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        **PARAMS["figure"],
+    script:
+        "../scripts/figure.py"
+
+
+rule page:
+    input:
+        unpack(READS["page"]),
+    output:
+        **OUT["page"],
+    log:
+        LOGS["page"],
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        **PARAMS["page"],
+    script:
+        "../scripts/page.py"
+
+
+rule front:
+    input:
+        unpack(READS["front"]),
+    output:
+        **OUT["front"],
+    log:
+        LOGS["front"],
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        **PARAMS["front"],
+    script:
+        "../scripts/front.py"
 
 
 rule so_far:
