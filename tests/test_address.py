@@ -27,7 +27,7 @@ BASE = {"dataset": "digits", "model": "small_cnn_narrow"}
 def every(at: Addresses) -> dict[Job, Address]:
     """All jobs that the pages need."""
     found: dict[Job, Address] = {}
-    queue = [at("page", paper=paper) for paper in at.plan.papers]
+    queue = [at("front")]
     while queue:
         one = queue.pop()
         if name_of(one) not in found:
