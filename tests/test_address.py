@@ -147,7 +147,7 @@ def of_method(stage: str, key: str, file: str) -> Callable[[Address], bool]:
             lambda one: one.stage == "attack" and one.names["attack"] == "uma_unseen"),
         ({"attacks": {"inversion_white_box": {"space": "pixels"}}},
             of_method("probe", "attacks", "inversion_white_box")),
-        ({"attacks": {"label_leakage": {"most_shadows": 2}}}, lambda one: "label_leakage" in one.asks.get("judges", {})
+        ({"attacks": {"label_leakage": {"shadow_heads": 2}}}, lambda one: "label_leakage" in one.asks.get("judges", {})
             or any(name.startswith("label_leakage") for name in one.asks.get("judges", {}))),
         ({"budgets": {"probes": {"digits/inversion_black_box": {"generations": 2}}}}, lambda one: one.stage == "probe"
             and one.names["attack"] == "inversion_black_box"),
@@ -197,7 +197,7 @@ def test_a_metrics_code_changes_no_key_but_of_what_measures_it(
     edited(f"metrics/{family}.py")
     after = every(planned())
     changed = {job for job in before if before[job] != after[job].key}
-    assert {stage for stage, _ in changed} <= {"measure", "table", "figure", "page"}
+    assert {stage for stage, _ in changed} <= {"measure", "table", "figure", "page", "front"}
     measured = {job for job, one in demo.items() if job[0] == "measure" and family in one.asks["families"]}
     assert measured <= changed
     assert changed == downstream(demo, {job for job in changed if job[0] == "measure"})
@@ -229,7 +229,7 @@ def test_a_methods_code_changes_the_keys_of_its_jobs_and_what_is_downstream(
     after = every(planned())
     changed = {job for job in before if before[job] != after[job].key}
     if direct is None:  # its helpers reach every attack on labels by weights, and what judges it
-        assert changed and {stage for stage, _ in changed} <= {"probe", "measure", "table", "figure", "page"}
+        assert changed and {stage for stage, _ in changed} <= {"probe", "measure", "table", "figure", "page", "front"}
     else:
         adversarial = {job for job, one in demo.items() if one.asks.get("keywords", {}).get("inner") == "uma"}
         reached = {job for job, one in demo.items() if direct(one)}
@@ -290,7 +290,7 @@ def test_a_published_number_changes_its_table_and_its_page_alone(folder: Path) -
         writer.writerows(rows)
     after = every(planned())
     changed = {job for job in before if before[job].key != after[job].key}
-    assert changed == {("table", (("paper", "uma"), ("table", "table4"))), ("page", (("paper", "uma"),))}
+    assert changed == {("table", (("paper", "uma"), ("table", "table4"))), ("page", (("paper", "uma"),)), ("front", ())}
 
 
 def test_a_row_more_adds_its_jobs_and_changes_what_measures_it_alone(folder: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_row_more_adds_its_jobs_and_changes_what_measures_it_alone(folder: Pat
     new = after.keys() - before.keys()
     assert {stage for stage, _ in new} == {"unlearn", "predict", "measure"}
     changed = {job for job in before if before[job].key != after[job].key}
-    assert changed == {("table", (("paper", "uma"), ("table", "table4"))), ("page", (("paper", "uma"),))}
+    assert changed == {("table", (("paper", "uma"), ("table", "table4"))), ("page", (("paper", "uma"),)), ("front", ())}
 
 
 # One notion of repetition
@@ -320,10 +320,16 @@ def test_blocks_cover_each_repetition_once_and_bases_are_shared(folder: Path, si
     trained = sorted(number for one in plain for number in numbers(one.names["block"]))
     tuned = numbers(at.plan.held_out) * any(one.stage == "tune" for one in jobs.values())
     assert trained == [*range(3), *tuned], "each base model once, whoever shares it"
-    for one in jobs.values():  # every file that a job reads holds the repetitions that the job makes
-        if "block" in one.names:
-            for up in above(one):
-                assert set(numbers(one.names["block"])) <= set(numbers(up.names.get("block", one.names["block"])))
+    for one in jobs.values():  # every file that a job reads holds the repetitions that the job needs of it
+        for name, found in one.above.items() if "block" in one.names else ():
+            for place, part in enumerate([found] if isinstance(found, File | str) else found):
+                needed = numbers(one.names["block"])
+                if one.stage == "attack" and name == "original":
+                    needed = [one.asks["aims"][place]]  # perhaps another repetition's
+                elif name in ("before", "kept") and "base" in one.asks:
+                    needed = [one.asks["base"]]  # the one that all repetitions begin from
+                if isinstance(part, File) and "block" in part.of.names:
+                    assert {*needed} <= {*numbers(part.of.names["block"])}, (name_of(one), part.path)
 
 
 def test_two_rows_of_one_request_share_one_base_job_and_fewer_repetitions_read_from_it(folder: Path) -> None:

@@ -165,8 +165,8 @@ def test_a_line_of_means_is_over_the_same_data_sets_at_every_point() -> None:
         figure = cells.Plan(configuration.load(scale=scale)).figures["leakage", "figure16"]
         return [{run.dataset for run in cell.runs} for cell in figure]
 
-    assert points("laptop") == [{"mnist"}] * 54
-    assert points("paper") == [{"mnist", "fashion_mnist", "svhn", "cifar10"}] * 54
+    assert points("laptop") == [{"mnist"}] * 63
+    assert points("paper") == [{"mnist", "fashion_mnist", "svhn", "cifar10"}] * 63
     (reductions,) = {
         cell.reductions
         for cell in cells.Plan(configuration.load(scale="laptop")).figures["leakage", "figure16"]

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from palimpsest.pipeline.address import Addresses
 from palimpsest.pipeline.cells import Plan, Run
 from palimpsest.pipeline.configuration import load
-from palimpsest.report import figures
+from palimpsest.report import compare, figures
 
 mpl.use("Agg")
 REPETITIONS = 3
@@ -112,7 +112,10 @@ def test_a_method_without_a_look_of_its_own_always_gets_the_same(plan: Plan) -> 
 
 
 def test_a_line_of_an_unlearner_has_its_colour_and_marker(plan: Plan, results: Path) -> None:
-    figure, _ = figures.of(plan, "leakage", "coefficient", results)
+    about = plan.papers["leakage"]
+    own = {**about["figures"]["coefficient"], "hue": ["unlearner"]}
+    cells = [cell for cell in plan.figures["leakage", "coefficient"] if cell.forget == "single_class"]
+    figure = figures.lines(plan, about, own, compare.compare(cells, results), results)
     drawn = {line.get_label(): (line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
     for unlearner, label in (("retrain", "RT"), ("original", "Nothing forgotten")):
         colour, _, marker = figures.style(plan, unlearner)

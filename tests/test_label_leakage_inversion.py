@@ -21,6 +21,7 @@ from palimpsest.attacks.on_labels import OnLabels
 from palimpsest.attacks.on_labels import _screening as screening
 from palimpsest.attacks.on_labels import inversion_black_box as black_box
 from palimpsest.attacks.on_labels import inversion_white_box as white_box
+from palimpsest.metrics import class_decisions
 from palimpsest.seeds import stable_seed
 from palimpsest.train import Recipe, fit
 
@@ -323,6 +324,25 @@ class TestBlackBox:
         last = query.query(made.images).float()
         assert torch.allclose(made.probabilities, last) and torch.allclose(last.diagonal(), made.history[-1])
 
+    def test_of_several_searches_the_fittest_end_counts(self) -> None:
+        settings: dict[str, Any] = {"seed": 1, "population": 12, "generations": 10, "elites": 2}
+        one, many = (black(linear_query(), SHAPE, 5, restarts=restarts, **settings) for restarts in (1, 6))
+        assert many.queries == 6 * one.queries and many.images.shape == one.images.shape
+        assert (many.history[-1] >= one.history[-1]).all() and (many.history[-1] > one.history[-1]).any()
+        assert torch.allclose(linear_query()(many.images).float().diagonal(), many.history[-1])
+
+    def test_parents_may_be_drawn_by_rank_or_evenly(self) -> None:
+        fitness = torch.tensor([[0.1, 0.9, 0.2]])
+        assert black_box.chances(fitness, "rank").tolist() == [[1, 3, 2]]
+        assert black_box.chances(fitness, "even").tolist() == [[1, 1, 1]]
+        assert torch.equal(black_box.chances(fitness, "proportional"), fitness)
+        settings: dict[str, Any] = {"seed": 0, "population": 30, "generations": 40, "elites": 0}
+        ends = {
+            selection: black(linear_query(), SHAPE, 5, selection=selection, **settings).history[-1].mean()
+            for selection in ("proportional", "rank", "even")
+        }
+        assert ends["even"] < min(ends["rank"], ends["proportional"]), "without a choice nothing is bred"
+
     def test_without_elites_the_best_is_lost(self) -> None:
         made = black(linear_query(), SHAPE, 5, seed=0, population=10, generations=40, elites=0)
         assert (made.history.diff(dim=0) < 0).any()
@@ -521,6 +541,23 @@ class TestScreening:
         probabilities[4] = torch.tensor([0.1, 0.3, 0.15, 0.15, 0.15, 0.15])
         assert screening.entropy(probabilities).nonzero().tolist() == [[4]]
         assert screening.entropy(probabilities, variant="as_published").nonzero().tolist() == [[1]]
+
+    def test_where_the_inversion_of_a_forgotten_class_fails_the_argmax_calls_two_of_ten_wrongly(self) -> None:
+        """Retraining leaves an inverted image that the server takes, unsurely, for another class.
+
+        A printed 100 is then the target's index, since the argmax cannot have more than 80. Fine-tuning leaves one that
+        is still taken for the class, and the two rules agree.
+        """
+        truth = torch.arange(10) == 2
+        rate = {}
+        for name, taken_for in (("retrained", 7), ("fine-tuned", 2)):
+            probabilities = vectors(10, 0)
+            probabilities[2] = torch.full((10,), 0.6 / 9).index_fill(0, torch.tensor([taken_for]), 0.4)
+            for variant in ("corrected", "as_published"):
+                decisions = screening.entropy(probabilities, variant=variant)
+                rate[name, variant] = class_decisions.scores(decisions, truth)["asr_class_decisions"]
+        assert rate["retrained", "corrected"] == rate["fine-tuned", "corrected"] == 100
+        assert (rate["retrained", "as_published"], rate["fine-tuned", "as_published"]) == (80, 100)
 
     def test_neither_criterion_depends_on_the_order_of_classes(self) -> None:
         probabilities = vectors(10, 3, (1, 7))

@@ -53,7 +53,20 @@ def erased(model: models.Network, *classes: int) -> models.Network:
 
 
 def trained(server: nn.Module, seed: int, own: Samples | None = DATA, **keywords: Any) -> Heads:
-    return label_leakage.attack(OnLabels(server, tuple(DATA.images.shape[1:]), CLASSES, seed, own), **keywords)
+    return Heads(*probed(server, seed, own, **keywords)[:5])
+
+
+def probed(
+    server: nn.Module, seed: int, own: Samples | None = DATA, forgotten: torch.Tensor | None = None, **keywords: Any
+) -> label_leakage.Probed:
+    at = OnLabels(server, tuple(DATA.images.shape[1:]), CLASSES, seed, own, forgotten)
+    return label_leakage.attack(at, **keywords)
+
+
+def found(heads: Heads, of_count: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    """Heads as a probe leaves them: all of the attack, and none counted one by one unless it is said which."""
+    of_attack = torch.ones(len(heads.trained_on), dtype=torch.bool)
+    return {**heads._asdict(), "of_attack": of_attack, "of_count": ~of_attack if of_count is None else of_count}
 
 
 def truth_of(classes: Sequence[int], count: int = CLASSES) -> torch.Tensor:
@@ -260,33 +273,96 @@ def test_a_class_whose_row_was_erased_is_found(name: str, planted: dict[int, Kno
 
 
 @pytest.mark.parametrize("target", range(CLASSES))
-def test_what_the_tables_show_finds_the_erased_class_but_for_the_tree_as_published(
+def test_what_the_tables_show_finds_the_erased_class_but_for_the_tree_whose_shadows_the_truth_chose(
     target: int, planted: dict[int, Known]
 ) -> None:
-    shadows = [(known.heads._asdict(), known.forgotten) for known in planted.values()]
+    shadows = [(found(known.heads), known.forgotten) for known in planted.values()]
     one = planted[target]
-    judged = label_leakage.judge(one.heads._asdict(), Judging(0, one.forgotten, shadows)).decisions
-    blind = judged.pop("tree")
+    judgement = label_leakage.judge(found(one.heads), Judging(0, one.forgotten, shadows, shadows[::-1]))
+    judged = dict(judgement.decisions)
+    blind = judged.pop("tree_left_out")
     assert not blind[target], "it recognises a head's class, and no shadow ever forgot this one"
-    assert set(judged) == {"youden", "youden_standardised", "youden_oracle", "kmeans", "tree_sorted", "tree_oracle"}
+    youdens = {f"youden{ending}" for ending in ("", "_own", "_left_out", "_standardised", "_oracle")}
+    assert set(judged) == {*youdens, "kmeans", "tree", "tree_own", "tree_sorted", "tree_oracle"}
     assert all(torch.equal(decisions, one.forgotten) for decisions in judged.values()), judged
-    # With a shadow that forgot it the same tree names it.
-    taught = difference.attack(one.heads, list(planted.values()), seed=0)
-    assert torch.equal(taught.decisions, one.forgotten)
+    fewer = {"kmeans": 0, "tree_left_out": CLASSES - 1, "youden_left_out": CLASSES - 1}
+    names = {"tree_left_out", *judged} - {"youden_oracle", "tree_oracle"}
+    assert judgement.shadows == {name: fewer.get(name, CLASSES) for name in names}
 
 
-def test_the_truth_chooses_the_shadows_and_nothing_else() -> None:
-    """But for the oracles: two truths that leave out the same shadows get the same judgement."""
-    heads = theory([3], 0)._asdict()
-    shadows = [(theory([label], 10 + label)._asdict(), truth_of([label], TEN)) for label in (5, 6, 7)]
-    truths = [truth_of(classes, TEN) for classes in ([3], [0, 1], [5])]
-    told = [label_leakage.judge(heads, Judging(0, truth, shadows), oracle=False).decisions for truth in truths]
-    assert all(torch.equal(told[0][name], told[1][name]) for name in told[0])
-    (fewer, rule) = (
-        label_leakage.judge(heads, Judging(0, truths[2], those), oracle=False).decisions
-        for those in (shadows, shadows[1:])
-    )
-    assert all(torch.equal(fewer[name], rule[name]) for name in fewer)
+def test_the_truth_has_no_part_in_a_decision_but_for_the_bounds() -> None:
+    """Where the truth chose the shadows, what it left out was never called forgotten, whatever the server had done."""
+    heads = found(theory([3], 0))
+    shadows = [(found(theory([label], 10 + label)), truth_of([label], TEN)) for label in range(TEN)]
+    truths = [truth_of(classes, TEN) for classes in ([3], [0, 1], [5], [])]
+    told = [label_leakage.judge(heads, Judging(0, truth, shadows, shadows[5:])).decisions for truth in truths]
+    attacks = {name for name in told[0] if not name.endswith(("_left_out", "_oracle"))}
+    assert attacks == {"youden", "youden_own", "youden_standardised", "kmeans", "tree", "tree_own", "tree_sorted"}
+    assert all(torch.equal(told[0][name], other[name]) for name in attacks for other in told[1:])
+    assert told[0]["tree"][3] and not told[0]["tree_left_out"][3], "the old choice is wrong by construction"
+    without = label_leakage.judge(heads, Judging(0, truths[0], shadows), bounds=False).decisions
+    assert set(without) == attacks - {"youden_own", "tree_own"}, "without shadows of its own unlearner"
+
+
+def test_a_shadow_servers_heads_are_the_first_of_each_class() -> None:
+    heads = theory([3], 0)
+    some = heads.only(torch.arange(len(heads.trained_on)).flip(0)).first(2)
+    assert torch.equal(torch.bincount(some.trained_on), torch.full((TEN,), 2))
+    assert torch.equal(some.weight[0], heads.weight[-1]) and torch.equal(some.weight[1], heads.weight[-2])
+    shadows = [(found(theory([label], 10 + label)), truth_of([label], TEN)) for label in range(TEN)]
+    told = label_leakage.judge(found(heads), Judging(0, truth_of([3], TEN), shadows), shadow_heads=1)
+    fewer = [Known(Heads(*(of[name] for name in Heads._fields)).first(1), truth) for of, truth in shadows]
+    assert torch.equal(told.decisions["youden"], dot.attack(heads, fewer).decisions)
+
+
+# Heads counted one by one
+
+
+@pytest.mark.parametrize("forgotten", [[1], [0, 2, 3]])
+def test_as_many_heads_of_forgotten_as_of_kept_classes_are_counted_and_the_attack_sees_none_of_it(
+    server: models.Network, forgotten: list[int]
+) -> None:
+    truth, small = truth_of(forgotten), {**SMALL, "per_side": 10}
+    told, blind = (probed(server, 7, forgotten=known, **small) for known in (truth, None))
+    gone = truth[told.trained_on]
+    assert (gone & told.of_count).sum() == (~gone & told.of_count).sum() == 10
+    each = torch.bincount(told.trained_on[told.of_count], minlength=CLASSES)
+    assert all(each[truth == side].max() - each[truth == side].min() <= 1 for side in (True, False))
+    assert not blind.of_count.any() and blind.of_attack.all()
+    for name in Heads._fields[:3]:
+        mine, other = getattr(told, name)[told.of_attack], getattr(blind, name)
+        assert torch.allclose(mine, other, atol=1e-5), "the attack's heads are those of an attacker who knows nothing"
+
+
+def test_a_server_that_forgot_all_or_nothing_has_no_heads_to_count() -> None:
+    assert label_leakage.counts(truth_of([]), 10) == label_leakage.counts(truth_of(range(CLASSES)), 10) == {}
+    assert label_leakage.counts(truth_of([2]), 10) == {2: 10, 0: 4, 1: 3, 3: 3}
+
+
+def test_per_head_and_per_class_are_two_numbers_and_a_tree_per_head_needs_no_forgetting() -> None:
+    """Counted by class k-means has ten points less than by head, so a printed number of heads is no number of classes.
+
+    And a tree on a split names as many heads of a server that forgot nothing, where Youden's cut is near chance.
+    """
+    mean: dict[str, float] = {}
+    trials, truth = 4, truth_of([3], TEN)
+    for forget in (True, False):
+        for seed in range(trials):
+            many = theory([3] if forget else [], seed, subsets=36, noise=0.5)
+            chosen = many.trained_on == 3
+            chosen[[36 * label + number for label in range(TEN) if label != 3 for number in range(4)]] = True
+            judgement = label_leakage.judge(found(many, chosen), Judging(seed, truth))
+            assert {name: len(gone) for name, (_, gone) in judgement.heads.items()} == {
+                "youden": 72, "kmeans": 72, "tree": 14
+            }  # fmt: skip
+            rates = {name: called == gone for name, (called, gone) in judgement.heads.items()}
+            rates["class"] = judgement.decisions["kmeans"] == truth
+            for name, right in rates.items():
+                key = f"{name} {'forgot' if forget else 'nothing'}"
+                mean[key] = mean.get(key, 0) + float(right.double().mean()) * 100 / trials
+    assert mean["kmeans forgot"] > 90 and mean["class forgot"] < 85, mean
+    assert mean["youden forgot"] > 90 and mean["youden nothing"] < 60, mean
+    assert mean["tree forgot"] > 90 and abs(mean["tree forgot"] - mean["tree nothing"]) < 3, mean
 
 
 def test_several_erased_classes_are_found(server: models.Network, planted: dict[int, Known]) -> None:
@@ -318,7 +394,7 @@ def test_values_are_what_the_figures_draw(planted: dict[int, Known]) -> None:
 TEN = 10
 
 
-def theory(forgotten: Sequence[int], seed: int, subsets: int = 4) -> Heads:
+def theory(forgotten: Sequence[int], seed: int, subsets: int = 4, noise: float = 0.15) -> Heads:
     """Heads as eq. 10-17 have them: a server's row is its class's mean feature, unless it forgot it; with noise.
 
     The means have other lengths for other classes, and all servers share them: a class can be recognised.
@@ -330,7 +406,7 @@ def theory(forgotten: Sequence[int], seed: int, subsets: int = 4) -> Heads:
     trained_on = torch.arange(TEN).repeat_interleave(subsets)
     weight = torch.zeros(len(trained_on), TEN, 20)
     weight[torch.arange(len(trained_on)), trained_on] = means[trained_on]
-    weight += 0.15 * torch.randn(weight.shape, generator=generator)
+    weight += noise * torch.randn(weight.shape, generator=generator)
     return Heads(weight, torch.zeros(len(trained_on), TEN), trained_on, known, torch.zeros(TEN))
 
 

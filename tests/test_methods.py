@@ -34,7 +34,7 @@ STAGES = [folder for folder in FOLDERS if folder.startswith("attacks/")]
 # What the workflow gives some methods and not all, by folder: a file that reads any of it must say so in NEEDS.
 NEEDS = {
     "attacks/on_images": {"own_samples", "shadows"},
-    "attacks/on_labels": {"own_samples", "shadows"},
+    "attacks/on_labels": {"own_samples", "shadows", "forgotten"},
     "requests": {"model", "unlearner", "surrogate"},
 }
 every_folder = pytest.mark.parametrize("folder", list(FOLDERS))

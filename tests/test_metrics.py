@@ -24,7 +24,7 @@ from palimpsest.attacks.on_labels import Judgement, Judging
 from palimpsest.data import Images, Samples, digits
 from palimpsest.defenses import median
 from palimpsest.families import MetricError
-from palimpsest.metrics import class_decisions
+from palimpsest.metrics import Outputs, class_decisions
 
 ROOT = Path(__file__).parents[1]
 MEASURED = json.loads((Path(__file__).parent / "measured.json").read_text())
@@ -408,17 +408,19 @@ def test_decisions_of_other_shapes_and_types_are_refused() -> None:
         class_decisions.scores(yes, yes[:2])
 
 
-def test_a_server_is_never_its_own_shadow_and_what_it_shows_is_shown_once() -> None:
+def test_every_target_sees_all_shadows_and_what_it_shows_is_shown_once() -> None:
     truth = {0: torch.tensor([True, False, False]), 1: torch.tensor([False, True, False])}
-    seen: dict[int, list[float]] = {}
+    seen: dict[int, list[list[float]]] = {}
 
     def judge(found: Any, at: Judging) -> Judgement:
-        seen[at.seed] = [float(shadow["x"]) for shadow, _ in at.shadows]
+        seen[at.seed] = [[float(shadow["x"]) for shadow, _ in some] for some in (at.shadows, at.own_shadows)]
+        assert torch.equal(at.shadows[1][1], truth[1])
         return Judgement({"all": torch.tensor([True, False, False])}, {})
 
     found = {number: {"x": torch.tensor(float(number))} for number in truth}
-    judged = measure.judge(judge, found, truth, {0: 10, 1: 11}, found)
-    assert seen == {10: [1.0], 11: [0.0]} and list(judged) == [0, 1]
+    shadows = [({"x": torch.tensor(7.0 + number)}, truth[number]) for number in truth]
+    judged = measure.judge(judge, found, truth, {0: 10, 1: 11}, shadows, shadows[1:])
+    assert seen == {10: [[7.0, 8.0], [8.0]], 11: [[7.0, 8.0], [8.0]]} and list(judged) == [0, 1]
     rows = decided([[1, 0, 0]] * 2, [[1, 0, 0], [0, 1, 0]], {"dot_products": (torch.arange(3.0), torch.arange(3))})
     assert by_metric(rows, "asr_class_decisions") == [100, pytest.approx(100 / 3, abs=1e-4)]
     (shown,) = [row for row in rows if "values" in row]
@@ -437,11 +439,21 @@ def test_what_has_a_nan_is_not_judged_and_nobodys_shadow() -> None:
         seen.append(min(len(at.shadows), at_most))
         return Judgement({"all": at.truth}, {})
 
-    judged = measure.judge(judge, found, truth, dict.fromkeys(truth, 0), found, at_most=5)
+    shadows = [(found[number], truth[number]) for number in truth]
+    judged = measure.judge(judge, found, truth, dict.fromkeys(truth, 0), shadows, at_most=5)
     assert str(judged[1]) == "what the attack got out of the server has a nan in x" and judged[3] is found[3]
-    assert seen == [1, 1]
+    assert seen == [2, 2]
     measure.judge(judge, {0: found[0]}, truth, {0: 0}, at_most=5)
-    assert seen == [1, 1, 0], "without shadows"
+    assert seen == [2, 2, 0], "without shadows"
+
+
+def test_heads_are_counted_one_by_one_beside_who_calls_all_alike() -> None:
+    called, gone = torch.tensor([True, True, False, False]), torch.tensor([True, False, False, False])
+    judgement = Judgement({"youden": torch.tensor([True, False])}, {}, {"youden": (called, gone)}, {"youden": 10})
+    outputs = Outputs(0, (), torch.tensor([True, False]), 1, {"leak": judgement})
+    numbers = {one.metric: (one.value, one.n) for one in class_decisions.measure(outputs)}
+    assert numbers["asr_head_decisions"] == (75, 4) and numbers["trivial_head_asr"] == (75, 4)
+    assert numbers["asr_class_decisions"] == (100, 2) and numbers["shadow_servers"][0] == 10
 
 
 def test_values_that_an_attack_shows_are_declared_by_it() -> None:

@@ -232,6 +232,60 @@ class TestNegativeGradient:
         with pytest.raises(models.Diverged):
             served(negative_gradient, base, gone, kept, lr=1.0, **settings)
 
+    @pytest.mark.parametrize("cap", [0.5, 100.0])
+    def test_one_held_step_is_down_the_retained_loss_and_up_the_forgotten_one_up_to_the_cap(self, cap: float) -> None:
+        before = weights(tiny_model())
+        kept, gone = (summed_gradient(tiny_model(), of) / len(of.labels) for of in (RETAIN, FORGET))
+        settings: dict[str, Any] = {"held": True, "weight": 0.5, "cap": cap, "epochs": 1, "batch_size": 1000, "lr": 0.1}
+        after = served(
+            negative_gradient, tiny_model(), FORGET, RETAIN, seed=0, recipe=RECIPE, weight_decay=0.0, **settings
+        )
+        assert loss(tiny_model(), FORGET) > 0.5, "the lower cap binds"
+        step = kept - (0.5 * gone if cap > 1 else 0)
+        assert relative(weights(after) - before, -0.1 * step) < 1e-4
+
+    def test_held_it_keeps_the_others_where_ascent_alone_takes_them_along(self) -> None:
+        data = samples(160)
+        gone, kept = (Samples(*(tensor[data.labels.eq(0) == of] for tensor in data)) for of in (True, False))
+        base = fit(tiny_model(3), data, Recipe(12, 16, 0.01, optimizer="adam", weight_decay=0.0), seed=1)
+        settings: dict[str, Any] = {"seed": 1, "recipe": RECIPE, "optimizer": "adam", "lr": 0.01, "batch_size": 16}
+
+        def right(**keywords: Any) -> list[float]:
+            made = served(negative_gradient, base, gone, kept, weight_decay=0.0, **settings, **keywords)
+            return [
+                float((models.predict(made, of.images).argmax(1) == of.labels).float().mean()) for of in (gone, kept)
+            ]
+
+        (lost, held), (also_lost, alone) = right(held=True, epochs=6), right(epochs=15)  # 60 steps each
+        assert lost < 0.1 and also_lost < 0.1, "both forget"
+        assert held > 0.9 and alone < held - 0.2, (held, alone)
+
+    def test_of_the_last_layer_alone_the_others_stay(self) -> None:
+        before, after = tiny_model(), served(
+            negative_gradient, tiny_model(), FORGET, RETAIN, seed=0, recipe=RECIPE, layers="last", epochs=1, lr=0.1
+        )  # fmt: skip
+        moved = [
+            name
+            for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
+            if not torch.equal(old, new)
+        ]
+        assert moved == [name for name, _ in before.named_parameters()][-2:]
+        assert all(parameter.requires_grad for parameter in after.parameters())
+
+    def test_a_held_epoch_has_as_many_steps_as_one_over_both_sets(self) -> None:
+        seen: list[int] = []
+        settings: dict[str, Any] = {"seed": 0, "recipe": RECIPE, "held": True, "epochs": 2, "batch_size": 8, "lr": 0.01}
+
+        def penalty(model: nn.Module, batch: Any) -> torch.Tensor:
+            seen.append(len(batch.index))
+            assert (batch.index < len(FORGET.labels)).all(), "it is for forgotten images"
+            return torch.zeros(())
+
+        served(negative_gradient, tiny_model(), FORGET, RETAIN, penalty=penalty, **settings)
+        assert len(seen) == 2 * math.ceil((len(FORGET.labels) + len(RETAIN.labels)) / 8) and max(seen) == 8
+        with pytest.raises(ValueError, match="nothing is retained that could hold"):
+            served(negative_gradient, tiny_model(), FORGET, NOTHING, seed=0, recipe=RECIPE, held=True)
+
 
 def literal_released(v: torch.Tensor, gradients: torch.Tensor, count: int) -> torch.Tensor:
     """The public code's recursion, step by step on whole vectors."""

@@ -59,7 +59,7 @@ TINY = {
         },
         "attacks": {
             "uma": {"steps": 2},
-            "label_leakage": {"subsets": 4, "subset_size": 20, "epochs": 2},
+            "label_leakage": {"subsets": 4, "per_side": 10, "subset_size": 20, "epochs": 2, "shadow_heads": 2},
             "inversion_white_box": {"restarts": 1, "steps": 5},
             "inversion_black_box": {"population": 8, "generations": 3},
         },

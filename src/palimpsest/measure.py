@@ -29,6 +29,7 @@ from palimpsest.predict import CLEAN, Predicted
 
 Row = dict[str, Any]
 Judged = Mapping[int, Judgement | Diverged]  # by repetition
+Shadows = Sequence[tuple[Found | Diverged, torch.Tensor]]  # what was extracted, and bool (K,), what was forgotten
 ROUNDING = 1e-6  # how far a number may lie outside its bounds
 
 
@@ -117,24 +118,27 @@ def judge(
     found: Mapping[int, Found | Diverged],
     truth: Mapping[int, torch.Tensor],
     seeds: Mapping[int, int],
-    shadows: Mapping[int, Found | Diverged] | None = None,
+    shadows: Shadows = (),
+    own_shadows: Shadows = (),
     **keywords: Any,
 ) -> dict[int, Judgement | Diverged]:
     """Return what an attack on labels decides about each repetition's server.
 
     method: the `judge` function of the attack's file; `keywords` are passed to it. found: what the attack extracted
-    from each server, on the CPU, or why it extracted nothing. truth: bool (K,), what each server forgot. shadows: what
-    the attack extracted from the servers that a shadow attacker retrained, one for each repetition's truth; a server is
-    never its own shadow. What contains a nan is not judged, and serves as nobody's shadow.
+    from each server, on the CPU, or why it extracted nothing. truth: bool (K,), what each server forgot. shadows,
+    own_shadows: what the attack extracted from servers of the attacker's, and what these forgot; they are the same for
+    every target. What contains a nan is not judged, and serves as nobody's shadow.
     """
-    checked, others = ({n: _checked(one) for n, one in some.items()} for some in (found, shadows or {}))
+    known, own = (
+        [(one, gone) for one, gone in ((_checked(one), gone) for one, gone in some) if not isinstance(one, Diverged)]
+        for some in (shadows, own_shadows)
+    )
     judged: dict[int, Judgement | Diverged] = {}
-    for number, tensors in checked.items():
+    for number, tensors in ((number, _checked(one)) for number, one in found.items()):
         if isinstance(tensors, Diverged):
             judged[number] = tensors
         else:
-            known = [(one, truth[n]) for n, one in others.items() if n != number and not isinstance(one, Diverged)]
-            judged[number] = method(tensors, Judging(seeds[number], truth[number], known), **keywords)
+            judged[number] = method(tensors, Judging(seeds[number], truth[number], known, own), **keywords)
     return judged
 
 

@@ -11,25 +11,32 @@ with job(globals().get("snakemake")) as run:
         predicted |= predict.read(file)
     truth = {number: one.tensors["forgotten"] for number, one in predicted.items()}
 
-    def found(files, attack, among):
+    def found(files):
         """Return by repetition what an attack on labels extracted from the server, or why it extracted nothing."""
-        start, found = among.index(attack) * len(blocks), {}
-        for file in files[start : start + len(blocks)]:
+        found = {}
+        for file in files:
             for number, about in numbered.about(file).items():
                 lost = about.get("diverged")
                 found[number] = models.Diverged(lost) if lost else numbered.read(file, number)
         return found
 
-    judged = {}
-    for name, told in run.asks.judges.items():
-        probed = found(run.input.probed, name, list(run.asks.judges))
-        shadows = found(run.input.shadows, name, run.asks.shadowed) if name in run.asks.shadowed else {}
+    def shadows(counts):
+        """Return what was extracted from the shadow servers, and what each forgot: of both kinds in turn."""
+        kinds = []
+        for count in counts:
+            files = [next(shadowed) for _ in range(count)]
+            kinds.append([(one, one["forgotten"]) for one in found(files).values() if isinstance(one, dict)])
+        return (kinds[0], kinds[-1]) if kinds else ([], [])
+
+    judged, shadowed, several = {}, iter(run.input.shadows), len(blocks)
+    for place, (name, told) in enumerate(run.asks.judges.items()):
+        probed = found(run.input.probed[place * several : (place + 1) * several])
         judged[name] = measure.judge(
             run.method("attacks", told["method"]).judge,
             probed,
             truth,
             {number: run.seed(number) for number in probed},
-            shadows,
+            *shadows(run.asks.shadows.get(name, ())),
             **told["keywords"],
         )
     rows = measure.measure(predicted, run.asks.metrics, judged, task=run.asks.task, shows=run.asks.shows)

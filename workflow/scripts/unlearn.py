@@ -17,6 +17,7 @@ with job(globals().get("snakemake")) as run:
     keywords = unlearners.gathered(unlearn, run.asks.keywords | tuned)
     # Every repetition starts from its own run of the step before, or all start from one of those runs.
     nearest = nearest_to_the_mean(run.input.rows, run.asks.from_nearest) if run.asks.from_nearest else None
+    held_out = getattr(run.asks, "base", None)  # one base for all repetitions, which no table uses
 
     def stepped(number):
         source = number if nearest is None else nearest
@@ -24,9 +25,10 @@ with job(globals().get("snakemake")) as run:
         several = len(run.input.requests) // len(run.asks.blocks)
         files = run.input.requests[place * several : (place + 1) * several]
         asked = [requests.read(file, images, source) for file in files]
+        start = source if held_out is None else held_out
         made = unlearners.Unlearned(
-            models.load(run.input.before[place], source).to(run.device),
-            run.read_tensors(run.input.kept[place], source),
+            models.load(run.input.before[place], start).to(run.device),
+            run.read_tensors(run.input.kept[place], start),
         )
         base = made.network
         served = requests.steps(images.splits["train"], asked, same=run.asks.same, size=run.asks.served)
@@ -40,7 +42,7 @@ with job(globals().get("snakemake")) as run:
                 replacement=replacement,
                 kept=made.kept,
                 # The weights with which training began depend on its seed alone.
-                initial=lambda: models.fresh(base, run.seed_of_base(source)),
+                initial=lambda: models.fresh(base, run.seed_of_base(start)),
                 checkpoint=run.checkpoint(number, part),
             )
             with run.timed():

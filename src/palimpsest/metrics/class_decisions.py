@@ -5,7 +5,11 @@
 With one of ten classes forgotten an attacker who says "nothing was forgotten" has 90%, and with three 70%
 (docs/methods.md#l-2). That is `trivial_asr`, the number to hold an ASR against. `balanced_accuracy` gives forgotten and
 retained classes half the weight each, so an attacker who calls all classes forgotten, or none, has 50%. `forgotten_f1`
-counts the forgotten classes alone. `exact_match` needs every class of a trial to be right.
+counts the forgotten classes alone. `exact_match` needs every class of a trial to be right. `shadow_servers` is on how
+many of them the decision rests.
+
+The printed rates of attacks on parameters most likely count single heads, as many of forgotten as of kept classes
+(docs/methods.md#l-7). That is `asr_head_decisions`; `trivial_head_asr`, of who calls all heads alike, is 50 then.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ METRICS = {
     "balanced_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "classes"},
     "forgotten_f1": {"unit": "fraction", "kind": "samples", "bounds": (0, 1), "of": "classes"},
     "exact_match": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "classes"},
+    "shadow_servers": {"unit": "", "kind": "set", "bounds": (0, None), "of": "judged"},
+    "asr_head_decisions": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "heads"},
+    "trivial_head_asr": {"unit": "%", "kind": "samples", "bounds": (50, 100), "of": "heads"},
 }
 
 
@@ -34,6 +41,12 @@ def measure(outputs: Outputs) -> Iterator[Number]:
         for screening, decisions in judgement.decisions.items():
             for metric, value in scores(decisions, outputs.forgotten).items():
                 yield Number(metric, value, len(decisions), attack, screening=screening)
+        for screening, count in judgement.shadows.items():
+            yield Number("shadow_servers", count, len(outputs.forgotten), attack, screening=screening)
+        for screening, (called, truth) in judgement.heads.items():
+            right, gone = ((one.double().mean() * 100).item() for one in (called == truth, truth))
+            yield Number("asr_head_decisions", right, len(truth), attack, screening=screening)
+            yield Number("trivial_head_asr", max(gone, 100 - gone), len(truth), attack, screening=screening)
 
 
 def scores(decisions: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:

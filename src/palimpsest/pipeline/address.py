@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -207,6 +207,12 @@ class Addresses:
         own = first != ORIGINAL and method.has("unlearners", method_of(self.config, "unlearners", first), "train_base")
         return first if own else PLAIN
 
+    def _shadow_request(self, attack: str) -> str:
+        """Return the request that an attack's shadow servers were asked; empty where it has none."""
+        attacks, file = self.config["attacks"], method_of(self.config, "attacks", attack)
+        own = attacks[attack].get("shadows") or attacks.get(file, {}).get("shadows")
+        return str(own) if own and "shadows" in method.needs("attacks", file) else ""
+
     def _at_hand(self, request: str) -> bool:
         """Whether a request is chosen with a model at hand."""
         return bool(method.needs("requests", method_of(self.config, "requests", request)))
@@ -298,6 +304,9 @@ class Addresses:
         request, unlearner = run.steps[-1]
         grid = grid_of(self.config, unlearner)
         before = self.model(run.before, block) if run.before else self.base(run, block)
+        held_out = self.plan.request(request).get("held_out_base") and block != self.plan.held_out
+        if held_out:  # all repetitions begin from one base, that of no table; tuning has bases of its own
+            before = self.base(run, str(self.config["tuning"]["first"]))
         told = self._told("unlearners", unlearner, "unlearn")
         told["keywords"] = {key: value for key, value in told["keywords"].items() if key not in grid}
         told |= {
@@ -307,6 +316,8 @@ class Addresses:
             "served": self.plan.request(request).get("served", 0),
             "blocks": [block],
         }
+        if held_out:
+            told["base"] = self.config["tuning"]["first"]
         above: dict[str, Any] = {
             "images": self._images(run.dataset),
             "before": [before["model"]],
@@ -349,8 +360,11 @@ class Addresses:
         run = Run(**names)
         told = self._told("attacks", attack, "attack")
         told["keywords"] |= self.config["budgets"].get("probes", {}).get(f"{run.dataset}/{attack}", {})
-        above = {"images": self._images(run.dataset), "server": self.model(run, block)["model"]}
-        return told, above, self._module("attacks", attack)
+        above: dict[str, Any] = {"images": self._images(run.dataset), "server": self.model(run, block)["model"]}
+        if "forgotten" in method.needs("attacks", told["method"]):
+            above["requests"] = self.requests(run, block)
+            told["shadow"] = run.forget == self._shadow_request(attack)
+        return told, above, self._module("attacks", attack), "requests.__init__"
 
     def _prepare(self, dataset: str, forget: str, defense: str, block: str) -> tuple[Any, ...]:
         asked = [request for request in forget.split(STEP) if request != SAME]
@@ -393,9 +407,15 @@ class Addresses:
         run = Run(**names)
         judged, every = self.plan.attacks_of(run, "on_labels"), self.plan.blocks(run)
         kinds = {name: method_of(self.config, "attacks", name) for name in judged}
-        shadowed = [name for name, kind in kinds.items() if "shadows" in method.needs("attacks", kind)]
         shows = [method.literal(method.path("attacks", kind), "METRICS") or {} for kind in kinds.values()]
-        shadow = run.with_last(self.config["reference"])
+        # Shadow servers by the reference, and by the run's own unlearner unless that trains a base of its own.
+        reference, own = self.config["reference"], run.steps[-1][1]
+        own = reference if own == ORIGINAL or self._trainer(run) != PLAIN else own
+        shadows = {
+            name: [replace(run, forget=request, unlearner=by) for by in dict.fromkeys((reference, own))]
+            for name in judged
+            if (request := self._shadow_request(name))
+        }
         told = {
             "task": task_of(self.config, run.model),
             "metrics": self.plan.metrics_of(run),
@@ -403,12 +423,17 @@ class Addresses:
             "blocks": every,
             "judges": {name: self._told("attacks", name, "judge") for name in judged},
             "shows": {metric: how for one in shows for metric, how in one.items()},
-            "shadowed": shadowed,
+            "shadows": {name: [len(self.plan.blocks(one)) for one in of] for name, of in shadows.items()},
         }
         above = {
             "outputs": [self("predict", **run.names, block=block)["outputs"] for block in every],
             "probed": [self("probe", **run.names, attack=a, block=b)["probed"] for a in judged for b in every],
-            "shadows": [self("probe", **shadow.names, attack=a, block=b)["probed"] for a in shadowed for b in every],
+            "shadows": [
+                self("probe", **one.names, attack=name, block=block)["probed"]
+                for name, of in shadows.items()
+                for one in of
+                for block in self.plan.blocks(one)
+            ],
         }
         families = [f"metrics.{name}" for name in told["families"]]
         return told, above, "measure", *families, *(self._module("attacks", name) for name in judged)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import cached_property
+from math import inf
 from typing import Any
 
 from palimpsest import families, ranges
@@ -107,9 +108,10 @@ class Cell:
 
     dataset to metric: as the paper names them. screening: the decision rule by which an attack on labels calls a class
     forgotten. control: a label, where the row is a control of ours. published: the printed number; None where there is
-    none, and `status` and `note` then say why. printed_trials: the trials of which it is the mean. runs: those over
-    which our number is the mean; where there is none, `missing` says why. reductions: how they differ from the paper's;
-    a number with any is not a reproduction. derive: how the number is computed from other cells, `parts`.
+    none, and `status` and `note` then say why. printed_trials: the trials of which it is the mean. widest_interval: in
+    points, the widest that can agree. runs: those over which our number is the mean; where there is none, `missing`
+    says why. reductions: how they differ from the paper's; a number with any is not a reproduction. derive: how the
+    number is computed from other cells, `parts`.
     """
 
     paper: str
@@ -131,6 +133,7 @@ class Cell:
     missing: Missing | None
     reductions: tuple[Reduction, ...]
     printed_trials: int = 1
+    widest_interval: float = inf
     status: Status = Status.PRINTED
     derive: str = ""
     parts: tuple[Cell, ...] = ()
@@ -365,6 +368,7 @@ class Plan:
             missing=missing,
             reductions=tuple(dict.fromkeys(cuts)) if runs else (),
             printed_trials=self.papers[paper].get("tables", {}).get(table, {}).get("printed_trials", 1),
+            widest_interval=self.config["widest_interval"],
             parts=pieces,
             **about,
         )

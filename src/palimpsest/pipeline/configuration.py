@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[3]
 RESERVED = {
     "datasets": {"method", "subset", "hold_back"},
     "models": {"method", "task"},
-    "requests": {"method", "repetitions", "served", "against", "surrogate"},
+    "requests": {"method", "repetitions", "served", "against", "surrogate", "held_out_base"},
     "unlearners": {"method", "also_in", "from_nearest"},
-    "attacks": {"method", "images", "equally_sure", "towards", "made_on"},
+    "attacks": {"method", "images", "equally_sure", "towards", "made_on", "shadows"},
     "defenses": {"method"},
 }
 # What an attack on images may be aimed at, and towards whose answers: those of the model before unlearning, of another
@@ -178,8 +178,8 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
             raise ConfigError(unknown(f"{where}.{key}", "word", str(entry[key]), words))
     if section == "attacks" and entry.get("made_on", config["reference"]) not in {*config["unlearners"]}:
         raise ConfigError(unknown(f"{where}.made_on", "unlearner", str(entry["made_on"]), config["unlearners"]))
-    for key, other in (("against", "unlearners"), ("surrogate", "models")):
-        if section == "requests" and key in entry and entry[key] not in config[other]:
+    for key, other in (("against", "unlearners"), ("surrogate", "models"), ("shadows", "requests")):
+        if key in RESERVED[section] and key in entry and entry[key] not in config[other]:
             raise ConfigError(unknown(f"{where}.{key}", other, str(entry[key]), config[other]))
 
 

@@ -26,6 +26,7 @@ from typing import Any
 from palimpsest.pipeline.cells import Cell
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.papers import IDENTITY
+from palimpsest.pipeline.values import named
 from palimpsest.report import compare
 from palimpsest.report.compare import Compared
 
@@ -72,6 +73,7 @@ class Claim:
     """A claim with its two verdicts.
 
     printed: the verdict on the paper's own numbers; None for a claim of ours. stand_in: whether a reduced run decided.
+    data_sets: on which ours was judged.
     """
 
     says: str
@@ -81,6 +83,7 @@ class Claim:
     reproduced: Outcome
     printed: Outcome | None
     stand_in: bool
+    data_sets: tuple[str, ...]
 
 
 def evaluate(about: Mapping[str, Any], found: Sequence[Compared]) -> list[Claim]:
@@ -109,6 +112,10 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[s
         reproduced=_decide(cases, most, about, ours),
         printed=None if claim.get("ours") else printed,
         stand_in=any(case.margin and case.one.cell.reductions for case in cases),
+        data_sets=tuple(
+            named(data_set, about.get("names", {}))
+            for data_set in dict.fromkeys(run.dataset for case in cases if case.margin for run in case.one.cell.runs)
+        ),
     )
 
 

@@ -7,6 +7,9 @@ It is held against the interval in which the mean of k more runs of ours would f
     sqrt(p (1 - p) / m)                     one standard error of a proportion p = mean over m images,
     1 / m                                   one image, the step of the grid on which such a number lies.
 
+An interval of percentages or fractions that is wider than `widest_interval` of the configuration, from end to end,
+agrees with much: a number that lies in it is called too wide to tell.
+
 The last two hold only for percentages and fractions. Two repetitions give a wide interval (t = 12.7), so an agreement
 then shows little; this is why n stands beside every number. A number of another unit that was run once has no interval.
 
@@ -52,6 +55,7 @@ class Verdict(StrEnum):
         return made
 
     AGREES = "agrees", "=", "the published number lies in our interval"
+    TOO_WIDE = "too wide to tell", "↔", "the published number lies in our interval, which is too wide to tell anything"
     DIFFERS = "differs", "≠", "the published number lies outside our interval"
     STAND_IN = "stand-in", "~", "ours ran on a stand-in or a reduced budget, so the two cannot be compared"
     DIVERGED = "diverged", "!", "a repetition diverged, so nothing is compared"
@@ -62,6 +66,7 @@ class Verdict(StrEnum):
     NO_PUBLISHED = "no published value"
 
 
+JUDGED = (Verdict.AGREES, Verdict.DIFFERS, Verdict.TOO_WIDE)
 FIELDS = ("attack", "epsilon", "defense", "screening", "metric")  # what a measurement and a cell have in common
 SCALES = {"%": 100.0, "fraction": 1.0}  # units of proportions, and what 1 is in them
 ATTEMPTS = "attempts"  # the kind of a measure that counts how many of `n` attempts succeeded
@@ -269,6 +274,8 @@ def _verdict(one: Compared, lost: int) -> tuple[Verdict, str]:
         return Verdict.NO_INTERVAL, "one repetition, and nothing to count"
     else:
         inside, why = abs(one.mean - cell.published) <= one.half + 1e-9, f"interval {one.mean:.6g} ± {one.half:.3g}"
+    if inside and one.unit in SCALES and one.half and 200 * one.half / SCALES[one.unit] > cell.widest_interval:
+        return Verdict.TOO_WIDE, why
     return (Verdict.AGREES if inside else Verdict.DIFFERS), why
 
 

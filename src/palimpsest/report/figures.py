@@ -90,9 +90,13 @@ def bars(plan: Plan, about: Words, own: Words, found: Sequence[Compared], result
             x = position + (unlearners.index(one.cell.unlearner) - (len(unlearners) - 1) / 2) * width
             if one.mean is not None:
                 axis.bar(x, one.mean, width * 0.92, linewidth=0.6, **fills[one.cell.unlearner])
-                axis.errorbar(x, one.mean, one.sd or 0, color="#333333", linewidth=0.7, capsize=1.2)
+                sd, top = one.sd or 0.0, compare.SCALES.get(one.unit)  # no proportion lies below 0 or above all
+                ends = [[sd], [sd]] if top is None else [[min(sd, one.mean)], [min(sd, top - one.mean)]]
+                axis.errorbar(x, one.mean, ends, color="#333333", linewidth=0.7, capsize=1.2)
             else:
-                axis.text(x, 2, one.short, rotation=90, ha="center", fontsize=5)
+                under = one.cell.published is not None and one.cell.published < 50  # clear of the paper's diamond
+                height = (one.cell.published or 0.0) + 6 if under else 2.0
+                axis.text(x, height, one.short, rotation=90, ha="center", va="bottom", fontsize=5)
             if one.cell.published is not None:
                 axis.plot(x, one.cell.published, linestyle="none", markersize=3.2, **diamond)
         for position, data_set in enumerate(data_sets):
@@ -134,23 +138,32 @@ def lines(plan: Plan, about: Words, own: Words, found: Sequence[Compared], resul
             colour, _, marker = style(plan, hue)
         else:
             colour, marker = OTHERS[number % len(OTHERS)], MARKERS[number % len(MARKERS)]
+        first = next(one for one in found if _field(one, own["hue"]) == hue and one.mean is not None)
         axis.plot(
-            x, mean, marker=marker, color=colour, label=names.get(hue, hue), markersize=3,
+            x, mean, marker=marker, color=colour, label=_named(first, own["hue"], names), markersize=3,
             linewidth=1.2, linestyle=("-", "--", ":")[number % 3],  # lines that coincide are both seen
         )  # fmt: skip
-        axis.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.12, linewidth=0)
-    rivals = {at[_field(one, along)]: rival for one in found if (rival := _rival([one], about, results)) is not None}
-    for label in _rivals(found, about) if rivals else ():
-        axis.plot(sorted(rivals), [rivals[x] for x in sorted(rivals)], label=label, **RIVAL)
+        top = compare.SCALES.get(first.unit)  # no proportion lies below 0 or above all
+        low, high = (mean - sd, mean + sd) if top is None else np.clip((mean - sd, mean + sd), 0, top)
+        axis.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+    rivals: dict[str, dict[float, float]] = {}  # of each forget set, unless that is what varies along the axis
+    for one in found:
+        if (rival := _rival([one], about, results)) is not None:
+            rivals.setdefault("" if along == ["forget"] else one.cell.forget, {})[at[_field(one, along)]] = rival
+    for number, idle in enumerate(rivals.values()):
+        said = "" if number else ", ".join(_rivals(found, about))
+        axis.plot(sorted(idle), [idle[place] for place in sorted(idle)], label=said, **RIVAL)
     if own.get("log"):
         axis.set_xscale("log")
     places = sorted(set(at.values()))
     axis.set_xticks(places, [own.get("ticks", {}).get(x, f"{x:g}") for x in places], minor=False)
     axis.minorticks_off()
-    xlabel = ", ".join(filter(None, (own["xlabel"], _repetitions(found))))
+    ran = dict.fromkeys(run.dataset for one in found if one.mean is not None for run in one.cell.runs)
+    where = ", ".join(filter(None, (*(named(data_set, names) for data_set in ran), _repetitions(found))))
+    xlabel = "\n".join(filter(None, (own["xlabel"], where)))
     axis.set(ylim=own.get("ylim", (0, 105)), xlabel=xlabel, ylabel=own["y"])
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.36), ncols=2)
     figure.tight_layout()
     return figure
 
@@ -177,7 +190,9 @@ def distributions(plan: Plan, about: Words, own: Words, found: Sequence[Compared
             frame, x="class", y="value", order=["forgotten", "kept"], width=0.5, showfliers=False, fill=False,
             color="#333333", linewidth=0.7, ax=axis,
         )  # fmt: skip
-        axis.set_xlabel(f"n = {frame['repetition'].nunique()}")
+        servers, sides = frame["repetition"].nunique(), frame["class"].value_counts()
+        counts = " and ".join(str(sides.get(kind, 0)) for kind in ("forgotten", "kept"))
+        axis.set_xlabel(f"{servers} server{'s' * (servers > 1)}, {counts} {own.get('points', 'values')}")
         axis.set_ylabel(own["y"] if axis is axes[0, 0] else "")  # seaborn has named it
     figure.tight_layout()
     return figure
@@ -285,6 +300,13 @@ def style(plan: Plan, unlearner: str) -> tuple[str, str, str]:
 def _field(one: Compared, names: Sequence[str]) -> str:
     """Return the values that a cell has in some of its fields, as one phrase that `names` in paper.yaml may know."""
     return " ".join(filter(None, (str(getattr(one.cell, name)) for name in names)))
+
+
+def _named(one: Compared, fields: Sequence[str], names: Mapping[str, str]) -> str:
+    """Return the same phrase in the paper's words: its own, or those of each value."""
+    phrase = _field(one, fields)
+    values = filter(None, (str(getattr(one.cell, name)) for name in fields))
+    return names.get(phrase) or ", ".join(named(value, names) for value in values)
 
 
 def _label(found: Sequence[Compared], data_set: str, names: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ import jinja2
 
 from palimpsest.pipeline.configuration import ROOT
 from palimpsest.pipeline.values import Status
-from palimpsest.report.compare import Compared, Verdict
+from palimpsest.report.compare import JUDGED, Compared, Verdict
 from palimpsest.report.tables import Column, Line, Table
 
 SPREAD = re.compile(r"\$\\pm\$[\d.]+")  # in TeX, a smaller one
@@ -23,7 +23,8 @@ TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"$\sim$", "^": r"\textasciicircum{}", "→": r"$\rightarrow$", "±": r"$\pm$", "≠": r"$\neq$",
     "ε": r"$\varepsilon$", "σ": r"$\sigma$", "×": r"$\times$", "–": "--", "∞": r"$\infty$", "·": r"$\cdot$",
-    "≤": r"$\leq$", "≥": r"$\geq$", "†": r"$\dagger$", "‡": r"$\ddagger$", "“": "``", "”": "''", "’": "'",
+    "≤": r"$\leq$", "≥": r"$\geq$", "↔": r"$\leftrightarrow$", "†": r"$\dagger$", "‡": r"$\ddagger$",
+    "“": "``", "”": "''", "’": "'",
 }  # fmt: skip
 
 
@@ -38,9 +39,12 @@ def ours(one: Compared, column: Column) -> tuple[str, str]:
 
 
 def printed(one: Compared, column: Column) -> str:
-    """Return what the paper prints in this cell, or why nothing can stand there."""
+    """Return what the paper prints in this cell, with half our interval where it was judged, or why nothing stands."""
     if one.cell.published is not None:
-        return f"{one.cell.published:.{column.places}f}"
+        half = one.half if one.verdict in JUDGED and not one.successes else None
+        within = "" if half is None else f"{half:.{max(column.places - 1, 0)}f}"
+        within = within.removeprefix("0") if column.places > 2 else within  # as our spread
+        return f"{one.cell.published:.{column.places}f}{within and f' ±{within}'}"
     if one.cell.status is Status.UNREADABLE:
         return "unreadable"
     return one.verdict.sign if one.verdict is Verdict.NOT_APPLICABLE else ""
@@ -58,7 +62,8 @@ def spread(table: Table) -> str:
     said = " Where the number of repetitions is another, it stands in brackets."
     other = said if any(one.n not in (0, table.n) for one in table.cells) else ""
     what = "one repetition" if table.n == 1 else f"the mean ± sample standard deviation over n = {table.n} repetitions"
-    return f"Our number is {what}; the printed number stands below it.{other}"
+    judged = ", with half the width of our interval" if any(one.verdict in JUDGED for one in table.cells) else ""
+    return f"Our number is {what}; the printed number stands below it{judged}.{other}"
 
 
 def below(line: Line, table: Table) -> list[str]:

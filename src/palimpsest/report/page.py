@@ -34,7 +34,7 @@ def summary(contents: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the front page says of a page, as plain values."""
     found = contents["checks"]
     return {
-        **{name: contents[name] for name in ("paper", "scale", "others", "repetitions", "banner", "counts")},
+        **{name: contents[name] for name in ("paper", "scale", "others", "repetitions", "banner", "counts", "lead")},
         **{name: contents["about"].get(name, "") for name in ("title", "cite", "link")},
         "claims": [
             {
@@ -67,6 +67,7 @@ def contents(plan: Plan, paper: str, results: Path) -> dict[str, Any]:
         figures.append({**figure, "name": name, "drawing": drawing, "banner": banner})
         found += compared
     runs = dict.fromkeys(run for one in found for run in one.cell.runs)
+    lead = about.get("lead", {"cells": {}, "says": "comparable numbers agree"})
     kept = read_records(results)
     costs = records.costs(kept, runs, plan.held_out)
     context = Context(plan, paper, about, counted, results)
@@ -81,7 +82,9 @@ def contents(plan: Plan, paper: str, results: Path) -> dict[str, Any]:
         "claims": claims.evaluate(about, found),
         "sections": call(context, "sections"),
         "checks": [*checks.check(plan, paper, results), *call(context, "checks")],
+        "widest": plan.config["widest_interval"],
         "counts": counts(counted),
+        "lead": {"says": lead["says"], **counts([one for one in counted if compare.matches(one.cell, lead["cells"])])},
         "costs": costs,
         "places": list({(run.dataset, run.model, run.forget): run for run in costs}.values()),
         "at": lambda place, unlearner: replace(place, unlearner=unlearner),
@@ -95,12 +98,13 @@ def contents(plan: Plan, paper: str, results: Path) -> dict[str, Any]:
 def counts(found: Sequence[Compared]) -> dict[str, int]:
     """Return the numbers of the summary boxes: printed cells by verdict, runs, and runs that diverged."""
     published = Counter(one.verdict for one in found if one.cell.published is not None)
-    counted = (Verdict.AGREES, Verdict.DIFFERS, Verdict.STAND_IN, Verdict.NOT_RUN)
+    counted = (*compare.JUDGED, Verdict.STAND_IN, Verdict.NOT_RUN)
     runs = {run for one in found if one.values or one.verdict is Verdict.DIVERGED for run in one.cell.runs}
     return {
         "printed": sum(published.values()),
         "agree": published[Verdict.AGREES],
-        "compared": published[Verdict.AGREES] + published[Verdict.DIFFERS],
+        "compared": sum(published[verdict] for verdict in compare.JUDGED),
+        "too_wide": published[Verdict.TOO_WIDE],
         "stand_in": published[Verdict.STAND_IN],
         "not_run": published[Verdict.NOT_RUN],
         "runs": len(runs),

@@ -124,10 +124,14 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         if index in line:
             raise ConfigError(f"{where}: two cells stand in one place of the layout in paper.yaml.")
         line[index] = replace(one, winner=named(one.winner, names)) if one.winner else one
-    of_controls = dict.fromkeys((one.cell.control, one.cell.metric) for one in found if one.cell.control)
+    of_controls: dict[str, dict[str, None]] = {}
+    for one in found:
+        if one.cell.control:
+            says = layout["metrics"][one.cell.metric]["says"]
+            of_controls.setdefault(says, {})[f"“{names.get(one.cell.control, one.cell.control)}”"] = None
     controls = [
-        f"The control “{names.get(label, label)}” gives the {layout['metrics'][metric]['says']}."
-        for label, metric in of_controls
+        f"The control{'s' * (len(labels) > 1)} {', '.join(labels)} give{'s' * (len(labels) == 1)} the {says}."
+        for says, labels in of_controls.items()
     ]
     said = [f"{mark.sign} {mark.meaning}." for mark in marks.Mark if any(mark in one.marks for one in found)]
     shown = {one.verdict for one in found}
@@ -224,7 +228,7 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
 
 def tidy(found: Iterable[Compared]) -> str:
     """Return CSV with a line for each cell: its fields, what was found, and the record below results/<scale>/."""
-    hidden = ("runs", "reductions", "printed_trials", "parts")
+    hidden = ("runs", "reductions", "printed_trials", "widest_interval", "parts")
     about = [field.name for field in fields(Cell) if field.name not in hidden]
     kinds = ("dataset", "model", "forget", "unlearner")
     ours = ("mean", "sd", "n", "unit", "images", "half_width", "difference", "verdict", "why")

@@ -7,8 +7,9 @@ product with a head of a retained class is the larger one. The paper puts the pr
 1, into one data set and cuts it in two: either where Youden's J, the true positive rate minus the false positive rate,
 is largest, or by k-means with k = 2, where the cluster of the smaller mean is the forgotten one.
 
-The paper's success rate counts classes, its cut is made over heads, and how one becomes the other is not said. Here [R]
-the cut is made over heads, and a class is judged by the mean of its heads, since all of them estimate one number.
+The paper's success rate counts classes (eq. 12), its cut is made over heads, and how one becomes the other is not said.
+Here [R] the cut is made over heads, and a class is judged by the mean of its heads, since all of them estimate one
+number. The printed numbers most likely count heads (docs/methods.md#l-7), which `head_decisions` are.
 Youden's index needs to know what was forgotten (docs/methods.md#l-3). So by default [R] the threshold is learnt on
 shadow servers that the attacker unlearnt itself. With `oracle_threshold` it is chosen on the target by the truth that
 the decisions are scored with; the published numbers most likely are of this kind, which is no attack. k-means needs no

@@ -33,6 +33,15 @@ class Heads(NamedTuple):
     server_weight: torch.Tensor
     server_bias: torch.Tensor
 
+    def only(self, chosen: torch.Tensor) -> Heads:
+        """Return these heads, chosen by bool (H,) or by index, beside the same server."""
+        return self._replace(weight=self.weight[chosen], bias=self.bias[chosen], trained_on=self.trained_on[chosen])
+
+    def first(self, count: int) -> Heads:
+        """Return the first `count` heads of each class, or all where it has fewer."""
+        earlier = (self.trained_on[:, None] == self.trained_on).tril(-1).sum(1)
+        return self.only(earlier < count)
+
     def vectors(self, vector: Vector = "weight_and_bias") -> tuple[torch.Tensor, torch.Tensor]:
         """The one-dimensional vectors of the heads (H, V) and of the server (V,), float64 on the CPU.
 

@@ -9,8 +9,10 @@ there on (eq. 24); then one random gene is changed by a random amount and projec
 shrinks by a factor in each generation (eq. 26). The inverted prediction vector is the network's answer to the fittest
 individual of the last generation.
 
-The paper's text lacks population, generations, elites, strength and decay, and how the amount is distributed. We
-decided (docs/methods.md 2.8): 100, 200, 5, 1.0 and 0.99, uniform in [-strength, strength]. Parents are drawn with
+The paper's text lacks population, generations, elites, strength and decay, how the amount is distributed and whether
+the search is begun again. We decided (docs/methods.md 2.8): 100, 200, 5, 1.0 and 0.99, uniform in [-strength,
+strength], one beginning. `selection` has two other readings of a choice "according to a probability distribution":
+by rank, and even. Parents are drawn with
 replacement, so an individual can be both. In a population without any fitness, which happens where a probability
 underflows, they are drawn evenly. The point of crossing leaves each parent at least one gene.
 
@@ -64,13 +66,16 @@ def attack(
     elites: Annotated[int, "[0, inf)"] = 5,
     strength: Annotated[float, "[0, inf)"] = 1.0,
     decay: Annotated[float, "(0, 1]"] = 0.99,
+    selection: Literal["proportional", "rank", "even"] = "proportional",
+    restarts: Annotated[int, "[1, inf)"] = 1,
 ) -> Bred:
     """Invert the model behind the server, images (N, *shape) in [0, 1], float32, to probabilities (N, classes).
 
     The images are bred on the context's device. targets: the classes to invert, all by default. population [R]:
     individuals of a class. generations [R]: after the first. elites [R]: individuals that move on, fewer than the
     population; the best fitness then never falls, with 0 it may. strength, decay [R]: a gene changes by U(-s, s) with
-    s = strength * decay ** generation, in units of the pixel range.
+    s = strength * decay ** generation, in units of the pixel range. selection: by what parents are drawn: their
+    fitness [P], their rank, or evenly. restarts [R]: searches of a class, of which the fittest end counts.
     Raises `ValueError` for a class that is not there, a population with no place for a child, images of one gene, or
     answers that are not probabilities of that many classes; `Diverged` where an answer is not finite.
     """
@@ -83,7 +88,8 @@ def attack(
     genes, children = prod(shape), population - elites
     if genes < 2:
         raise ValueError(f"inversion_black_box: images of shape {tuple(shape)} cannot be crossed")
-    wanted = torch.tensor(aims, device=device)
+    searches = [(aim, number) for aim in aims for number in range(restarts)]
+    wanted = torch.tensor([aim for aim, _ in searches], device=device)
     asked = 0
 
     def answer(individuals: torch.Tensor) -> torch.Tensor:
@@ -101,9 +107,11 @@ def attack(
 
     def fitness(answers: torch.Tensor) -> torch.Tensor:
         """(T, n, K) to (T, n)."""
-        return answers[torch.arange(len(aims), device=device), :, wanted]
+        return answers[torch.arange(len(searches), device=device), :, wanted]
 
-    streams = [torch.Generator().manual_seed(stable_seed("inversion_black_box", seed, aim)) for aim in aims]
+    # The first search of a class is the same however many there are.
+    names = [(seed, aim, number)[: 3 if number else 2] for aim, number in searches]
+    streams = [torch.Generator().manual_seed(stable_seed("inversion_black_box", *name)) for name in names]
     individuals = torch.stack([torch.rand(population, genes, generator=stream) for stream in streams]).to(device)
     answers = answer(individuals)
     history = [fitness(answers).amax(1)]
@@ -113,7 +121,7 @@ def attack(
         fit = fitness(answers)
         # Stable, so that which of two equals is an elite does not depend on how many classes are sorted at once.
         kept = fit.sort(dim=1, descending=True, stable=True).indices[:, :elites]
-        parents = select(fit, draws[..., :2].flatten(1)).view(len(aims), children, 2)
+        parents = select(chances(fit, selection), draws[..., :2].flatten(1)).view(len(searches), children, 2)
         first, second = (_pick(individuals, parents[..., side]) for side in (0, 1))
         bred = cross(first, second, draws[..., 2])
         mutate(bred, draws[..., 3], draws[..., 4], strength * decay**generation)
@@ -121,8 +129,11 @@ def attack(
         answers = torch.cat([_pick(answers, kept), answer(bred)], 1)
         history.append(fitness(answers).amax(1))
     best = fitness(answers).argmax(1, keepdim=True)
-    images = _pick(individuals, best).view(len(aims), *shape)
-    return Bred(images, _pick(answers, best).squeeze(1), torch.stack(history), asked)
+    images = _pick(individuals, best).view(len(searches), *shape)
+    fittest = history[-1].view(len(aims), restarts).argmax(1) + restarts * torch.arange(len(aims), device=device)
+    return Bred(
+        images[fittest], _pick(answers, best).squeeze(1)[fittest], torch.stack(history)[:, fittest], asked
+    )  # fmt: skip
 
 
 def query_of(model: nn.Module, batch_size: int = 500) -> Query:
@@ -141,6 +152,13 @@ def query_of(model: nn.Module, batch_size: int = 500) -> Query:
             return torch.cat([each.softmax(1) for each in logits])
 
     return query
+
+
+def chances(fitness: torch.Tensor, selection: str) -> torch.Tensor:
+    """What parents are drawn in proportion to, (T, P), from their fitness (T, P): that, its rank from 1 on, or 1."""
+    if selection == "rank":
+        return fitness.argsort(dim=1, stable=True).argsort(dim=1) + 1
+    return fitness if selection == "proportional" else torch.ones_like(fitness)
 
 
 def select(fitness: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
