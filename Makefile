@@ -2,14 +2,14 @@
 # Python >= 3.11. In an environment of your own (conda: environment.yml) call snakemake directly.
 
 CORES ?= all
-page = results/$(1)/papers/uma/index.html
+page = results/$(1)/index.html
 
 # .venv first, so that whatever a recipe or a rule calls comes from it.
 IN_VENV = PATH="$(CURDIR)/.venv/bin:$$PATH"
 # The logger is ours: a count of jobs in place of Snakemake's ten lines for each. Snakemake looks for it on the path.
 SNAKEMAKE = $(IN_VENV) PYTHONPATH="$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}" snakemake --logger palimpsest
 
-.PHONY: help demo laptop test test-avx2 test-all checked clean-env
+.PHONY: help demo laptop test test-avx2 test-all claims checked clean-env
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test-avx2: .venv/installed  ## the numeric tests as on an older processor
 
 test-all: checked  ## the long tests too: twenty kills, and as root a SLURM of one node
 	$(IN_VENV) pytest -rs -m "long or not long"
+
+claims: demo  ## the tables of claims in README.md, from the demo's pages
+	$(IN_VENV) PYTHONPATH=src python -m palimpsest.report.front README.md results/demo
 
 checked: .venv/installed
 	$(IN_VENV) snakemake --lint

@@ -47,7 +47,7 @@ onstart:
 
 rule all:
     input:
-        [AT("page", paper=paper)["page"].path for paper in PLAN.papers],
+        AT("front")["front"].path,
 
 
 include: "workflow/rules/0_plan.smk"

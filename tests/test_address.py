@@ -27,7 +27,7 @@ BASE = {"dataset": "digits", "model": "small_cnn_narrow"}
 def every(at: Addresses) -> dict[Job, Address]:
     """All jobs that the pages need."""
     found: dict[Job, Address] = {}
-    queue = [at("page", paper=paper) for paper in at.plan.papers]
+    queue = [at("front")]
     while queue:
         one = queue.pop()
         if name_of(one) not in found:
@@ -134,10 +134,14 @@ def of_method(stage: str, key: str, file: str) -> Callable[[Address], bool]:
         # A variant starts from the entry that it names.
         ({"unlearners": {"salun": {"ratio": 0.4}}}, unlearns("salun", "salun_as_released")),
         ({"unlearners": {"salun_as_released": {"ratio": 0.4}}}, unlearns("salun_as_released")),
-        ({"unlearners": {"l1_sparse": {"alpha": {"tune": [1e-4, 2e-4]}}}}, lambda one: "grid" in one.asks
+        ({"unlearners": {"l1_sparse": {"alpha": {"tune": [1e-4, 2e-4]}}}}, lambda one: one.stage == "tune"
             and one.names["unlearner"] == "l1_sparse"),
-        ({"unlearners": {"random_label": {"lr": 0.02}}},
-            unlearns("random_label", "random_label_incorrect")),  # others have a rate of their own
+        ({"unlearners": {"random_label": {"lr": {"tune": [0.02, 0.2]}}}},
+            lambda one: one.stage == "tune" and one.names["unlearner"] in ("random_label", "random_label_incorrect")),
+        ({"unlearners": {"random_label": {"momentum": 0.8}}}, unlearns(
+            "random_label", "random_label_incorrect", "random_label_published_rate", "random_label_half_rate",
+            "random_label_adam", "adversarial", "adversarial_half_rate")),
+        ({"unlearners": {"random_label_half_rate": {"lr": 0.02}}}, unlearns("random_label_half_rate")),
         ({"attacks": {"uma": {"start": "image"}}}, of_method("attack", "attacks", "uma")),
         ({"attacks": {"uma_unseen": {"steps": 3}}},
             lambda one: one.stage == "attack" and one.names["attack"] == "uma_unseen"),
@@ -162,7 +166,7 @@ def test_a_changed_value_changes_the_keys_of_what_it_reaches_and_no_other(
     expected = downstream(demo, reached)
     changed = {job for job in demo if demo[job].key != after[job].key}
     # A budget that is cut stands in the cells, too.
-    said = {"table", "figure", "page"} if "budgets" in change else set()
+    said = {"table", "figure", "page", "front"} if "budgets" in change else set()
     assert {job for job in changed if job[0] not in said} == {job for job in expected if job[0] not in said}
     assert changed >= expected
     assert bool(reached) == ("threads" not in change)
@@ -314,7 +318,7 @@ def test_blocks_cover_each_repetition_once_and_bases_are_shared(folder: Path, si
         one for one in jobs.values() if one.stage == "train" and one.names.items() >= {**BASE, "base": "plain"}.items()
     ]
     trained = sorted(number for one in plain for number in numbers(one.names["block"]))
-    tuned = [at.plan.held_out] * any(one.stage == "tune" for one in jobs.values())
+    tuned = numbers(at.plan.held_out) * any(one.stage == "tune" for one in jobs.values())
     assert trained == [*range(3), *tuned], "each base model once, whoever shares it"
     for one in jobs.values():  # every file that a job reads holds the repetitions that the job makes
         if "block" in one.names:
@@ -449,6 +453,44 @@ def test_an_own_base_training_refuses_a_request_that_is_chosen_later(folder: Pat
     ask(folder, "worst,amnesiac")
     with pytest.raises(ConfigError, match="amnesiac must know its requests before training; worst is chosen with"):
         every(planned())
+
+
+def test_an_attack_seeks_the_answers_of_the_model_that_it_is_told_and_may_be_made_on_another() -> None:
+    told = {"elsewhere": {"method": "uma", "made_on": "salun"}}
+    at = planned(block={"other": 1}, attacks=told)
+    run = Run(**BASE, forget="class_0", unlearner="finetune")
+
+    def inputs(attack: str, block: str = "1", **own: str) -> tuple[list[str], str, list[int]]:
+        one = at("attack", **{**run.names, **own}, attack=attack, block=block)
+        return *(one.inputs[name] for name in ("original", "model")), one.asks["aims"]  # type: ignore[return-value]
+
+    base, made = (
+        "results/demo/base/digits/small_cnn_narrow/plain",
+        "results/demo/unlearned/digits/small_cnn_narrow/class_0",
+    )
+    finetuned = f"{made}/finetune/1.safetensors"
+    assert inputs("uma") == ([f"{base}/1.safetensors"], finetuned, [1])
+    assert inputs("uma_another") == ([f"{base}/0.safetensors"], finetuned, [0])
+    assert inputs("uma_another", "0")[2] == [1]
+    assert inputs("uma_reference") == ([f"{made}/retrain/1.safetensors"], finetuned, [1]), "it lacks the same data"
+    assert inputs("elsewhere") == ([f"{base}/1.safetensors"], f"{made}/salun/1.safetensors", [1])
+    with pytest.raises(ConfigError, match="retrain would be attacked towards its own answers on class_0"):
+        inputs("uma_reference", unlearner="retrain")
+    alone = planned(repetitions=1)("attack", **run.names, attack="uma_another", block="0")
+    assert alone.inputs["original"] == [f"{base}/100.safetensors"] and alone.asks["aims"] == [100]
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"images": "unsen"}, "attacks.mine.images has no word 'unsen'; Did you mean 'unseen'"),
+        ({"towards": "other"}, "attacks.mine.towards has no word 'other'"),
+        ({"made_on": "saIun"}, "attacks.mine.made_on has no unlearner 'saIun'; Did you mean 'salun'"),
+    ],
+)
+def test_an_attack_on_what_does_not_exist_is_refused(entry: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        configuration.load(scale="demo", attacks={"mine": {"method": "uma", **entry}})
 
 
 def test_every_repetition_may_go_on_from_the_run_nearest_the_mean() -> None:

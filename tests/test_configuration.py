@@ -108,7 +108,7 @@ def test_a_misspelt_entry_is_one_sentence_that_lists_the_valid_ones(change: dict
         # Of the data set and the recipe that the value meets.
         ({"requests": {"class_0": {"classes": [77]}}}, "requests.class_0: classes cannot be [77]; it takes"),
         ({"requests": {"class_0": {"classes": None, "random": 11}}}, "requests.class_0: random cannot be 11"),
-        ({"unlearners": {"sisa": {"slices": 30, "also_in": "uma_table1"}}}, "unlearners.sisa: slices cannot be 30"),
+        ({"unlearners": {"sisa": {"slices": 20, "also_in": "uma_table1"}}}, "unlearners.sisa: slices cannot be 20"),
     ],
 )
 def test_a_value_out_of_its_range_is_refused_before_the_first_job(change: dict[str, Any], sentence: str) -> None:
@@ -123,7 +123,7 @@ def test_a_value_out_of_its_range_is_refused_before_the_first_job(change: dict[s
 def test_classes_and_slices_that_fit_are_not_refused() -> None:
     config = deepcopy(configuration.load())
     config["budgets"] = {}
-    configuration._update(config, {"unlearners": {"sisa": {"slices": 29, "also_in": "uma_table1"}}})
+    configuration._update(config, {"unlearners": {"sisa": {"slices": 19, "also_in": "uma_table1"}}})
     configuration._update(config, {"requests": {"class_0": {"classes": [9]}}})
     cells.Plan(configuration.resolve(config)).check()
 
@@ -137,7 +137,8 @@ def test_a_variant_starts_from_the_entry_it_names_and_its_budget() -> None:
     config = configuration.load(scale="demo")
     uma = configuration.keywords_of(config, "attacks", "uma")
     wrong = configuration.keywords_of(config, "attacks", "uma_wrong_label")
-    assert wrong == {**uma, "target": "wrong_label"} and uma["steps"] == config["budgets"]["attacks"]["uma"]["steps"]
+    assert wrong == {**uma, "epsilons": ["8/255"], "target": "wrong_label"}
+    assert uma["steps"] == config["budgets"]["attacks"]["uma"]["steps"]
 
 
 def test_a_budget_of_one_data_set_is_that_data_sets_alone_and_said() -> None:

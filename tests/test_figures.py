@@ -31,23 +31,23 @@ def plan() -> Plan:
 
 @pytest.fixture(scope="module")
 def results(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows for every figure of the leakage paper: of repetition r the value 10 r + 50 or, of many, 0 to 9."""
+    """Rows for every figure: of repetition r the value 10 r + 50 or, of many, 0 to 9."""
     root = tmp_path_factory.mktemp("results")
     rows: dict[Run, dict[tuple[str, ...], dict[str, Any]]] = {}
-    for (_, name), cells in plan.figures.items():
-        many = plan.papers["leakage"]["figures"][name]["kind"] in ("distributions", "images")
+    for (paper, name), cells in plan.figures.items():
+        many = plan.papers[paper]["figures"][name]["kind"] in ("distributions", "images")
         for cell in cells:
             for run in cell.runs:
                 for metric in (cell.metric, "trivial_asr"):
                     for repetition in range(1 if many else REPETITIONS):
                         row = {
-                            "attack": cell.attack, "epsilon": "", "defense": "", "screening": cell.screening,
+                            "attack": cell.attack, "epsilon": cell.epsilon, "defense": "", "screening": cell.screening,
                             "metric": metric, "value": 10.0 * repetition + 50 if metric != "trivial_asr" else 90.0,
                             "unit": "%", "n": 10, "repetition": repetition, "status": "ok",
                         }  # fmt: skip
                         if many:
                             row |= {"values": [*map(float, range(10))], "classes": [*range(10)], "forgotten": [3]}
-                        key = (cell.attack, cell.screening, metric, str(repetition), str(many))
+                        key = (cell.attack, cell.epsilon, cell.screening, metric, str(repetition), str(many))
                         rows.setdefault(run, {})[key] = row
     for run, found in rows.items():
         file = root / run.rows
@@ -127,6 +127,36 @@ def test_the_numbers_of_a_distribution_stand_in_its_csv_one_by_one(plan: Plan, r
     assert len(rows) == 10 * len(found)
     assert {row["class"] for row in rows if row["label"] == "3"} == {"forgotten"}
     assert {row["class"] for row in rows if row["label"] != "3"} == {"kept"}
+
+
+def test_pictures_show_what_was_added_and_both_models_answers(plan: Plan, tmp_path: Path) -> None:
+    """Of eight images of class 3 the attack turns the sixth; the unlearned model knows the first anyway."""
+    clean = np.arange(8 * 64, dtype=np.uint8).reshape(8, 1, 8, 8) % 100 + 50
+    added = np.where(np.arange(64).reshape(1, 1, 8, 8) % 2, 8, -4).astype(int)
+    moved = np.stack([clean + added, clean + 2 * added]).astype(np.uint8)
+    labels, before = np.full(8, 3), np.array([3, 1, 1, 1, 1, 1, 1, 1])
+    after = np.array([3, 1, 1, 1, 1, 3, 1, 1])
+    answers = {f"0/attacked/uma/{level}/predicted": said for level, said in (("0", before), ("8/255", after))}
+    made = {"0/clean": clean, "0/images": moved, "0/labels": labels, "0/targets": np.array([3] * 7 + [2])}
+    contents: dict[str, tuple[dict[str, Any], Any]] = {
+        "images": ({"train/images": clean}, {"classes": [f"kind {n}" for n in range(10)]}),
+        "attacked": (made, {"0": {"epsilons": ["8/255", "16/255"]}}),
+        "outputs": (answers, {}),
+    }
+    for name, files in Addresses(plan)("figure", paper="uma", figure="pictures").inputs.items():
+        for file in files if name in contents else ():
+            path = tmp_path / str(file).removeprefix("results/demo/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(contents[name][0], path, {"about": json.dumps(contents[name][1])})
+    drawn, _ = figures.of(plan, "uma", "pictures", tmp_path)
+    first, second, last = (drawn.axes[row * figures.SHOWN : (row + 1) * figures.SHOWN] for row in range(3))
+    assert first[0].get_title() == "original: kind 3\nunlearned: kind 1" and last[0].get_title() == "unlearned: kind 3"
+    assert [axis.get_title() for axis in last[1:3]] == ["unlearned: kind 3", "unlearned: kind 1"], "then the others"
+    assert second[0].get_title() == "times 16"
+    assert np.allclose(first[0].images[0].get_array(), clean[5, 0] / 255)
+    assert np.allclose(second[0].images[0].get_array(), 0.5 + added[0, 0] / 16)
+    assert np.allclose(last[0].images[0].get_array(), moved[0, 5, 0] / 255)
+    plt.close(drawn)
 
 
 def test_what_was_not_run_is_drawn_as_such_and_stops_nothing(plan: Plan, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_report import cell, rows_of
+from test_report import cell, rows_of, write_results
 
 from palimpsest.pipeline import configuration, papers
 from palimpsest.pipeline.cells import Cell, Plan, Run
@@ -161,6 +161,31 @@ def test_a_derived_cell_of_which_a_part_diverged_is_not_judged(plan: Plan, tmp_p
     one = plan._cell("uma", "table1", 2, ROW | {"derive": "minus unlearner=retrain", "published": "1"})
     whole, lost = judge(one.parts[0], rows_of([1.0, 2.0])), {"repetition": 1, "status": "diverged"}
     assert derive(one, [whole, judge(one.parts[1], [*rows_of([1.0], one.parts[1]), lost])]).verdict == "diverged"
+
+
+def test_a_defense_is_held_against_what_it_defends_at_its_own_rate_and_under_the_strongest_attack(
+    plan: Plan, tmp_path: Path
+) -> None:
+    """Half the rate alone lowers UA, and images that were made elsewhere find what is left at the full one."""
+    planted = {
+        ("random_label_published_rate", "uma"): 40.0, ("random_label_published_rate", "uma_strong"): 41.0,
+        ("adversarial", "uma"): 9.0, ("adversarial", "uma_strong"): 9.5, ("adversarial", "uma_transfer"): 30.0,
+        ("random_label_half_rate", "uma"): 10.0, ("random_label_half_rate", "uma_strong"): 12.0,
+        ("adversarial_half_rate", "uma"): 9.0, ("adversarial_half_rate", "uma_strong"): 9.5,
+        ("adversarial_half_rate", "uma_transfer"): 11.0,
+    }  # fmt: skip
+
+    def change(run: Run, row: dict[str, Any]) -> dict[str, Any]:
+        value = planted.get((run.unlearner, row["attack"]))
+        there = row["metric"] == "forget_accuracy" and row["epsilon"] == "8/255" and value is not None
+        return row | {"value": value} if there else row
+
+    results = write_results(plan, tmp_path, change=change)
+    found = compare.compare(plan.tables["uma", "table4"], results)
+    about = plan.papers["uma"]
+    of = [one for one in about["claims"] if one.get("table") == "table4" and "TA" not in one["says"]]
+    verdicts = [one.reproduced.verdict for one in claims.evaluate(about | {"claims": of}, found)]
+    assert verdicts == ["holds", "does not hold", "does not hold"], "UMA alone; any attack; any attack at half the rate"
 
 
 # Two proportions of attempts
@@ -347,7 +372,7 @@ def test_a_paper_is_its_folder(toy: Plan, tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         rows = rows_of(values, cell(attack="none", epsilon=""))
         file.write_text("".join(f"{json.dumps(row | {'defense': ''})}\n" for row in rows))
-    text = page.render(toy, "toy", tmp_path / "results")
+    text = page.render(page.contents(toy, "toy", tmp_path / "results"))
     for said in (
         "A section of its own",
         "3 cells of A toy paper were <b>compared</b>",

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 from scipy import stats
 
 from palimpsest.pipeline import configuration, paths
@@ -29,12 +30,12 @@ from palimpsest.pipeline.configuration import ROOT, load
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.provenance import read_records
 from palimpsest.pipeline.values import Kind, Missing, Reduction, Status, Why
-from palimpsest.report import checks, claims, compare, formats, page, records, tables
+from palimpsest.report import checks, claims, compare, formats, front, page, records, settings, tables
 from palimpsest.report.compare import Compared, interval, judge
 
 survival = page.load(ROOT / "config" / "papers" / "leakage" / "sections.py")
 
-TABLES = ("table1", "table2", "table4", "released", "purification")
+TABLES = ("table1", "table2", "table4", "memory", "released", "purification")
 TRAIN, FORGET, TEST = 5000, 500, 1000
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 Change = Callable[[Run, dict[str, Any]], dict[str, Any] | None]
@@ -45,7 +46,8 @@ def write_results(plan: Plan, root: Path, *, noise: float = 0.05, change: Change
 
     change: what to make of each row of a run; None leaves it out.
     """
-    cells = [cell for (paper, _), table in plan.tables.items() if paper == "uma" for cell in table if cell.run]
+    items = [item for (paper, _), item in plan.items.items() if paper == "uma"]
+    cells = [part for item in items for cell in item for part in cell.measured if part.run]
     for run in dict.fromkeys(cell.run for cell in cells if cell.run):
         generator, rows = random.Random(str(run)), []
         for repetition in range(plan.config["repetitions"]):
@@ -62,15 +64,18 @@ def write_results(plan: Plan, root: Path, *, noise: float = 0.05, change: Change
             if run.unlearner != "original":
                 found[("uma", "0", "", "forget_accuracy")] = clean
                 found |= {("uma", e, "", "largest_change_levels"): float(e.split("/")[0]) for e in ("8/255", "16/255")}
+                found |= {("uma", "8/255", "", "attack_loss"): 1.5, ("uma", "16/255", "", "attack_loss"): 0.5}
+            for other in {key for key in found if key[0].startswith("uma_times") or key[0].startswith("uma_restarts")}:
+                found[other] = found["uma", *other[1:]]
             for (attack, epsilon, defense, metric), value in found.items():
                 one = 1 if "rate" in metric else 100
                 value = one / 2 if value is None else value
-                if attack != "none" and epsilon != "0" and "levels" not in metric:
+                if attack != "none" and epsilon != "0" and metric.endswith(("accuracy", "rate", "test")):
                     value = min(one, max(0, value + generator.gauss(0, noise) * one / 100))
                 row = {
                     **about, "attack": attack, "epsilon": epsilon, "defense": defense, "metric": metric,
                     "value": round(value, 6),
-                    "unit": "fraction" if one == 1 else "%",
+                    "unit": "loss" if metric == "attack_loss" else "fraction" if one == 1 else "%",
                     "n": {"retain": TRAIN - FORGET, "test": TEST}.get(metric.split("_")[0], FORGET),
                 }  # fmt: skip
                 changed = change(run, row) if change else row
@@ -287,7 +292,14 @@ def test_markdown_fits_into_a_terminal_of_120_columns(demo: Plan, reduced: Path,
             assert len({line.count("|") for line in grids}) <= 3  # the blocks and their controls are each one shape
 
 
-@pytest.mark.parametrize("named", ["CIFAR-10 → digits", "UMA to a wrong label: steps 10", "FT, RL, SalUn: epochs 5;"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        "CIFAR-10 → digits",
+        "UMA: steps 10",
+        "FT, RL, l1-sparse, SalUn: epochs 5, tuning repetitions 1, tuning trials 3",
+    ],
+)
 def test_stand_ins_are_named_on_top_of_every_format(demo: Plan, reduced: Path, named: str) -> None:
     made = texts(demo, reduced)
     flat = {name: re.sub(r"[\s>]+", " ", body) for name, body in made.items()}
@@ -362,7 +374,7 @@ def test_latex_is_ascii_with_balanced_braces_and_full_rows(demo: Plan, reduced: 
         for line in text.split(r"\midrule", 1)[1].splitlines():
             if line.endswith(r"\\"):
                 spans = [int(n) for n in re.findall(r"\\multicolumn\{(\d)\}", line)]
-                assert len(re.findall(r"(?<!\\)&", line)) + 1 + sum(n - 1 for n in spans) == 8, line
+                assert len(re.findall(r"(?<!\\)&", line)) + 1 + sum(n - 1 for n in spans) == 1 + len(made.columns), line
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
@@ -377,6 +389,47 @@ def test_latex_compiles_with_booktabs_alone(demo: Plan, reduced: Path, tmp_path:
     assert done.returncode == 0, done.stdout[-2000:]
     assert "too large for page" not in done.stdout
     assert not [wide for wide in re.findall(r"Overfull .hbox \(([0-9.]+)pt", done.stdout) if float(wide) > 15]
+
+
+class TestSettingsInWhichRowsDiffer:
+    """They come from the resolved configuration, so a table cannot be silent about them."""
+
+    def said(self, plan: Plan, unlearners: dict[str, Any], **changes: Any) -> str:
+        config = plan.config | {"unlearners": plan.config["unlearners"] | unlearners}
+        column = [cell(unlearner=name, **changes) for name in unlearners]
+        return settings.differ(config, [column], {"one": "One", "other": "Other"})
+
+    def test_one_rate_for_all_is_not_worth_a_word_and_two_are(self, paper: Plan) -> None:
+        one, other = {"method": "random_label", "lr": 0.013}, {"method": "finetune", "lr": 0.013, "epochs": 10}
+        assert self.said(paper, {"one": one, "other": other}) == ""
+        wrapped = {"method": "adversarial", "settings": {"lr": 0.0065}}
+        said = self.said(paper, {"one": one, "other": wrapped})
+        assert said == "Besides their methods rows differ in these settings: lr is 0.013 for One, 0.0065 for Other."
+
+    def test_a_tuned_value_is_each_ones_own_and_a_setting_of_one_method_is_a_part_of_it(self, paper: Plan) -> None:
+        tuned = {"lr": {"tune": [0.01, 0.1]}}
+        said = self.said(
+            paper, {"one": {"method": "salun", "ratio": 0.2, **tuned}, "other": {"method": "finetune", **tuned}}
+        )
+        assert "lr is a tuned value for One and Other" in said and "ratio" not in said
+        said = self.said(paper, {"one": {"method": "salun", "ratio": 0.2}, "other": {"method": "salun", "ratio": 0.5}})
+        assert "ratio is 0.2 for One, 0.5 for Other" in said, "two of one method differ by it"
+
+    def test_what_is_left_to_a_default_differs_from_what_is_set(self, paper: Plan) -> None:
+        adam = {"method": "finetune", "optimizer": "adam"}
+        said = self.said(paper, {"one": adam, "other": {"method": "random_label", "lr": 0.01}})
+        assert "optimizer is adam for One, its default for Other" in said
+
+    def test_attacks_count_where_they_share_a_column(self, paper: Plan) -> None:
+        names = {"uma": "UMA", "uma_strong": "longer"}
+        columns = [[cell(attack="uma")], [cell(attack="uma_strong")]]
+        assert settings.differ(paper.config, columns, names) == ""
+        said = settings.differ(paper.config, [[one for column in columns for one in column]], names)
+        assert "restarts is 1 for UMA, 4 for longer" in said
+
+    def test_it_stands_below_the_table(self, paper: Plan, full: Path) -> None:
+        assert all("lr is 0.013 for RL (full rate) and RL + eq. 5, 0.0065 for" in " ".join(text.split())
+                   for kind, text in texts(paper, full, "table4").items() if kind != "csv")  # fmt: skip
 
 
 def test_a_metric_without_a_column_is_refused(demo: Plan) -> None:
@@ -437,24 +490,77 @@ def test_html_is_well_formed_and_every_number_links_to_an_existing_record(
     for table in TABLES:
         for suffix, text in texts(plan, results, table).items():
             (folder / f"{table}.{suffix}").write_text(text)
-    (folder / "index.html").write_text(page.render(plan, "uma", results))
+    for figure in plan.papers["uma"]["figures"]:
+        for suffix in ("csv", "pdf", "svg"):
+            (folder / f"{figure}.{suffix}").write_text("")
+    summaries = []
+    for paper in plan.papers:  # the pages link to one another
+        found = page.contents(plan, paper, results)
+        summaries.append(page.summary(found))
+        (results / "papers" / paper).mkdir(exist_ok=True)
+        (results / "papers" / paper / "index.html").write_text(page.render(found))
+    (results / "index.html").write_text(front.render(summaries))
     for file in sorted(folder.glob("*.html")):
         found = parse(file.read_text())
         assert found.numbers == found.linked > 10
         assert len(set(found.ids)) == len(found.ids)
-        for link in found.links:
-            assert (folder / link).is_file(), link
+        links_lead_somewhere(file)
+    links_lead_somewhere(results / "index.html")
+
+
+def links_lead_somewhere(page: Path) -> None:
+    for link in parse(page.read_text()).links:
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.is_file(), link
+        assert not anchor or anchor in parse(target.read_text()).ids, link
+
+
+def test_the_front_page_says_every_claim_of_every_paper_once(demo: Plan, reduced: Path) -> None:
+    made = [page.summary(page.contents(demo, paper, reduced)) for paper in demo.papers]
+    summaries = json.loads(json.dumps(made))
+    text = front.render(summaries)
+    for one in summaries:
+        assert f'href="papers/{one["paper"]}/index.html">{escape(one["title"])}' in text
+        for claim in one["claims"]:
+            assert text.count(str(escape(claim["says"]))) == sum(
+                claim["says"] == other["says"] for each in summaries for other in each["claims"]
+            )
+    violated = [{**summaries[0], "violated": ["Every image is an image."]}, *summaries[1:]]
+    assert "Do not trust these numbers yet: 1 of" in front.render(violated) and "Do not trust" not in text
+
+
+def test_the_tables_of_claims_in_a_text_are_those_of_the_summaries(tmp_path: Path) -> None:
+    def claim(says: str, verdict: str, printed: str) -> dict[str, str]:
+        return {"says": says, "source": "Table 1", "verdict": verdict, "printed": printed}
+
+    found = {
+        "demo": [claim("A.", "holds", "holds"), claim("B.", "does not hold", "")],
+        "laptop": [claim("B.", "cannot tell", "")],
+    }
+    for scale, claims_of in found.items():
+        write_json(tmp_path / scale / "papers/toy/summary.json", {"claims": claims_of})
+    text = "before\n<!-- claims: toy -->\nold\n<!-- end -->\nafter\n"
+    filled = front.filled(text, [tmp_path / "demo", tmp_path / "laptop", tmp_path / "paper"])
+    assert filled.splitlines()[2:-2] == [
+        "| claim | the paper's own numbers | demo | laptop | paper |",
+        "|---|---|---|---|---|",
+        "| A. (Table 1) | holds | holds | not run | not run |",
+        "| B. (Table 1) | ours | **does not hold** | cannot tell | not run |",
+    ]
+    assert filled.startswith("before\n<!-- claims: toy -->\n|") and filled.endswith("|\n<!-- end -->\nafter\n")
+    assert front.filled(filled, [tmp_path / "demo", tmp_path / "laptop", tmp_path / "paper"]) == filled
 
 
 def test_a_name_that_looks_like_markup_is_text(demo: Plan, reduced: Path) -> None:
     about = {**demo.papers["uma"], "title": "<b>&</b>"}
     plan = Plan(demo.config)
     plan.__dict__["papers"] = {"uma": about}
-    assert "&lt;b&gt;&amp;&lt;/b&gt;" in page.render(plan, "uma", reduced)
+    assert "&lt;b&gt;&amp;&lt;/b&gt;" in page.render(page.contents(plan, "uma", reduced))
 
 
 def test_the_page_without_any_rows_is_whole(demo: Plan, tmp_path: Path) -> None:
-    text = page.render(demo, "uma", tmp_path)
+    text = page.render(page.contents(demo, "uma", tmp_path))
     parse(text)
     assert "Nothing was run yet" in text and "cannot tell" in text and "not checked" in text
 
@@ -463,7 +569,7 @@ def test_violated_checks_stand_before_any_number(demo: Plan, tmp_path: Path) -> 
     def change(run: Run, row: dict[str, Any]) -> dict[str, Any]:
         return row | ({"value": 20.0} if row["metric"] == "largest_change_levels" else {})
 
-    text = page.render(demo, "uma", write_results(demo, tmp_path, change=change))
+    text = page.render(page.contents(demo, "uma", write_results(demo, tmp_path, change=change)))
     assert text.index("Do not trust") < text.index('class="figures"') < text.index("<table")
     assert "20 %, not at most 8" in text
 
@@ -476,7 +582,7 @@ def test_costs_are_shares_of_retraining_and_the_held_out_repetition_does_not_cou
     finetune, retrain = first["finetune"], first["retrain"]
     assert (finetune.seconds, finetune.n, finetune.memory, finetune.images) == (12.5, 2, 100.0, FORGET)
     assert (retrain.seconds, retrain.device) == (100.0, "cpu")
-    text = page.render(demo, "uma", reduced)
+    text = page.render(page.contents(demo, "uma", reduced))
     assert "12.5 s</span>" in text and "0.12 ×</span>" in text and "100 MB 0.12 ×" in text
 
 
@@ -485,25 +591,25 @@ def test_the_page_shows_what_tuning_chose_and_from_what(demo: Plan, reduced: Pat
     shutil.copytree(reduced, results)
     run = next(run for cell in demo.tables["uma", "table1"] for run in cell.runs if run.unlearner == "l1_sparse")
     trials = [
-        {"values": {"alpha": 1e-5}, "metrics": {}, "gap": 7.25, "status": "ok"},
-        {"values": {"alpha": 1e-4}, "metrics": {}, "gap": 3.5, "status": "ok"},
-        {"values": {"alpha": 1e-3}, "metrics": {}, "gap": None, "status": "diverged: the loss was nan"},
+        {"value": 1e-5, "metrics": [], "gap": 7.25, "status": "ok"},
+        {"value": 1e-4, "metrics": [], "gap": 3.5, "status": "ok"},
+        {"value": 1e-3, "metrics": [], "gap": None, "status": "diverged: the loss was nan"},
     ]
     write_json(
         results / f"tuned/{run.dataset}/{run.model}/{run.forget}/l1_sparse.json",
-        {"chosen": {"alpha": 1e-4}, "retrained": {}, "trials": trials},
+        {"chosen": {"alpha": 1e-4}, "edge": False, "retrained": [], "trials": trials},
     )
     (search,) = records.searches(demo, [run], demo.papers["uma"]["names"], results)
     assert search.trials == (("alpha 1e-05", 7.25, False), ("alpha 0.0001", 3.5, True), ("alpha 0.001", None, False))
     assert not search.edge
-    text = page.render(demo, "uma", results)
-    assert "<b>alpha 0.0001: 3.5</b>" in text and "alpha 0.001: diverged" in text and "grid's edge" not in text
+    text = page.render(page.contents(demo, "uma", results))
+    assert "<b>alpha 0.0001: 3.5</b>" in text and "alpha 0.001: diverged" in text and '"tag">at the edge' not in text
     write_json(
         results / f"tuned/{run.dataset}/{run.model}/{run.forget}/l1_sparse.json",
-        {"chosen": {"alpha": 1e-3}, "retrained": {}, "trials": trials},
+        {"chosen": {"alpha": 1e-3}, "edge": True, "retrained": [], "trials": trials},
     )
-    assert "at the grid's edge" in page.render(demo, "uma", results)
-    assert "Tuned values" not in page.render(demo, "uma", reduced)
+    assert '"tag">at the edge' in page.render(page.contents(demo, "uma", results))
+    assert "Tuned values" not in page.render(page.contents(demo, "uma", reduced))
 
 
 # Claims
@@ -614,8 +720,8 @@ def violations(plan: Plan, results: Path) -> list[str]:
 
 def test_sound_runs_pass_every_check(demo: Plan, reduced: Path) -> None:
     found = checks.check(demo, "uma", reduced)
-    assert [(check.status, check.violations) for check in found] == [("passed", ())] * 8
-    assert all(check.cases > 5 for check in found)
+    assert [(check.status, check.violations) for check in found] == [("passed", ())] * 10
+    assert all(check.cases >= 4 for check in found)
 
 
 def test_without_rows_nothing_is_called_passed(demo: Plan, tmp_path: Path) -> None:
@@ -632,6 +738,16 @@ PLANTED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"value": 8.001},
     ),
     "0 %, not no less than": ("an attack that is worse", ATTACKED | {"epsilon": "8/255"}, {"value": 0.0}),
+    "2.5 loss, not no more than 1.5": (
+        "a search that loses its way in the larger ball",
+        {"metric": "attack_loss", "epsilon": "16/255"},
+        {"value": 2.5},
+    ),
+    "%, not as much as 9": (
+        "an attack that has not converged",
+        {"attack": "uma_times_2", "unlearner": "finetune"},
+        {"value": 80.0},
+    ),
     "7 %, not as much as": ("another start", ATTACKED | {"epsilon": "0"}, {"value": 7.0}),
     "3 %, not at most 1": (
         "a class known after retraining",
@@ -686,7 +802,7 @@ def test_the_report_never_imports_torch() -> None:
         "import sys; import palimpsest.report.page;"
         "from palimpsest.pipeline.cells import Plan; from palimpsest.pipeline.configuration import load;"
         "from pathlib import Path;"
-        "palimpsest.report.page.render(Plan(load(scale='demo')), 'uma', Path('nowhere'));"
+        "page = palimpsest.report.page; page.render(page.contents(Plan(load(scale='demo')), 'uma', Path('nowhere')));"
         "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT / "src")}, timeout=60)
@@ -748,7 +864,7 @@ def test_the_page_marks_numbers_of_uncommitted_code(demo: Plan, reduced: Path) -
     record = reduced / "any.record.json"
     for commit in ("0123456789ab", "0123456789ab-dirty"):
         _kept(reduced, "any", "train", end=10, seconds=9, startup_seconds=1.0, commit=commit, outputs=outputs)
-        text = page.render(demo, "uma", reduced)
+        text = page.render(page.contents(demo, "uma", reduced))
         assert f"<code>{commit}</code>" in text and "config.yaml" not in text
         assert ("code that no commit holds" in text) == commit.endswith("-dirty")
     record.unlink()

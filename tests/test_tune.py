@@ -177,5 +177,5 @@ def test_tuning_never_uses_a_repetition_of_the_tables() -> None:
     for scale in ("demo", "laptop", "paper"):
         config = configuration.load(scale=scale)
         assert config["tuning"]["first"] >= config["repetitions"]
-    with pytest.raises(ConfigError, match="tuning.first"):
+    with pytest.raises(ConfigError, match=r"tuning\.first"):
         configuration.load(scale="demo", tuning={"first": 1, "repetitions": 1, "trials": 3})

@@ -568,7 +568,7 @@ def test_so_far_counts_what_there_is_while_a_run_goes_on(project: Path) -> None:
     (whole, all_of_it), (part, of_it) = counts
     record = str(row.with_suffix(".record.json").relative_to(project / "results/tiny"))
     assert whole == all_of_it == of_it
-    page = (project / "results/tiny/so_far/uma/index.html").read_text()
+    page = (project / "results/tiny/so_far/papers/uma/index.html").read_text()
     with (project / "results/tiny/papers/uma/table1.csv").open(newline="") as file:
         of_the_row = [cell for cell in csv.DictReader(file) if cell["record"] == record]
     assert 0 < len(of_the_row) == whole - part

@@ -38,7 +38,7 @@ Measured = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Clean:
-    """Softmax probabilities (N, K) and labels (N,) on clean images, on the CPU; see `membership.Known`."""
+    """Softmax probabilities (N, K) and labels (N,) on clean images, on the CPU."""
 
     forget: torch.Tensor
     forget_labels: torch.Tensor
@@ -69,7 +69,15 @@ def clean(model: Network, images: Images, forget: Samples, retain: Samples) -> d
         "retain_accuracy": accuracy(found.retain, found.retain_labels),
         "test_accuracy_retained": accuracy(found.test[known], found.test_labels[known]),
     }
-    rate = round(membership.train(found)(found.forget, found.forget_labels), 6)
+    members, others, asked = (
+        answers.gather(1, labels[:, None]).squeeze(1)
+        for answers, labels in (
+            (found.retain, found.retain_labels),
+            (found.test[known], found.test_labels[known]),
+            (found.forget, found.forget_labels),
+        )
+    )
+    rate = round(membership.train(members, found.retain_labels, others)(asked), 6)
     return {name: round(value, 6) for name, value in points.items()} | {"member_rate": 100 * rate}
 
 

@@ -1,7 +1,8 @@
-"""Papers: tables and figures, ours beside published, and a page for each paper.
+"""Papers: tables and figures, ours beside published, a page for each paper and one before them all.
 
 in: rows/…, config/papers/{paper}/
-out: papers/{paper}/{table}.csv, .md, .tex, .html; {figure}.svg, .pdf, .csv; papers/{paper}/index.html
+out: papers/{paper}/{table}.csv, .md, .tex, .html; {figure}.svg, .pdf, .csv; papers/{paper}/index.html, summary.json
+     index.html: the front page, with the claims of all papers
      so_far/{paper}/: the same from the rows that exist now
 targets: so_far; the paper's name, and {paper}_{table} or {paper}_{figure} for one of them
 """
@@ -23,24 +24,68 @@ for stage, output, item, label, group in (
     )
 
 
-for stage in ("table", "figure", "page"):
+rule table:
+    input:
+        unpack(READS["table"]),
+    output:
+        **OUT["table"],
+    log:
+        LOGS["table"],
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        **PARAMS["table"],
+    script:
+        "../scripts/table.py"
 
-    rule:
-        name:
-            stage
-        input:
-            unpack(READS[stage]),
-        output:
-            **OUT[stage],
-        log:
-            LOGS[stage],
-        localrule: True
-        conda:
-            "../../environment.yml"
-        params:
-            **PARAMS[stage],
-        script:
-            f"../scripts/{stage}.py"
+
+rule figure:
+    input:
+        unpack(READS["figure"]),
+    output:
+        **OUT["figure"],
+    log:
+        LOGS["figure"],
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        **PARAMS["figure"],
+    script:
+        "../scripts/figure.py"
+
+
+rule page:
+    input:
+        unpack(READS["page"]),
+    output:
+        **OUT["page"],
+    log:
+        LOGS["page"],
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        **PARAMS["page"],
+    script:
+        "../scripts/page.py"
+
+
+rule front:
+    input:
+        unpack(READS["front"]),
+    output:
+        **OUT["front"],
+    log:
+        LOGS["front"],
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        **PARAMS["front"],
+    script:
+        "../scripts/front.py"
 
 
 rule so_far:

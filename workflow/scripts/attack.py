@@ -12,8 +12,9 @@ with job(globals().get("snakemake")) as run:
         seed = run.seed(number)
         asked = [requests.read(file, images, number) for file in run.input.requests]
         forget, retain = requests.all_of(images.splits["train"], asked)
-        aimed = aimed_at(run.asks.on, images, forget, retain, seed)
-        model, original = (models.load(path, number).to(run.device) for path in (run.input.model, run.input.original))
+        sought = run.input.original[run.numbers.index(number)], run.asks.aims[run.numbers.index(number)]
+        model, original = (models.load(*one).to(run.device) for one in ((run.input.model, number), sought))
+        aimed = aimed_at(run.asks.on, images, forget, retain, seed, run.asks.equally_sure, original)
         at = OnImages(model, original, aimed, seed, run.task)
         with run.timed():
             made = run.method("attacks").attack(at, **run.asks.keywords)

@@ -10,12 +10,14 @@ from palimpsest.pipeline.cells import Plan
 from palimpsest.pipeline.job import job
 
 with job(globals().get("snakemake")) as run:
-    from palimpsest.report import compare, formats, page, tables
+    from palimpsest.report import compare, formats, front, page, tables
 
-    plan, said = Plan(run.config), []
+    plan, said, summaries = Plan(run.config), [], []
     for paper, about in plan.papers.items():
-        folder = run.results / "so_far" / paper
-        run.write_text(str(folder / "index.html"), page.render(plan, paper, run.results))
+        folder = run.results / "so_far" / "papers" / paper
+        found = page.contents(plan, paper, run.results)
+        run.write_text(str(folder / "index.html"), page.render(found))
+        summaries.append(page.summary(found))
         for name in about["tables"]:
             text = formats.markdown(tables.of(plan, paper, name, run.results)[0])
             run.write_text(str(folder / f"{name}.md"), text)
@@ -25,4 +27,5 @@ with job(globals().get("snakemake")) as run:
         said += [f"  {name:<22} {there:>4} of {all_of_it:>4} cells" for name, (there, all_of_it) in counts.items()]
         there, all_of_it = map(sum, zip(*counts.values(), strict=True))
         said += [f"  {'all':<22} {there:>4} of {all_of_it:>4} cells; {folder}/index.html"]
+    run.write_text(str(run.results / "so_far" / "index.html"), front.render(summaries))
     sys.stdout.write("\n".join(said) + "\n")

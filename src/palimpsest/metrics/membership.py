@@ -8,12 +8,11 @@ images: clean, attacked and purified. In the class scenario it is fitted with th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 
 from palimpsest import membership
-from palimpsest.metrics import Answers, Number, Outputs
+from palimpsest.metrics import Number, Outputs
 
 NEEDS = ("forget", "retain", "test")
 TASKS = ("classification",)
@@ -23,26 +22,22 @@ METRICS = {
 }
 
 
-class Known(NamedTuple):
-    """What `membership.Known` needs. The labels' probabilities are the only column, since the attack uses no other."""
-
-    retain: torch.Tensor
-    retain_labels: torch.Tensor
-    test: torch.Tensor
-    test_labels: torch.Tensor
-    test_retained: torch.Tensor
-
-
 def measure(outputs: Outputs) -> Iterator[Number]:
     """Yield both rates of the forget images, clean, attacked and behind each defense."""
+    yield from rates(outputs)
+
+
+def rates(outputs: Outputs, *, as_released: bool = False) -> Iterator[Number]:
+    """Yield both rates by machines that were fitted on members of every class alike, or as public code does it."""
     retain, test = outputs.clean("retain"), outputs.clean("test")
-    machines = membership.attackers(Known(*_column(retain), *_column(test), outputs.test_retained))
+    kept, ending = outputs.test_retained, "_as_released" if as_released else ""
+
+    def fitted(test: torch.Tensor) -> membership.Attacker:
+        return membership.train(retain["true"], retain.labels, test, as_released=as_released)
+
+    rate = fitted(test["true"][kept])
+    full = rate if bool(kept.all()) else fitted(test["true"])
     for answers in outputs.sets:
         if answers.of == "forget":
-            for metric, rate in machines.items():
-                yield answers.number(metric, rate(*_column(answers)) if len(answers.labels) else float("nan"))
-
-
-def _column(answers: Answers) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the probabilities of the labels (N, 1), and the number of that column for each sample (N,)."""
-    return answers["true"][:, None], torch.zeros_like(answers.labels)
+            for metric, attacker in ((f"member_rate{ending}", rate), (f"member_rate_full_test{ending}", full)):
+                yield answers.number(metric, attacker(answers["true"]) if len(answers.labels) else float("nan"))

@@ -32,7 +32,7 @@ from palimpsest.pipeline.configuration import (
     task_of,
 )
 from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
-from palimpsest.seeds import stable_seed
+from palimpsest.seeds import numbers, stable_seed
 
 PLAIN = "plain"  # the base model that the one training loop makes, without an unlearner's own `train_base`
 # What a seed is for. Rules of one role do the same thing, each to other models or with another method.
@@ -47,7 +47,9 @@ ROLES = {
     "prepare": "defense",
     "measure": "measurement",
 }
-LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "style.css", "looks.yaml")
+# By kind of a figure that shows images, the rules of which it reads an output, and which.
+SHOWN = {"images": {"probe": "probed"}, "pictures": {"attack": "attacked", "predict": "outputs"}}
+LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "front.html.j2", "style.css", "looks.yaml")
 
 
 @dataclass(frozen=True)
@@ -318,15 +320,30 @@ class Addresses:
 
     def _attack(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
+        entry = self.config["attacks"][attack]
+        aims = [self._aim(run, entry.get("towards", "original"), number) for number in numbers(block)]
         above = {
             "images": self._images(run.dataset),
-            "original": self.base(run, block)["model"],
-            "model": self.model(run, block)["model"],
+            "original": [made["model"] for made, _ in aims],
+            "model": self.model(run.with_last(entry["made_on"]) if "made_on" in entry else run, block)["model"],
             "requests": self.requests(run, block),
         }
         told = self._told("attacks", attack) | {"task": task_of(self.config, run.model)}
-        told["on"] = self.config["attacks"][attack].get("images", "forget")
+        told |= {"on": entry.get("images", "forget"), "equally_sure": entry.get("equally_sure")}
+        told["aims"] = [number for _, number in aims]
         return told, above, self._module("attacks", attack), f"tasks.{told['task']}"
+
+    def _aim(self, run: Run, towards: str, number: int) -> tuple[Address, int]:
+        """Return the job, and the repetition in it, of the model whose answers an attack on a repetition seeks."""
+        if towards == "reference":  # it was made without what this very repetition forgot
+            reference = run.with_last(self.config["reference"])
+            if reference == run:
+                raise ConfigError(f"{run.unlearner} would be attacked towards its own answers on {run.forget}.")
+            return self.model(reference, str(number)), number
+        total = self.plan.repetitions(run)
+        other = (number + 1) % total if total > 1 else self.config["tuning"]["first"]
+        number = other if towards == "another" else number
+        return self.base(run, str(number)), number
 
     def _probe(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
@@ -403,13 +420,16 @@ class Addresses:
 
     def _figure(self, paper: str, figure: str) -> tuple[Any, ...]:
         above = self._behind(paper, figure)
-        if self.plan.papers[paper]["figures"][figure]["kind"] == "images":  # which it reads besides rows
-            runs = [(run, cell.attack) for cell in self.plan.figures[paper, figure] for run in cell.runs]
+        kind = self.plan.papers[paper]["figures"][figure]["kind"]
+        if kind in SHOWN:  # it reads images besides rows
+            runs = dict.fromkeys((run, cell.attack) for cell in self.plan.figures[paper, figure] for run in cell.runs)
             above["images"] = list({run.dataset: self._images(run.dataset) for run, _ in runs}.values())
-            above["probed"] = [
-                self("probe", **run.names, attack=attack, block=self.plan.blocks(run)[0])["probed"]
-                for run, attack in dict.fromkeys(runs)
-            ]
+            for stage, output in SHOWN[kind].items():
+                above[output] = [
+                    self(stage, **run.names, **({} if stage == "predict" else {"attack": attack}), block=block)[output]
+                    for run, attack in runs
+                    for block in self.plan.blocks(run)[:1]
+                ]
         return self._item(paper, figure), above, "report.figures"
 
     def _page(self, paper: str) -> tuple[Any, ...]:
@@ -418,6 +438,11 @@ class Addresses:
         above["tables"] = [self("table", paper=paper, table=name)["csv"] for name in about.get("tables", {})]
         above["figures"] = [self("figure", paper=paper, figure=name)["svg"] for name in about.get("figures", {})]
         return self._item(paper), above, "report.page"
+
+    def _front(self) -> tuple[Any, ...]:
+        look = [f"workflow/report/{file}" for file in LOOK]
+        summaries = [self("page", paper=paper)["summary"] for paper in self.plan.papers]
+        return {}, {"summaries": summaries, "look": look}, "report.front"
 
     def _item(self, paper: str, name: str | None = None) -> dict[str, Any]:
         """Return a hash of everything that the configuration says about a table, a figure or a whole page."""

@@ -428,6 +428,8 @@ class Plan:
                     # A variant that sets a value itself does not inherit the cut of that value.
                     own = {} if source in (name, backbone) else self.config[kind][name]
                     cuts |= {key: value for key, value in budgets.get(source, {}).items() if key not in own}
+                if kind == "unlearners" and grid_of(self.config, name):
+                    cuts |= {f"tuning {key}": value for key, value in self.config["budgets"].get("tuning", {}).items()}
                 for key, value in cuts.items():
                     if key not in RESERVED[kind]:
                         said = f"of {value['tune']}" if isinstance(value, dict) and "tune" in value else value

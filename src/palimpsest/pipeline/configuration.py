@@ -24,9 +24,12 @@ RESERVED = {
     "models": {"method", "task"},
     "requests": {"method", "repetitions", "served", "against", "surrogate"},
     "unlearners": {"method", "also_in", "from_nearest"},
-    "attacks": {"method", "images"},
+    "attacks": {"method", "images", "equally_sure", "towards", "made_on"},
     "defenses": {"method"},
 }
+# What an attack on images may be aimed at, and towards whose answers: those of the model before unlearning, of another
+# repetition's, or of a model that never had the forgotten data.
+CHOICES = {"images": ("forget", "unseen"), "towards": ("original", "another", "reference")}
 # By section, the folder whose files its entries name.
 SECTIONS = {section: section for section in RESERVED} | {"datasets": "data"}
 PROBES = "probes"  # the budgets that hold for one data set, named `<data set>/<attack on labels>`
@@ -74,8 +77,9 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     merged = papers.fill(config)
     check(merged, "config", "the configuration")
+    merged["tuning"] = {**merged["tuning"], **merged["budgets"].get("tuning", {})}
     for kind, cuts in merged["budgets"].items():
-        for name, values in cuts.items() if kind != PROBES else ():
+        for name, values in cuts.items() if kind in SECTIONS else ():
             if name not in merged[kind]:
                 raise ConfigError(unknown(f"scale {merged['scale']}: budgets.{kind}", "entry", name, merged[kind]))
             merged[kind][name] = {**merged[kind][name], **values}
@@ -169,6 +173,11 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
     fixed = {key: value for key, value in entry.items() if key not in tuned}
     for given in (fixed, *({key: one} for key, value in tuned.items() for one in value["tune"])):
         _check_keywords(where, given, valid, RESERVED[section])
+    for key, words in CHOICES.items():
+        if section == "attacks" and entry.get(key, words[0]) not in words:
+            raise ConfigError(unknown(f"{where}.{key}", "word", str(entry[key]), words))
+    if section == "attacks" and entry.get("made_on", config["reference"]) not in {*config["unlearners"]}:
+        raise ConfigError(unknown(f"{where}.made_on", "unlearner", str(entry["made_on"]), config["unlearners"]))
     for key, other in (("against", "unlearners"), ("surrogate", "models")):
         if section == "requests" and key in entry and entry[key] not in config[other]:
             raise ConfigError(unknown(f"{where}.{key}", other, str(entry[key]), config[other]))

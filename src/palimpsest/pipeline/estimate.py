@@ -101,7 +101,8 @@ class Costs:
                 kind = method_of(self.config, "requests", cell["forget"].split("-")[0])
                 classes = method.literal(method.path("requests", kind), "WHOLE_CLASSES")
                 forgotten = min(forgotten, data["test"] * (forgotten / data["train"] if classes else 1))
-            return len(keywords.get("epsilons", [0])) * keywords.get("steps", 1) * forgotten
+            searches = math.prod(keywords.get(name, 1) for name in ("steps", "times", "restarts"))
+            return len(keywords.get("epsilons", [0])) * searches * forgotten
         if rule == "probe":
             images = data["classes"] if "subsets" not in keywords else 1
             return float(images * math.prod(keywords.get(name, 1) for name in LOOPS))

@@ -24,7 +24,8 @@ OUTPUTS: dict[str, dict[str, str]] = {
     "measure": {"rows": f"rows/{PLACE}.jsonl"},
     "table": {kind: f"papers/{{paper}}/{{table}}.{kind}" for kind in ("csv", "md", "tex", "html")},
     "figure": {kind: f"papers/{{paper}}/{{figure}}.{kind}" for kind in ("csv", "svg", "pdf")},
-    "page": {"page": "papers/{paper}/index.html"},
+    "page": {"page": "papers/{paper}/index.html", "summary": "papers/{paper}/summary.json"},
+    "front": {"front": "index.html"},
 }
 
 
@@ -42,7 +43,7 @@ def record_of(path: str) -> str:
 def log_of(scale: str, stage: str) -> str:
     """Return the path of a rule's log with its wildcards."""
     first = next(iter(OUTPUTS[stage].values()))
-    return f"logs/{scale}/{stage}/{first.partition('/')[2].rpartition('.')[0]}.log"
+    return f"logs/{scale}/{stage}/{first.rpartition('.')[0].partition('/')[2] or 'all'}.log"
 
 
 def below(stage: str, name: str, **names: str) -> str:

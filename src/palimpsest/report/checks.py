@@ -9,8 +9,8 @@ more:
 
 `rows` is a filter of rows; with `whole_classes` it takes only forget sets of whole classes (true) or of single samples
 (false). `at_least` and `at_most` give a bound, one for all or one for each of the paper's data sets; `at_most_epsilon:
-255` means so many times the row's ε, and nothing for an ε of `none`. `no_less_than` and `equal_to` name a partner: the
-row of the same model that differs in these fields. `tolerance` is the largest of `points`, `images` and
+255` means so many times the row's ε, and nothing for an ε of `none`. `no_less_than`, `no_more_than` and `equal_to` name
+a partner: the row of the same model that differs in these fields. `tolerance` is the largest of `points`, `images` and
 `standard_errors`, the last being those of the difference of two proportions.
 """
 
@@ -31,7 +31,7 @@ from palimpsest.report.compare import read_rows
 
 SAYS = {
     "at_least": "at least", "at_most": "at most", "at_most_epsilon": "at most", "no_less_than": "no less than",
-    "equal_to": "as much as",
+    "no_more_than": "no more than", "equal_to": "as much as",
 }  # fmt: skip
 FIELDS = ("attack", "epsilon", "metric")
 UNBOUNDED = "none"  # the epsilon of an attack that nothing but the range of pixels bounds
@@ -113,7 +113,7 @@ def rows_hold(
                 wanted = float(Fraction(row["epsilon"]) * own[kind])
             elif kind in ("at_least", "at_most"):
                 wanted = bounds.get(run.dataset) if isinstance(own[kind], Mapping) else own[kind]
-            elif kind in ("no_less_than", "equal_to"):
+            elif kind in ("no_less_than", "no_more_than", "equal_to"):
                 partner = {**row, **own[kind]}
                 if other := found.get((key[0], *(partner[field] for field in FIELDS))):
                     wanted, m, _ = other

@@ -8,6 +8,7 @@ a paper of two columns. An unlearner's method has one colour, hatch and marker i
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -36,6 +37,7 @@ Words = Mapping[str, Any]  # of paper.yaml
 LOOKS = ROOT / "workflow" / "report" / "looks.yaml"
 COLUMN, PAGE = 3.5, 7.16  # inches, of a page of two columns
 OTHERS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")  # of what is no unlearner
+SHOWN = 6  # pictures of a data set
 MARKERS, HATCHES = "osD^vP<", ("//", "..", "xx", "\\\\", "++", "oo", "--")
 RIVAL: dict[str, Any] = {"color": "#C00000", "linestyle": "--", "linewidth": 0.8}  # the line of who knows nothing
 STYLE = {
@@ -210,7 +212,57 @@ def images(plan: Plan, about: Words, own: Words, found: Sequence[Compared], resu
     return figure
 
 
-KINDS = {"bars": bars, "lines": lines, "distributions": distributions, "images": images}
+def pictures(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
+    """Draw for each cell a few images, what an attack added to them, enlarged, and the sum, with both models' answers.
+
+    Images of which the attack turned a wrong answer into the label come first, else the order is the data set's.
+    """
+    from safetensors import safe_open
+
+    names = about.get("names", {})
+    shown = [(one, run) for one in found for run in one.cell.runs[:1]]
+    figure, axes = plt.subplots(
+        3 * max(len(shown), 1), SHOWN, figsize=(PAGE, 4.1 * max(len(shown), 1)), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set(visible=False)
+    for block, (one, run) in enumerate(shown):
+        place, attack, epsilon = {**run.names, "block": plan.blocks(run)[0]}, one.cell.attack, one.cell.epsilon
+        data, made, asked = (
+            safe_open(results / path, framework="numpy")
+            for path in (
+                paths.below("data", "images", dataset=run.dataset),
+                paths.below("attack", "attacked", **place, attack=attack),
+                paths.below("predict", "outputs", **place),
+            )
+        )
+        classes = json.loads(data.metadata()["about"])["classes"]
+        level = json.loads(made.metadata()["about"])["0"]["epsilons"].index(epsilon)
+        clean, moved = made.get_tensor("0/clean").astype(int), made.get_slice("0/images")[level].astype(int)
+        before, after = (asked.get_tensor(f"0/attacked/{attack}/{of}/predicted") for of in ("0", epsilon))
+        labels, sought = made.get_tensor("0/labels"), made.get_tensor("0/targets")
+        turned = (before != labels) & (after == labels)
+        for column, index in enumerate(np.argsort(~turned, kind="stable")[:SHOWN]):
+            change = moved[index] - clean[index]
+            largest = max(int(np.abs(change).max()), 1)
+            first, then, now = (classes[answers[index]] for answers in (sought, before, after))
+            panels = (
+                (clean[index] / 255, f"original: {first}\nunlearned: {then}"),
+                (0.5 + change / largest / 2, f"times {127.5 / largest:.0f}"),
+                (moved[index] / 255, f"unlearned: {now}"),
+            )
+            for row, (image, title) in enumerate(panels):
+                axis = axes[3 * block + row, column]
+                axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                axis.set_title(title, fontsize=5.5)
+        whose = "\n→ ".join(named(name, names) for name in dict.fromkeys((one.cell.dataset, run.dataset)))
+        for row, title in enumerate((whose, "added, enlarged", "attacked")):
+            axes[3 * block + row, 0].set_ylabel(title, fontsize=6)
+    return figure
+
+
+KINDS = {"bars": bars, "lines": lines, "distributions": distributions, "images": images, "pictures": pictures}
 
 
 @cache

@@ -25,8 +25,32 @@ from palimpsest.report import checks, claims, compare, formats, records, tables
 from palimpsest.report.compare import Compared, Verdict
 
 
-def render(plan: Plan, paper: str, results: Path) -> str:
-    """Return the page of `paper` from what lies below `results`, which is results/<scale>."""
+def render(contents: Mapping[str, Any]) -> str:
+    """Return a page as HTML."""
+    return formats.environment().get_template("page.html.j2").render(contents)
+
+
+def summary(contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the front page says of a page, as plain values."""
+    found = contents["checks"]
+    return {
+        **{name: contents[name] for name in ("paper", "scale", "others", "repetitions", "banner", "counts")},
+        **{name: contents["about"].get(name, "") for name in ("title", "cite", "link")},
+        "claims": [
+            {
+                **{name: getattr(one, name) for name in ("says", "source", "ours", "stand_in")},
+                "verdict": one.reproduced.verdict,
+                "printed": one.printed.verdict if one.printed else "",
+            }
+            for one in contents["claims"]
+        ],
+        "checks": len(found),
+        "violated": [check.says for check in found if check.violations],
+    }
+
+
+def contents(plan: Plan, paper: str, results: Path) -> dict[str, Any]:
+    """Return what the page of `paper` shows, from what lies below `results`, which is results/<scale>."""
     about = plan.papers[paper]
     names = about.get("names", {})
     made, counted, figures = [], list[Compared](), []
@@ -45,28 +69,27 @@ def render(plan: Plan, paper: str, results: Path) -> str:
     runs = dict.fromkeys(run for one in found for run in one.cell.runs)
     kept = read_records(results)
     costs = records.costs(kept, runs, plan.held_out)
-    written = {name: (results / paths.below("page", "page", paper=name)).is_file() for name in plan.papers}
     context = Context(plan, paper, about, counted, results)
-    return formats.environment().get_template("page.html.j2").render(
-        paper=paper,
-        about=about,
-        scale=plan.config["scale"],
-        repetitions=tables.usual_n(found),
-        banner=tables.banner((one.cell for one in found), names),
-        tables=made,
-        figures=figures,
-        claims=claims.evaluate(about, found),
-        sections=call(context, "sections"),
-        checks=[*checks.check(plan, paper, results), *call(context, "checks")],
-        counts=counts(counted),
-        costs=costs,
-        places=list({(run.dataset, run.model, run.forget): run for run in costs}.values()),
-        at=lambda place, unlearner: replace(place, unlearner=unlearner),
-        searches=records.searches(plan, runs, names, results),
-        made_by=records.origin(kept, [f"results/{results.name}/{run.rows}" for run in runs]),
-        configured=(results / "config.yaml").is_file(),
-        others=[name for name in plan.papers if name == paper or written[name]],
-    )  # fmt: skip
+    return {
+        "paper": paper,
+        "about": about,
+        "scale": plan.config["scale"],
+        "repetitions": tables.usual_n(found),
+        "banner": tables.banner((one.cell for one in found), names),
+        "tables": made,
+        "figures": figures,
+        "claims": claims.evaluate(about, found),
+        "sections": call(context, "sections"),
+        "checks": [*checks.check(plan, paper, results), *call(context, "checks")],
+        "counts": counts(counted),
+        "costs": costs,
+        "places": list({(run.dataset, run.model, run.forget): run for run in costs}.values()),
+        "at": lambda place, unlearner: replace(place, unlearner=unlearner),
+        "searches": records.searches(plan, runs, names, results),
+        "made_by": records.origin(kept, [f"results/{results.name}/{run.rows}" for run in runs]),
+        "configured": (results / "config.yaml").is_file(),
+        "others": list(plan.papers),
+    }  # fmt: skip
 
 
 def counts(found: Sequence[Compared]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from typing import Any
 from palimpsest.pipeline.cells import Cell, Plan
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.values import ARROW, SEVERAL, Kind, named
-from palimpsest.report import compare, marks
+from palimpsest.report import compare, marks, settings
 from palimpsest.report.compare import Compared, Verdict
 
 
@@ -91,7 +91,11 @@ def of(plan: Plan, paper: str, table: str, results: Path) -> tuple[Table, list[C
     found = compare.compare(plan.tables[paper, table], results)
     of_run = {run: marks.marks(plan, run, results) for one in found for run in one.cell.runs}
     found = [replace(one, marks=tuple(dict.fromkeys(m for run in one.cell.runs for m in of_run[run]))) for one in found]
-    return arrange(plan.papers[paper], plan.config["scale"], found), found
+    made, about = arrange(plan.papers[paper], plan.config["scale"], found), plan.papers[paper]
+    lines = [line for block in made.blocks for line in block.lines + block.controls]
+    columns = [[one.cell for one in column if one] for column in zip(*(line.cells for line in lines), strict=True)]
+    differ = settings.differ(plan.config, columns, about.get("names", {}))
+    return replace(made, footnotes=tuple(filter(None, (*made.footnotes, differ)))), found
 
 
 def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> Table:

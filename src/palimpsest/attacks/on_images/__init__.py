@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from palimpsest.data import Images, Samples
+from palimpsest.models import answers
 from palimpsest.tasks import Task, classification
 
 
@@ -19,9 +20,9 @@ from palimpsest.tasks import Task, classification
 class OnImages:
     """What the workflow gives an attack on images; all of it lies on one device.
 
-    model: the unlearned network. original: the network before unlearning. Both take pixels in [0, 1]. samples: the
-    images to attack, `uint8` (N, C, H, W), and their labels. seed: decides everything that the attack draws. task: what
-    the networks were trained for.
+    model: the unlearned network. original: the network before unlearning, or in a control another whose answers are
+    sought. Both take pixels in [0, 1]. samples: the images to attack, `uint8` (N, C, H, W), and their labels. seed:
+    decides everything that the attack draws. task: what the networks were trained for.
     """
 
     model: nn.Module
@@ -44,16 +45,57 @@ class Attacked(NamedTuple):
     loss: torch.Tensor
 
 
-def aimed_at(on: Literal["forget", "unseen"], images: Images, forget: Samples, retain: Samples, seed: int) -> Samples:
+def aimed_at(
+    on: Literal["forget", "unseen"],
+    images: Images,
+    forget: Samples,
+    retain: Samples,
+    seed: int,
+    equally_sure: float | None = None,
+    original: nn.Module | None = None,
+) -> Samples:
     """Return the images on which an attack is tried.
 
     `forget` takes all forget images. `unseen` is a control: it takes as many test images as there are forget images (or
     all there are), which no model was trained on; where whole classes were forgotten, they are of these classes.
+
+    equally_sure: where given, both take only images of which the `original` is as sure (`equal_parts`), so that what
+    one of them reaches can be held against the other (docs/methods.md#u-7c).
     """
-    if on == "forget":
-        return forget
     gone = ~torch.isin(images.test_labels, retain.labels.unique())
     pool = (gone if bool(gone.any()) else torch.ones_like(gone)).nonzero().flatten()
-    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[: len(forget.labels)]
-    chosen = pool[order.to(pool.device)].sort().values
-    return Samples(images.test_images[chosen], images.test_labels[chosen])
+    unseen = Samples(images.test_images[pool], images.test_labels[pool])
+    asked = forget if on == "forget" else unseen
+    if equally_sure is not None:
+        assert original is not None
+        known, new = (log_odds(torch.cat([*answers(original, part.images)])) for part in (forget, unseen))
+        chosen = equal_parts(known, new, equally_sure, seed)[on == "unseen"]
+    elif on == "forget":
+        return forget
+    else:
+        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[: len(forget.labels)]
+        chosen = order.to(pool.device).sort().values
+    return Samples(asked.images[chosen], asked.labels[chosen])
+
+
+def log_odds(probabilities: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of p / (1 - p) for the largest of probabilities (N, K), (N,), at most 27.6."""
+    top, place = probabilities.double().max(1)
+    others = probabilities.double().scatter(1, place[:, None], 0.0).sum(1)  # exact where p is all but 1
+    return top.log() - others.clamp(min=1e-12).log()
+
+
+def equal_parts(ours: torch.Tensor, theirs: torch.Tensor, width: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return indices into two sets of numbers (N,), (M,): of each bin of `width` as many of one set as of the other.
+
+    As many are taken as the poorer set has in the bin, drawn by `seed`; no number is taken twice.
+    """
+    bins, place = torch.cat([(one / width).floor().cpu() for one in (ours, theirs)]).unique(return_inverse=True)
+    counts = [part.bincount(minlength=len(bins)) for part in place.split([len(ours), len(theirs)])]
+    quota, generator, found = torch.minimum(*counts), torch.Generator().manual_seed(seed), []
+    for one, part, count in zip((ours, theirs), place.split([len(ours), len(theirs)]), counts, strict=True):
+        order = torch.randperm(len(part), generator=generator)
+        order = order[part[order].sort(stable=True).indices]  # bin by bin, at random in each
+        rank = torch.arange(len(part)) - (count.cumsum(0) - count)[part[order]]
+        found.append(order[rank < quota[part[order]]].sort().values.to(one.device))
+    return found[0], found[1]
