@@ -577,7 +577,7 @@ def test_violated_checks_stand_before_any_number(demo: Plan, tmp_path: Path) -> 
 def test_costs_are_shares_of_retraining_and_the_held_out_repetition_does_not_count(demo: Plan, reduced: Path) -> None:
     _, found = tables.of(demo, "uma", "table1", reduced)
     runs = [one.cell.run for one in found if one.cell.run]
-    made = records.costs(read_records(reduced), runs, demo.held_out)
+    made = records.costs(read_records(reduced), runs, demo)
     first = {run.unlearner: one for run, one in reversed(made.items())}
     finetune, retrain = first["finetune"], first["retrain"]
     assert (finetune.seconds, finetune.n, finetune.memory, finetune.images) == (12.5, 2, 100.0, FORGET)

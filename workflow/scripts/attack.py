@@ -14,7 +14,7 @@ with job(globals().get("snakemake")) as run:
         forget, retain = requests.all_of(images.splits["train"], asked)
         sought = run.input.original[run.numbers.index(number)], run.asks.aims[run.numbers.index(number)]
         model, original = (models.load(*one).to(run.device) for one in ((run.input.model, number), sought))
-        aimed = aimed_at(run.asks.on, images, forget, retain, seed, run.asks.equally_sure, original)
+        aimed = aimed_at(run.asks.on, images, forget, retain, seed, run.asks.equally_sure, original, run.asks.at_most)
         at = OnImages(model, original, aimed, seed, run.task)
         with run.timed():
             made = run.method("attacks").attack(at, **run.asks.keywords)

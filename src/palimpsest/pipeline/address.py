@@ -287,7 +287,7 @@ class Addresses:
         told, above, *modules = self._step(run, block)
         last = run.steps[-1][1]
         if grid_of(self.config, last):
-            above["tuned"] = self("tune", **run.names)["tuned"]
+            above["tuned"] = self("tune", **self.plan.tuned_on(run).names)["tuned"]
         told["from_nearest"] = self.config["unlearners"][last].get("from_nearest", "")
         if told["from_nearest"]:  # every repetition starts from the same run of the step before
             if not run.before:
@@ -341,6 +341,7 @@ class Addresses:
         }
         told = self._told("attacks", attack) | {"task": task_of(self.config, run.model)}
         told |= {"on": entry.get("images", "forget"), "equally_sure": entry.get("equally_sure")}
+        told["at_most"] = self.config["budgets"].get("attacked")
         told["aims"] = [number for _, number in aims]
         return told, above, self._module("attacks", attack), f"tasks.{told['task']}"
 

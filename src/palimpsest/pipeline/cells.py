@@ -241,6 +241,14 @@ class Plan:
         first, count = (self.config["tuning"][name] for name in ("first", "repetitions"))
         return f"{first}-{first + count - 1}" if count > 1 else str(first)
 
+    def tuned_on(self, run: Run) -> Run:
+        """Return the run whose search chooses the value of a run: itself, or one on a smaller data set."""
+        other = self.config["budgets"].get("tuned_on", {}).get(run.dataset)
+        if not other:
+            return run
+        forget = STEP.join(other.get("requests", {}).get(name, name) for name in run.forget.split(STEP))
+        return replace(run, dataset=other["dataset"], forget=forget)
+
     def blocks(self, run: Run) -> list[str]:
         """Return a run's blocks of repetitions; small networks have several repetitions in a block."""
         return blocks(self.repetitions(run), self._size(run.model))
@@ -381,7 +389,7 @@ class Plan:
                 if name not in (ORIGINAL, NO_ATTACK, NO_DEFENSE) and name not in self.config[kind]:
                     return None, Missing(Why.NOT_BUILT, f"{kind.removesuffix('s')} {name}")
         substitutes = {
-            "dataset": self._stand_in("datasets", row["dataset"], row["dataset"]),
+            "dataset": self._stand_in("datasets", row["dataset"], row["model"]),
             "model": self._stand_in("models", row["model"], row["dataset"]),
             "forget": self._asked(row["forget"], row["dataset"]),
         }
@@ -411,10 +419,13 @@ class Plan:
             if tasks is not None and task not in tasks:
                 raise ConfigError(f"{where}: {name} is for {', '.join(tasks)}; the network {run.model} is for {task}.")
 
-    def _stand_in(self, kind: str, name: str, dataset: str) -> str | None:
-        """Return what stands for `name` at this scale: itself, another name, perhaps one for each data set, or None."""
+    def _stand_in(self, kind: str, name: str, beside: str) -> str | None:
+        """Return what stands for `name` at this scale: itself, another name, or None.
+
+        beside: the data set on which a network or request stands, or the network of a data set. It may decide.
+        """
         substitute = self.config["stand_ins"].get(kind, {}).get(name, name)
-        return substitute.get(dataset, name) if isinstance(substitute, dict) else substitute
+        return substitute.get(beside, name) if isinstance(substitute, dict) else substitute
 
     def _reductions(self, row: Mapping[str, str], run: Run) -> tuple[Reduction, ...]:
         found = [
@@ -434,6 +445,10 @@ class Plan:
                     cuts |= {key: value for key, value in budgets.get(source, {}).items() if key not in own}
                 if kind == "unlearners" and grid_of(self.config, name):
                     cuts |= {f"tuning {key}": value for key, value in self.config["budgets"].get("tuning", {}).items()}
+                    if (searched := self.tuned_on(run)) != run:
+                        cuts["tuned on"] = searched.dataset
+                if kind == "attacks" and "attacked" in self.config["budgets"]:
+                    cuts["images"] = f"at most {self.config['budgets']['attacked']}"
                 for key, value in cuts.items():
                     if key not in RESERVED[kind]:
                         said = f"of {value['tune']}" if isinstance(value, dict) and "tune" in value else value

@@ -33,7 +33,7 @@ class Mark(StrEnum):
 
 def marks(plan: Plan, run: Run, results: Path) -> tuple[Mark, ...]:
     """Return the marks of a run, from what lies below `results`, which is results/<scale>."""
-    tuned = results / paths.below("tune", "tuned", **run.names)
+    tuned = results / paths.below("tune", "tuned", **plan.tuned_on(run).names)
     edge = tuned.is_file() and json.loads(tuned.read_text()).get("edge", False)
     return (Mark.KEPT,) * kept(plan, run, results) + (Mark.EDGE,) * edge
 

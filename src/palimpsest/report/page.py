@@ -69,7 +69,7 @@ def contents(plan: Plan, paper: str, results: Path) -> dict[str, Any]:
     runs = dict.fromkeys(run for one in found for run in one.cell.runs)
     lead = about.get("lead", {"cells": {}, "says": "comparable numbers agree"})
     kept = read_records(results)
-    costs = records.costs(kept, runs, plan.held_out)
+    costs = records.costs(kept, runs, plan)
     context = Context(plan, paper, about, counted, results)
     return {
         "paper": paper,

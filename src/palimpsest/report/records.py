@@ -38,8 +38,8 @@ class Cost:
     search: float = 0.0
 
 
-def costs(records: Iterable[Record], runs: Iterable[Run], held_out: str) -> dict[Run, Cost]:
-    """Return the costs of `runs` that have records; `held_out` is the block of tuning, which stands for itself."""
+def costs(records: Iterable[Record], runs: Iterable[Run], plan: Plan) -> dict[Run, Cost]:
+    """Return the costs of `runs` that have records; the held-out models of tuning do not count, its searches do."""
     of_run: dict[Run, list[Record]] = {}
     searched: dict[Run, float] = {}
     for record in records:
@@ -47,9 +47,11 @@ def costs(records: Iterable[Record], runs: Iterable[Run], held_out: str) -> dict
             searched[Run(**record["cell"])] = float(record["seconds"])
         if record["rule"] == "unlearn" and record.get("method_seconds"):
             block, names = record["cell"]["block"], {k: v for k, v in record["cell"].items() if k != "block"}
-            if block != held_out:
+            if block != plan.held_out:
                 of_run.setdefault(Run(**names), []).append(record)
-    return {run: replace(_cost(of_run[run]), search=searched.get(run, 0.0)) for run in runs if run in of_run}
+    return {
+        run: replace(_cost(of_run[run]), search=searched.get(plan.tuned_on(run), 0.0)) for run in runs if run in of_run
+    }
 
 
 def _cost(records: Sequence[Record]) -> Cost:
@@ -110,7 +112,7 @@ def searches(plan: Plan, runs: Iterable[Run], names: Mapping[str, str], results:
     """Return every search of rule `tune` behind the runs, in their order; those not run yet are left out."""
     found = []
     for run in runs:
-        path = paths.below("tune", "tuned", **run.names)
+        path = paths.below("tune", "tuned", **plan.tuned_on(run).names)
         tuned = run.unlearner != ORIGINAL and grid_of(plan.config, run.steps[-1][1])
         if not tuned or not (results / path).is_file():
             continue

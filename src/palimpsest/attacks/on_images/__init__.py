@@ -53,8 +53,9 @@ def aimed_at(
     seed: int,
     equally_sure: float | None = None,
     original: nn.Module | None = None,
+    at_most: int | None = None,
 ) -> Samples:
-    """Return the images on which an attack is tried.
+    """Return the images on which an attack is tried: all, or `at_most` of them, drawn by `seed`.
 
     `forget` takes all forget images. `unseen` is a control: it takes as many test images as there are forget images (or
     all there are), which no model was trained on; where whole classes were forgotten, they are of these classes.
@@ -70,12 +71,18 @@ def aimed_at(
         assert original is not None
         known, new = (log_odds(torch.cat([*answers(original, part.images)])) for part in (forget, unseen))
         chosen = equal_parts(known, new, equally_sure, seed)[on == "unseen"]
-    elif on == "forget":
-        return forget
     else:
-        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[: len(forget.labels)]
-        chosen = order.to(pool.device).sort().values
+        chosen = torch.arange(len(asked.labels), device=asked.labels.device)
+        if on == "unseen":
+            chosen = _some(chosen, len(forget.labels), seed)
+    chosen = _some(chosen, at_most, seed)
     return Samples(asked.images[chosen], asked.labels[chosen])
+
+
+def _some(indices: torch.Tensor, count: int | None, seed: int) -> torch.Tensor:
+    """Return `count` of the indices in their order, drawn by `seed`, or all where there are no more."""
+    order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))[:count]
+    return indices[order.to(indices.device).sort().values]
 
 
 def log_odds(probabilities: torch.Tensor) -> torch.Tensor:
