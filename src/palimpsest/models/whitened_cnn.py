@@ -15,7 +15,7 @@ from torch import nn
 
 from palimpsest.ranges import checked
 
-SIDE = 2  # pixels of a patch
+SIDE = 2  # pixels of a patch, as in the paper
 
 
 @checked
