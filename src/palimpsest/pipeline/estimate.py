@@ -101,11 +101,13 @@ class Costs:
                 kind = method_of(self.config, "requests", cell["forget"].split("-")[0])
                 classes = method.literal(method.path("requests", kind), "WHOLE_CLASSES")
                 forgotten = min(forgotten, data["test"] * (forgotten / data["train"] if classes else 1))
+            forgotten = min(forgotten, asks.get("at_most") or math.inf)
             searches = math.prod(keywords.get(name, 1) for name in ("steps", "times", "restarts"))
             return len(keywords.get("epsilons", [0])) * searches * forgotten
         if rule == "probe":
             images = data["classes"] if "subsets" not in keywords else 1
             return float(images * math.prod(keywords.get(name, 1) for name in LOOPS))
+        forgotten = min(forgotten, self.config["budgets"].get("attacked", math.inf))
         attacked = len(asks["attacks"]) * (1 + len(asks["defenses"])) * forgotten
         return float(data["train"] + data["test"] + attacked)
 
