@@ -9,7 +9,7 @@ IN_VENV = PATH="$(CURDIR)/.venv/bin:$$PATH"
 # The logger is ours: a count of jobs in place of Snakemake's ten lines for each. Snakemake looks for it on the path.
 SNAKEMAKE = $(IN_VENV) PYTHONPATH="$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}" snakemake --logger palimpsest
 
-.PHONY: help demo laptop test test-avx2 test-all claims checked clean-env
+.PHONY: help demo laptop test test-avx2 test-all claims mutants checked clean-env
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test-all: checked  ## the long tests too: twenty kills, and as root a SLURM of o
 
 claims: demo  ## the tables of claims in README.md, from the demo's pages
 	$(IN_VENV) PYTHONPATH=src python -m palimpsest.report.front README.md results/demo
+
+mutants: .venv/installed  ## plant 200 faults in the code and count those that the tests find (an hour)
+	$(IN_VENV) python tests/mutants.py --count 200
 
 checked: .venv/installed
 	$(IN_VENV) snakemake --lint

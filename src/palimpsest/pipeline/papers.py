@@ -60,6 +60,13 @@ def read(folder: Path) -> dict[str, Any]:
         for name in [table] if isinstance(table, str) else table:
             if name not in items:
                 raise ConfigError(unknown(f"{where}: claims.{number}", "table or figure", name, items))
+    names = about.setdefault("names", {})
+    for figure in about.get("figures", {}).values():
+        if sweep := figure.get("sweep"):
+            _, name, _ = swept(sweep)
+            for variant, values in _variants(sweep).items():
+                said = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in values.items())
+                names.setdefault(variant, f"{names.get(name, name)} ({said})")
     return dict(about)
 
 
