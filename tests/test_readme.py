@@ -27,6 +27,7 @@ ELSEWHERE = {
     "python benchmarks/gpu.py --data data --dataset cifar10 --model resnet18": "test_benchmarks.py, on the digits",
     "make test": ".ci/run, within make test-all",
     "make test-avx2": ".ci/run",
+    "make mutants": "by hand; test_mutants.py has its parts",
     "make test-all": ".ci/run",
     "PALIMPSEST_TRIALS=100 pytest tests/test_stale.py": "test_stale.py, with ten trials",
     "snakemake --report report.zip": "test_workflow.py",
