@@ -409,6 +409,28 @@ def test_a_request_chosen_with_a_model_at_hand_lies_under_the_chain_that_it_was_
     assert found[1].of.seed(0) != at("request", dataset="digits", request="class_0", block="0-1").seed(0)
 
 
+def test_a_value_may_be_searched_on_a_smaller_data_set() -> None:
+    smaller = {"digit_pairs": {"dataset": "digits", "requests": {"classes_5_16_25_34_78": "class_0"}}}
+    at = planned(budgets={"tuned_on": smaller})
+    names = {"dataset": "digit_pairs", "model": "small_cnn_narrow", "unlearner": "salun"}
+    made = at("unlearn", **names, forget="classes_5_16_25_34_78", block="0-1")
+    assert made.inputs["tuned"] == "results/demo/tuned/digits/small_cnn_narrow/class_0/salun.json"
+    assert (
+        at("unlearn", **names, forget="random_tenth", block="0-1").inputs["tuned"].endswith("random_tenth/salun.json")
+    )
+    cells = [cell for cell in at.plan.tables["uma", "table1"] if cell.unlearner == "salun" and cell.runs]
+    assert {cell.run.dataset for cell in cells if "tuned on" in str(cell.reductions)} == {"digit_pairs"}
+
+
+def test_a_table_reads_what_its_marks_compare_with() -> None:
+    at = planned()
+    rows = at("table", paper="uma", table="table4").inputs["rows"]
+    place = "results/demo/rows/digits/small_cnn_narrow/class_0"
+    assert {f"{place}/{name}.jsonl" for name in ("original", "retrain", "adversarial")} <= set(rows)
+    changed = planned(did_not_forget={"share": 0.5, "gap": 1})
+    assert changed("table", paper="uma", table="table4").key != at("table", paper="uma", table="table4").key
+
+
 # Seeds
 
 

@@ -30,7 +30,7 @@ from palimpsest.pipeline.configuration import ROOT, load
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.provenance import read_records
 from palimpsest.pipeline.values import Kind, Missing, Reduction, Status, Why
-from palimpsest.report import checks, claims, compare, formats, front, page, records, settings, tables
+from palimpsest.report import checks, claims, compare, formats, front, marks, page, records, settings, tables
 from palimpsest.report.compare import Compared, interval, judge
 
 survival = page.load(ROOT / "config" / "papers" / "leakage" / "sections.py")
@@ -610,6 +610,54 @@ def test_the_page_shows_what_tuning_chose_and_from_what(demo: Plan, reduced: Pat
     )
     assert '"tag">at the edge' in page.render(page.contents(demo, "uma", results))
     assert "Tuned values" not in page.render(page.contents(demo, "uma", reduced))
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain", "mark"),
+    [
+        (100.0, 100.0, True),  # as the original
+        (97.0, 99.0, True),
+        (0.0, 100.0, False),  # as retrained
+        (0.0, 20.0, False),  # it forgot and broke: as large a gap as the original's
+        (60.0, 100.0, False),
+    ],
+)
+def test_a_row_says_that_it_did_not_forget(
+    demo: Plan, tmp_path: Path, forget: float, retain: float, mark: bool
+) -> None:
+    run = next(run for cell in demo.tables["uma", "table1"] for run in cell.runs if run.unlearner == "salun")
+    reference, original = demo.yardsticks(run)
+
+    def write(of: Run, forgotten: float, kept: float) -> None:
+        values = {"forget_accuracy": forgotten, "retain_accuracy": kept, "test_accuracy_retained": kept - 5}
+        rows = [{"metric": name, "value": value, "unit": "%"} for name, value in values.items()]
+        rows.append({"metric": "member_rate", "value": forgotten / 100, "unit": "fraction"})
+        common = {"status": "ok", "attack": "none", "defense": "", "repetition": 0}
+        file = tmp_path / of.rows
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(common | row) + "\n" for row in rows))
+
+    write(original, 100.0, 100.0)
+    write(reference, 0.0, 100.0)
+    write(run, forget, retain)
+    assert (marks.Mark.KEPT in marks.marks(demo, run, tmp_path)) is mark
+    assert not marks.marks(demo, original, tmp_path) and not marks.marks(demo, reference, tmp_path)
+    write(original, 0.5, 100.0)
+    write(run, 0.5, 100.0)
+    assert not marks.marks(demo, run, tmp_path), "an original that hardly differs from retraining tells nothing"
+
+
+def test_a_row_whose_search_ended_at_an_edge_says_so_in_every_format(demo: Plan, tmp_path: Path) -> None:
+    results = write_results(demo, tmp_path)
+    run = next(run for cell in demo.tables["uma", "table1"] for run in cell.runs if run.unlearner == "salun")
+    write_json(
+        results / paths.below("tune", "tuned", **run.names),
+        {"chosen": {"lr": 0.1}, "edge": True, "retrained": [], "trials": []},
+    )
+    made = texts(demo, results)
+    assert "SalUn ‡" in made["md"] and "SalUn ‡" in made["html"] and r"SalUn $\ddagger$" in made["tex"]
+    rows = list(csv.DictReader(io.StringIO(made["csv"])))
+    assert {row["unlearner"] for row in rows if "tuned at the edge" in row["marks"]} == {"salun"}
 
 
 # Claims

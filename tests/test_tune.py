@@ -84,6 +84,11 @@ def test_a_search_stays_in_its_range_whose_end_is_no_edge() -> None:
     assert [trial["value"] for trial in found.trials] == [10.0, 100.0, 31.6, 56.2]
 
 
+def test_a_step_that_would_leave_the_range_is_shortened() -> None:
+    found = searched([5.0, 50.0], trials=3, best=500.0)
+    assert [trial["value"] for trial in found.trials] == [5.0, 50.0, 88.9] and found.chosen == 88.9
+
+
 def test_every_method_gets_the_same_number_of_trials() -> None:
     counts = {len(searched([0.1, 1.0, 3.0], trials=7, best=best).trials) for best in (0.0, 0.3, 2.0, 99.0)}
     assert counts == {7}

@@ -385,6 +385,17 @@ def test_unseen_images_are_test_images_of_the_forgotten_class() -> None:
     assert len(aimed.labels) == 12 and len(aimed.labels.unique()) == 4
 
 
+def test_at_most_so_many_images_are_attacked_and_they_are_drawn_from_all() -> None:
+    train, test = samples(400, 0), samples(40, 1)
+    forget, retain = Samples(*(t[:200] for t in train)), Samples(*(t[200:] for t in train))
+    every = [bytes(image.flatten().tolist()) for image in forget.images]
+    aimed = aimed_at("forget", images_of(train, test), forget, retain, 3, at_most=50)
+    places = [every.index(bytes(image.flatten().tolist())) for image in aimed.images]
+    assert places == sorted(set(places)) and len(places) == 50 and max(places) > 150
+    assert torch.equal(aimed.labels, forget.labels[places])
+    assert torch.equal(aimed_at("forget", images_of(train, test), forget, retain, 3, at_most=500).images, forget.images)
+
+
 class Random(nn.Module):
     """A linear model of ten classes with random weights: it remembers nothing."""
 
@@ -447,6 +458,13 @@ class TestImagesOfWhichTheOriginalIsEquallySure:
         assert counts[0] == bins[0] & bins[1], "and as many as there can be"
         again = aimed_at("unseen", images, forget, retain, 7, 0.5, self.original)
         assert torch.equal(again.images, taken[1].images)
+
+    def test_a_cut_keeps_as_many_of_each_confidence_in_both(self, planted: tuple[Images, Samples, Samples]) -> None:
+        taken = [aimed_at(on, *planted, 7, 0.5, self.original, at_most=40) for on in ("forget", "unseen")]
+        counts = [
+            Counter((log_odds(self.original(part.images / 255).softmax(1)) / 0.5).floor().tolist()) for part in taken
+        ]
+        assert counts[0] == counts[1] and counts[0].total() == 40
 
     def test_of_sets_that_share_no_confidence_nothing_is_taken(self) -> None:
         far = equal_parts(torch.tensor([0.1, 0.2]), torch.tensor([5.0]), 0.5, 0)

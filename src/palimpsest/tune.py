@@ -151,12 +151,19 @@ def _next(tried: Sequence[Any], best: Any, allowed: Callable[[Any], bool]) -> An
 
 
 def _beyond(tried: Sequence[Any], best: Any, allowed: Callable[[Any], bool]) -> Any:
-    """The value beyond `best`, where that is the first or last of `tried`, by the ratio of the last two."""
+    """The value beyond `best`, where that is the first or last of `tried`, by the ratio of the last two.
+
+    Where that leaves the range, the square root of the ratio is tried, and the root of that.
+    """
     if len(tried) < 2 or isinstance(best, str | bool) or best not in (tried[0], tried[-1]):
         return None
     beside = tried[1] if best == tried[0] else tried[-2]
-    value = _like(best, best * best / beside if beside > 0 and best > 0 else 2 * best - beside)
-    return value if value not in tried and allowed(value) else None
+    for share in (1, 1 / 2, 1 / 4):
+        further = best * (best / beside) ** share if beside > 0 and best > 0 else best + share * (best - beside)
+        value = _like(best, further)
+        if value not in tried and allowed(value):
+            return value
+    return None
 
 
 def _like(known: Any, value: float) -> Any:

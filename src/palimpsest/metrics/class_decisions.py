@@ -44,9 +44,10 @@ def measure(outputs: Outputs) -> Iterator[Number]:
         for screening, count in judgement.shadows.items():
             yield Number("shadow_servers", count, len(outputs.forgotten), attack, screening=screening)
         for screening, (called, truth) in judgement.heads.items():
-            right, gone = ((one.double().mean() * 100).item() for one in (called == truth, truth))
+            right = ((called == truth).double().mean() * 100).item()
             yield Number("asr_head_decisions", right, len(truth), attack, screening=screening)
-            yield Number("trivial_head_asr", max(gone, 100 - gone), len(truth), attack, screening=screening)
+            # As many heads are of forgotten as of kept classes, so whoever calls all alike is right in half of them.
+            yield Number("trivial_head_asr", 50.0, len(truth), attack, screening=screening)
 
 
 def scores(decisions: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:

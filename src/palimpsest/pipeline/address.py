@@ -473,10 +473,15 @@ class Addresses:
     def _item(self, paper: str, name: str | None = None) -> dict[str, Any]:
         """Return a hash of everything that the configuration says about a table, a figure or a whole page."""
         cells = [repr(item) for (p, n), item in self.plan.items.items() if p == paper and name in (None, n)]
-        return {"cells": stable_seed(cells, self.plan.papers[paper])}
+        marked = [self.config[name] for name in ("did_not_forget", "reference")]
+        return {"cells": stable_seed(cells, self.plan.papers[paper], marked)}
 
     def _behind(self, paper: str, name: str | None = None) -> dict[str, Any]:
-        rows = [self("measure", **run.names)["rows"] for run in self.plan.runs(paper, name)]
+        runs = self.plan.runs(paper, name)
+        if name not in self.plan.papers[paper].get("figures", {}):  # a table marks what did not forget
+            beside = {one for run in runs for one in self.plan.yardsticks(run)} & set(self.plan.asked)
+            runs = sorted({*runs, *beside}, key=lambda run: tuple(run.names.values()))
+        rows = [self("measure", **run.names)["rows"] for run in runs]
         own = sorted(file.name for file in (ROOT / "config/papers" / paper).glob("*.[pj]*"))
         look = [f"workflow/report/{file}" for file in LOOK] + [f"config/papers/{paper}/{file}" for file in own]
         return {"rows": rows, "look": look}

@@ -241,6 +241,10 @@ class Plan:
         first, count = (self.config["tuning"][name] for name in ("first", "repetitions"))
         return f"{first}-{first + count - 1}" if count > 1 else str(first)
 
+    def yardsticks(self, run: Run) -> tuple[Run, Run]:
+        """Return the runs that a run is measured against: the reference, and the model before unlearning."""
+        return run.with_last(self.config["reference"]), replace(run, unlearner=ORIGINAL)
+
     def tuned_on(self, run: Run) -> Run:
         """Return the run whose search chooses the value of a run: itself, or one on a smaller data set."""
         other = self.config["budgets"].get("tuned_on", {}).get(run.dataset)
@@ -446,7 +450,7 @@ class Plan:
                 if kind == "unlearners" and grid_of(self.config, name):
                     cuts |= {f"tuning {key}": value for key, value in self.config["budgets"].get("tuning", {}).items()}
                     if (searched := self.tuned_on(run)) != run:
-                        cuts["tuned on"] = searched.dataset
+                        cuts["tuned on"] = f"{searched.dataset} in as many epochs"
                 if kind == "attacks" and "attacked" in self.config["budgets"]:
                     cuts["images"] = f"at most {self.config['budgets']['attacked']}"
                 for key, value in cuts.items():

@@ -267,14 +267,17 @@ def _verdict(one: Compared, lost: int) -> tuple[Verdict, str]:
     if one.successes and (theirs := published_successes(one)):
         low, high = two_proportions(one.successes, theirs)
         inside, why = low <= 0 <= high, f"difference of two proportions from {low:.3g} to {high:.3g}"
+        width = (high - low) * SCALES[one.unit]
     elif cell.derive == "sd" and one.n > 1 and cell.printed_trials > 1:
         low, high = (one.mean * math.sqrt(fdtri(cell.printed_trials - 1, one.n - 1, p)) for p in (0.025, 0.975))
         inside, why = low <= cell.published <= high, f"from {low:.3g} to {high:.3g}"
+        width = high - low
     elif one.half is None:
         return Verdict.NO_INTERVAL, "one repetition, and nothing to count"
     else:
         inside, why = abs(one.mean - cell.published) <= one.half + 1e-9, f"interval {one.mean:.6g} ± {one.half:.3g}"
-    if inside and one.unit in SCALES and one.half and 200 * one.half / SCALES[one.unit] > cell.widest_interval:
+        width = 2 * one.half
+    if inside and one.unit in SCALES and 100 * width / SCALES[one.unit] > cell.widest_interval:
         return Verdict.TOO_WIDE, why
     return (Verdict.AGREES if inside else Verdict.DIFFERS), why
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from palimpsest.pipeline import method, paths
-from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
+from palimpsest.pipeline.cells import Plan, Run
 from palimpsest.report.compare import SCALES, read_rows
 
 
@@ -27,7 +27,11 @@ class Mark(StrEnum):
         made._value_, made.sign, made.meaning = value, sign, meaning
         return made
 
-    KEPT = "did not forget", "†", "did not forget: its mean gap to retraining is nearly that of the original model"
+    KEPT = (
+        "did not forget",
+        "†",
+        "did not forget: its mean gap to retraining and its accuracy on the forget set are nearly the original model's",
+    )
     EDGE = "tuned at the edge", "‡", "its tuned value lies at the edge of those tried: a better one may lie beyond"
 
 
@@ -39,22 +43,23 @@ def marks(plan: Plan, run: Run, results: Path) -> tuple[Mark, ...]:
 
 
 def kept(plan: Plan, run: Run, results: Path) -> bool:
-    """Whether a run kept what it was to forget; False where the rows that would tell are missing."""
-    reference = run.with_last(plan.config["reference"])
-    original = Run(run.dataset, run.model, run.forget, ORIGINAL)
-    if run in (reference, original):
+    """Whether a run kept what it was to forget; False where nothing that the plan asks for would tell.
+
+    Its gap to retraining is nearly the original model's, and so is its accuracy on the forget set: a model that forgot
+    and broke may have as large a gap.
+    """
+    reference, original = plan.yardsticks(run)
+    if run in (reference, original) or not {reference, original} <= set(plan.asked):
         return False
-    own, start = (gap(one, reference, results) for one in (run, original))
-    return own is not None and start is not None and own >= plan.config["did_not_forget"] * start
-
-
-def gap(run: Run, reference: Run, results: Path) -> float | None:
-    """Return the mean gap of a run to the reference, in points of 100; None where a metric is missing in either."""
-    of_run, of_reference = (_means(one, results) for one in (run, reference))
+    own, retrained, start = (_means(one, results) for one in (run, reference, original))
     names = method.literal(method.PACKAGE / "tune.py", "METRICS")
-    if any(name not in found for name in names for found in (of_run, of_reference)):
-        return None
-    return statistics.fmean(abs(of_run[name] - of_reference[name]) for name in names)
+    if any(name not in found for name in names for found in (own, retrained, start)):
+        return False
+    enough = plan.config["did_not_forget"]
+    gaps = [statistics.fmean(abs(found[name] - retrained[name]) for name in names) for found in (own, start)]
+    known = "forget_accuracy"
+    nearer = abs(own[known] - start[known]) < abs(own[known] - retrained[known])
+    return gaps[1] >= enough["gap"] and gaps[0] >= enough["share"] * gaps[1] and nearer
 
 
 def _means(run: Run, results: Path) -> dict[str, float]:

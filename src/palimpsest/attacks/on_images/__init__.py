@@ -70,7 +70,7 @@ def aimed_at(
     if equally_sure is not None:
         assert original is not None
         known, new = (log_odds(torch.cat([*answers(original, part.images)])) for part in (forget, unseen))
-        chosen = equal_parts(known, new, equally_sure, seed)[on == "unseen"]
+        chosen = equal_parts(known, new, equally_sure, seed, at_most)[on == "unseen"]
     else:
         chosen = torch.arange(len(asked.labels), device=asked.labels.device)
         if on == "unseen":
@@ -92,14 +92,20 @@ def log_odds(probabilities: torch.Tensor) -> torch.Tensor:
     return top.log() - others.clamp(min=1e-12).log()
 
 
-def equal_parts(ours: torch.Tensor, theirs: torch.Tensor, width: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def equal_parts(
+    ours: torch.Tensor, theirs: torch.Tensor, width: float, seed: int, at_most: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return indices into two sets of numbers (N,), (M,): of each bin of `width` as many of one set as of the other.
 
-    As many are taken as the poorer set has in the bin, drawn by `seed`; no number is taken twice.
+    As many are taken as the poorer set has in the bin, drawn by `seed`; no number is taken twice. at_most: how many of
+    each set; where there are more, the pairs that stay are drawn too.
     """
     bins, place = torch.cat([(one / width).floor().cpu() for one in (ours, theirs)]).unique(return_inverse=True)
     counts = [part.bincount(minlength=len(bins)) for part in place.split([len(ours), len(theirs)])]
     quota, generator, found = torch.minimum(*counts), torch.Generator().manual_seed(seed), []
+    if at_most is not None:
+        pairs = torch.arange(len(bins)).repeat_interleave(quota)
+        quota = pairs[torch.randperm(len(pairs), generator=generator)[:at_most]].bincount(minlength=len(bins))
     for one, part, count in zip((ours, theirs), place.split([len(ours), len(theirs)]), counts, strict=True):
         order = torch.randperm(len(part), generator=generator)
         order = order[part[order].sort(stable=True).indices]  # bin by bin, at random in each
