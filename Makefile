@@ -9,7 +9,7 @@ IN_VENV = PATH="$(CURDIR)/.venv/bin:$$PATH"
 # The logger is ours: a count of jobs in place of Snakemake's ten lines for each. Snakemake looks for it on the path.
 SNAKEMAKE = $(IN_VENV) PYTHONPATH="$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}" snakemake --logger palimpsest
 
-.PHONY: help demo laptop test test-avx2 test-all claims mutants checked clean-env
+.PHONY: help demo laptop test test-avx2 test-stale test-all claims mutants checked clean-env
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: checked  ## lint, formats, types and tests
 test-avx2: .venv/installed  ## the numeric tests as on an older processor
 	$(IN_VENV) ONEDNN_MAX_CPU_ISA=AVX2 \
 		pytest tests/test_train.py tests/test_unlearners.py tests/test_unlearner_proofs.py tests/test_own_base.py
+
+test-stale: .venv/installed  ## ten random changes and kills in finished results (PALIMPSEST_TRIALS=100: a hundred)
+	$(IN_VENV) pytest -m long tests/test_stale.py -k whatever
 
 test-all: checked  ## the long tests too: twenty kills, and as root a SLURM of one node
 	$(IN_VENV) pytest -rs -m "long or not long"
