@@ -160,6 +160,5 @@ def test_a_base_training_is_told_the_requests_of_its_block_alone() -> None:
         base = at("train", dataset=dataset, model=model, base="amnesiac_long", block=block)
         return [file.split("/", 4)[4] for file in base.inputs.get("requests", [])]
 
-    assert told("mnist", "lenet", "0-4") == ["single_class/0-4.safetensors", "three_classes/0-4.safetensors"]
-    of_three = [f"{name}_3/0.safetensors" for name in ("single_class", "three_classes")]
-    assert told("cifar10_10k", "resnet18_imagenet", "0") == of_three
+    assert told("mnist", "lenet", "0-3") == ["single_class/0-3.safetensors", "three_classes/0-3.safetensors"]
+    assert told("cifar10_10k", "resnet18_quarter_imagenet", "0-3") == ["single_class/0-3.safetensors"]

@@ -24,7 +24,7 @@ BASE = "results/tiny/base/digits/small_cnn_narrow/plain/0.safetensors"
 ARCHIVE = bytes(range(256)) * 100
 SCALE = {
     "stand_ins": TINY["stand_ins"],
-    "budgets": {"unlearners": {"finetune": {"epochs": 1}}, "attacks": {"uma": {"steps": 2}}},
+    "budgets": {"unlearners": {"finetune": {"epochs": 1, "lr": 0.01}}, "attacks": {"uma": {"steps": 2}}},
     "repetitions": 1,
     "warm_start": True,
 }
@@ -76,7 +76,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for other in set((copy / "config/papers").iterdir()) - {about.parent}:
             shutil.rmtree(other)
         paper = yaml.safe_load(about.read_text())
-        only = {"tables": {"table1": paper["tables"]["table1"]}, "claims": paper["claims"][:1]}
+        only = {"figures": {}, "tables": {"table1": paper["tables"]["table1"]}, "claims": paper["claims"][:1]}
         about.write_text(yaml.safe_dump(paper | only))
         table = about.with_name("table1.csv")
         for other in set(about.parent.glob("*.csv")) - {table}:
@@ -108,10 +108,10 @@ def test_a_changed_value_redoes_only_what_depends_on_it(project: Path) -> None:
     folder = clone(project, project.parent / "changed")
     run(folder, "dvc pull")
     trained = (folder / BASE).stat()
-    budgets = SCALE["budgets"] | {"unlearners": {"finetune": {"epochs": 2}}}
+    budgets = SCALE["budgets"] | {"unlearners": {"finetune": {"epochs": 2, "lr": 0.01}}}
     (folder / "config/scales/tiny.yaml").write_text(yaml.safe_dump(SCALE | {"budgets": budgets}))
     said = run(folder, "dvc repro")
-    redone = {"unlearn": 1, "attack": 1, "predict": 1, "measure": 1, "table": 1, "page": 1, "all": 1}
+    redone = {"unlearn": 1, "attack": 1, "predict": 1, "measure": 1, "table": 1, "page": 1, "front": 1, "all": 1}
     assert run_by_dvc(said) == redone | {"total": sum(redone.values())}, said
     kept = (folder / BASE).stat()
     assert (kept.st_ino, kept.st_mtime_ns) == (trained.st_ino, trained.st_mtime_ns), "persist: not deleted, not touched"

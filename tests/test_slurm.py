@@ -279,7 +279,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.rmtree(copy / "config/papers/leakage")
     paper = copy / "config/papers/uma"
     about = yaml.safe_load((paper / "paper.yaml").read_text())
-    only = {"tables": {"table1": about["tables"]["table1"]}, "claims": about["claims"][:1]}
+    only = {"figures": {}, "tables": {"table1": about["tables"]["table1"]}, "claims": about["claims"][:1]}
     (paper / "paper.yaml").write_text(yaml.safe_dump(about | only))
     for other in set(paper.glob("*.csv")) - {paper / "table1.csv"}:
         other.unlink()

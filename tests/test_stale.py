@@ -29,7 +29,7 @@ KEPT = {"uma": ["table4", "purification"], "leakage": ["table3"]}
 VALUES: list[dict[str, Any]] = [
     {},
     {"recipes": {"small_cnn_narrow": {"lr": 1.0e-3}}},
-    {"unlearners": {"random_label": {"lr": 2.0e-3}}},
+    {"unlearners": {"random_label": {"momentum": 0.5}}},
     {"attacks": {"uma": {"relative_step": 1.0}}},
     {"defenses": {"jpeg": {"quality": 30}}},
     {"defenses": {"denoiser": {"noise": "64/255"}}},

@@ -268,7 +268,10 @@ CONFIG: dict[str, Any] = {
     "models": {"autoencoder": {"task": "reconstruction", "width": 8}},
     "recipes": {"autoencoder": {"epochs": 15, "batch_size": 64, "lr": 3e-3, "optimizer": "adam"}},
     "requests": {"class_1": {"method": "classes", "classes": [1]}},
-    "unlearners": {"ascent": {"method": "negative_gradient", "epochs": 3, "batch_size": 64, "lr": 0.05}},
+    "unlearners": {
+        "refined": {"method": "finetune", "lr": 0.01},
+        "ascent": {"method": "negative_gradient", "epochs": 3, "batch_size": 64, "lr": 0.05},
+    },
     "attacks": {"uma": {"epsilons": ["8/255", "none"], "loss": "mse", "start": "image"}},
     "defenses": {"median": {}},
 }
@@ -286,7 +289,7 @@ def plant(project: Path) -> Path:
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     lines = [
         ("digits", "autoencoder", "class_1", unlearner, attack, epsilon, defense, metric, "", "")
-        for unlearner in ("original", "finetune", "ascent")
+        for unlearner in ("original", "refined", "ascent")
         for defense in ("", "median")
         for attack, epsilon, metrics in (
             ("none", "", METRICS[:1] if defense else METRICS[:2]),
@@ -365,7 +368,7 @@ def test_what_a_task_does_not_have_is_refused_before_the_first_job(
         unlearners={"tuned": {"method": "finetune", "lr": {"tune": [0.1, 0.01]}}},
     )
     line = dict.fromkeys(HEADER, "") | {"dataset": "digits", "model": "autoencoder", "forget": "class_1"}
-    line |= {"unlearner": "finetune", "attack": "none", "metric": "forget_mse"}
+    line |= {"unlearner": "refined", "attack": "none", "metric": "forget_mse"}
     with (tmp_path / "config/papers/toy/errors.csv").open("w", newline="") as file:
         csv.writer(file).writerows([HEADER, (line | {column: value}).values()])
     with pytest.raises(ConfigError, match=f"toy/errors.csv:2: {sentence}"):
@@ -378,7 +381,7 @@ def test_a_task_that_there_is_not_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_change_is_held_against_an_epsilon_where_there_is_one() -> None:
-    run = Run("digits", "autoencoder", "class_1", "finetune")
+    run = Run("digits", "autoencoder", "class_1", "refined")
     every = SimpleNamespace(forgets_classes=lambda run: True)
     own = {"says": "x", "rows": {"metric": "largest_change_levels"}, "at_most_epsilon": 255}
     changes = {"8/255": 9.0, "16/255": 16.0, "none": 255.0, "0": 0.0}
