@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from test_workflow import ROOT, copied
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -89,6 +90,14 @@ def test_every_other_command_is_run_by_a_test_that_is_named() -> None:
             known = command in ELSEWHERE or command.startswith((ALONE, TRACE, "git add dvc.lock"))
             assert known, command
     assert set(ELSEWHERE) <= set(COMMANDS), "a command that no page has any more"
+
+
+@pytest.mark.parametrize("paper", sorted(file.parent.name for file in (ROOT / "config/papers").glob("*/paper.yaml")))
+def test_the_claims_of_a_paper_are_those_of_its_pages(paper: str) -> None:
+    (table,) = re.findall(rf"<!-- claims: {paper} -->\n.*?\n.*?\n(.*?)<!-- end -->", PAGES[0].read_text(), re.DOTALL)
+    said = [line.removeprefix("| ").partition(" | ")[0] for line in table.splitlines()]
+    about = yaml.safe_load((ROOT / "config/papers" / paper / "paper.yaml").read_text())
+    assert said == [f"{one['says']} ({one['source']})" for one in about["claims"]], "`make claims` writes them anew"
 
 
 def anchors(page: Path) -> set[str]:
