@@ -143,8 +143,15 @@ def test_a_standard_deviation_is_held_against_a_printed_one_of_as_many_trials(pl
     found = derived(plan, tmp_path, {"finetune uma": [10.0, 20.0, 30.0]}, derive="sd", published="9")
     assert (found.mean, found.sd, found.difference, found.verdict) == (10.0, None, 1.0, "no interval")
     of_40 = compare.replace(found.cell, printed_trials=40)
-    for published, verdict in ((9.0, "agrees"), (70.0, "differs")):  # F(39, 2) at 97.5% is 39.47
-        one = derive(compare.replace(of_40, published=published), [judge(of_40.parts[0], rows_of([10.0, 20.0, 30.0]))])
+    # F(39, 2) at 97.5% is 39.47, so three repetitions with a spread of 10 agree with up to 62.8, with one of 1 up to 6.28.
+    for gap, published, verdict in (
+        (10, 9.0, "too wide to tell"),
+        (10, 70.0, "differs"),
+        (1, 0.9, "agrees"),
+        (1, 7.0, "differs"),
+    ):
+        ours = judge(of_40.parts[0], rows_of([20.0 - gap, 20.0, 20.0 + gap]))
+        one = derive(compare.replace(of_40, published=published), [ours])
         assert one.verdict == verdict, one.why
 
 

@@ -479,6 +479,12 @@ def parse(text: str) -> Balance:
     return found
 
 
+def test_no_footnote_is_empty_or_stands_twice(demo: Plan, reduced: Path) -> None:
+    for paper, table in demo.tables:
+        found = formats.notes(tables.of(demo, paper, table, reduced)[0])
+        assert len(set(found)) == len(found) > 0 and all(re.search(r"[\w)%”]\.$", one) for one in found), found
+
+
 @pytest.mark.parametrize("scale", ["demo", "paper"])
 def test_html_is_well_formed_and_every_number_links_to_an_existing_record(
     scale: str, request: pytest.FixtureRequest

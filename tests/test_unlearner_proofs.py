@@ -260,6 +260,12 @@ class TestNegativeGradient:
         assert lost < 0.1 and also_lost < 0.1, "both forget"
         assert held > 0.9 and alone < held - 0.2, (held, alone)
 
+    def test_a_network_without_a_dense_layer_has_no_last_one(self) -> None:
+        model = tiny_model()
+        model.net = nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten())
+        with pytest.raises(ValueError, match="no dense layer"):
+            served(negative_gradient, model, FORGET, RETAIN, seed=0, recipe=RECIPE, layers="last")
+
     def test_of_the_last_layer_alone_the_others_stay(self) -> None:
         before, after = tiny_model(), served(
             negative_gradient, tiny_model(), FORGET, RETAIN, seed=0, recipe=RECIPE, layers="last", epochs=1, lr=0.1

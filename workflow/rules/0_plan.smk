@@ -2,7 +2,7 @@
 
 in: Snakemake's own graph of `plan.target`, and the records of all jobs that ran, at any scale
 out: plan.md (also printed), plan.csv (a line a job)
-targets: plan; `--config plan='{target: uma}'` plans one paper
+targets: plan; `--config plan='{target: NAME}'` plans one paper or one table of it, {paper}_{table}
 """
 
 

@@ -109,6 +109,9 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     if merged["reference"] not in merged["unlearners"]:
         raise ConfigError(unknown("reference", "unlearner", merged["reference"], merged["unlearners"]))
+    nearer, known = merged["did_not_forget"]["nearer"], method.literal(method.PACKAGE / "tune.py", "METRICS")
+    if nearer not in known:
+        raise ConfigError(unknown("did_not_forget.nearer", "metric", nearer, known))
     return merged
 
 

@@ -46,7 +46,7 @@ def path(kind: str, name: str) -> Path:
 
 
 def module(kind: str, name: str) -> str:
-    """Return a method's module name below this package, as `code` takes it: "attacks.on_images.uma"."""
+    """Return a method's module name below this package, as `code` takes it: "unlearners.finetune"."""
     return ".".join(path(kind, name).relative_to(PACKAGE).with_suffix("").parts)
 
 

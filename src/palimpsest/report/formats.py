@@ -75,7 +75,8 @@ def notes(table: Table) -> list[str]:
     """Return the footnotes: what each column means for each data set, and why missing numbers were not run."""
     why = dict.fromkeys(one.why for one in table.cells if one.verdict in (Verdict.NOT_RUN, Verdict.DIVERGED))
     missing = [f"Some cells were not run or diverged: {'; '.join(why)}."] if why else []
-    return [*(block.variants for block in table.blocks), *table.footnotes, *missing]
+    variants = dict.fromkeys(block.variants for block in table.blocks if block.variants)
+    return [*variants, *table.footnotes, *missing]
 
 
 def markdown(table: Table) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.pipeline import paths
+from palimpsest.report import formats
 
 Summary = Mapping[str, Any]
 MARKED = re.compile(r"(<!-- claims: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -24,8 +25,6 @@ MARKED = re.compile(r"(<!-- claims: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def render(summaries: Sequence[Summary]) -> str:
     """Return the front page as HTML."""
-    from palimpsest.report import formats
-
     return formats.environment().get_template("front.html.j2").render(papers=summaries)
 
 

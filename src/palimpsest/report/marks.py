@@ -57,7 +57,7 @@ def kept(plan: Plan, run: Run, results: Path) -> bool:
         return False
     enough = plan.config["did_not_forget"]
     gaps = [statistics.fmean(abs(found[name] - retrained[name]) for name in names) for found in (own, start)]
-    known = "forget_accuracy"
+    known = enough["nearer"]
     nearer = abs(own[known] - start[known]) < abs(own[known] - retrained[known])
     return gaps[1] >= enough["gap"] and gaps[0] >= enough["share"] * gaps[1] and nearer
 

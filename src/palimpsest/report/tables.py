@@ -189,7 +189,9 @@ def _block(
         about=f"{network}; forgotten: {beside('forget', cell.forget)}",
         lines=tuple(line for line in made if not line.control),
         controls=tuple(line for line in made if line.control),
-        variants=f"{named(cell.dataset, names)}: {'; '.join(f'{name} is {says}' for name, says in used.items())}.",
+        variants=f"{named(cell.dataset, names)}: {'; '.join(f'{name} is {says}' for name, says in used.items())}."
+        if used
+        else "",
     )
 
 

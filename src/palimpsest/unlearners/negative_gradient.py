@@ -99,6 +99,8 @@ def unlearn(
         return [torch.cat([gone, count + stays]) for gone, stays in both]
 
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:] if layers == "last" else [model]
+    if not last:
+        raise ValueError("negative_gradient: this network has no dense layer, so `layers: last` moves nothing")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for module in last:
