@@ -143,7 +143,7 @@ def test_a_standard_deviation_is_held_against_a_printed_one_of_as_many_trials(pl
     found = derived(plan, tmp_path, {"finetune uma": [10.0, 20.0, 30.0]}, derive="sd", published="9")
     assert (found.mean, found.sd, found.difference, found.verdict) == (10.0, None, 1.0, "no interval")
     of_40 = compare.replace(found.cell, printed_trials=40)
-    # F(39, 2) at 97.5% is 39.47, so three repetitions with a spread of 10 agree with up to 62.8, with one of 1 up to 6.28.
+    # F(39, 2) at 97.5% is 39.47: three repetitions of spread 10 agree with up to 62.8, of spread 1 with up to 6.28.
     for gap, published, verdict in (
         (10, 9.0, "too wide to tell"),
         (10, 70.0, "differs"),
