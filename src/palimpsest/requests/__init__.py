@@ -212,10 +212,14 @@ def steps(samples: Samples, asked: Sequence[Request], *, same: bool = False, siz
     once.
 
     samples: the whole training set. size: 0 serves the request whole. same: whether the step has no request of its own
-    and follows all of `asked`; its forget set is then the union of these.
+    and follows all of `asked`; its forget set is then the union of these, each sample as it was at first and where it
+    was asked for first.
     """
     if same:
-        yield Split(all_of(samples, asked)[0], standing(samples, asked)[0], None, None)
+        order = torch.tensor(list(dict.fromkeys(torch.cat([one.indices for one in asked]).tolist())))
+        yield Split(
+            Samples(*(part[order.to(part.device)] for part in samples)), standing(samples, asked)[0], None, None
+        )
         return
     *already, now = asked
     for part in served(now, size) if size else [now]:

@@ -5,7 +5,7 @@
 
 The workflow gives what stands before `*`. What stands after it is a hyper-parameter, with the paper's value as its
 default and its range in its annotation (`palimpsest.ranges`). A method that trains the model on has `training`, a
-`Recipe`. `NEEDS` of a file lists the features that not every method has: `penalty`, or in its base training `requests`.
+`Recipe`. `NEEDS` of a file lists what not every method has: `penalty`, `original`, or in its base training `requests`.
 `kept` are tensors that a further step of the same method needs; they describe the training set as it is after this
 step.
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,7 +53,9 @@ class Step:
     before this step; None where they are gone already. replacement: what shall stand in the places of the forget set's
     samples, one for each, `uint8` or float in [0, 1]; None where they shall be removed. kept: what the base training or
     the step before left. initial: makes the network with which training began. checkpoint: where a long training may
-    resume. penalty: (model, batch) to a scalar that `adversarial` adds to the loss of the method that it wraps.
+    resume. penalty: (model, batch) to a scalar that `adversarial` adds to the loss of the method that it wraps. splits:
+    the data set's splits other than train and test, such as what was held back. original: the base model of the chain,
+    for a method that needs it.
     """
 
     seed: int
@@ -65,6 +67,8 @@ class Step:
     initial: Callable[[], Network] | None = None
     checkpoint: Checkpoint | None = None
     penalty: Loss | None = None
+    splits: Mapping[str, Samples] = field(default_factory=dict)
+    original: Network | None = None
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """The task's loss of `model` at a batch, with the penalty where there is one."""
@@ -147,7 +151,7 @@ def gathered(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[
         one.name: one.default for one in inspect.signature(function).parameters.values() if one.kind is one.KEYWORD_ONLY
     }
     training = keywords.pop("training", None)
-    of_training = [] if training is None else [field.name for field in fields(training)]
+    of_training = [] if training is None else [one.name for one in fields(training)]
     for name in settings:
         if name not in (*keywords, *of_training):
             valid = ", ".join([*keywords, *of_training]) or "none"
