@@ -198,7 +198,9 @@ def drawn(distances: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 def _spares(at: Step, split: str, labels: torch.Tensor) -> Samples:
     """Return the samples of `split`; `ValueError` where it has fewer of some class than `labels` have."""
     if split not in at.splits:
-        raise ValueError(f"heal: the data set holds back no {split!r}; it holds back {', '.join(at.splits) or 'nothing'}")
+        raise ValueError(
+            f"heal: the data set holds back no {split!r}; it holds back {', '.join(at.splits) or 'nothing'}"
+        )
     spares = at.splits[split]
     count = int(torch.cat([labels, spares.labels]).max()) + 1
     wanted, there = (torch.bincount(some, minlength=count) for some in (labels, spares.labels))
@@ -216,4 +218,3 @@ def _joined(retain: Samples, spares: Samples, chosen: torch.Tensor) -> Samples:
     images, labels = (part[chosen.to(part.device)] for part in spares)
     images = pixels(images, retain.images.dtype) if retain.images.is_floating_point() else images
     return Samples(torch.cat([retain.images, images]), torch.cat([retain.labels, labels]))
-
