@@ -149,18 +149,19 @@ def _factor(spread: torch.Tensor, shrinkage: float) -> torch.Tensor:
 def twins(
     forget: Samples, spares: Samples, vectors: Vectors, metric: str, choose: Choose
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return for each of `forget`'s samples the place of its spare in `spares`, `int64` (n,), and its distance (n,).
+    """Return for each of `forget`'s samples the place of its spare in `spares`, `int64` (n,), and its distance (n,), on
+    their device.
 
     choose: from the distances (n, m) of a class's samples to its spares which spare each sample gets, none twice.
     """
-    found = torch.zeros(len(forget.labels), dtype=torch.int64)
-    far = torch.zeros(len(found), dtype=torch.float64)
+    found = torch.zeros_like(forget.labels)
+    far = torch.zeros_like(found, dtype=torch.float64)
     for label in forget.labels.unique():
         ours, theirs = ((some.labels == label).nonzero().flatten() for some in (forget, spares))
         each = distances(vectors(forget.images[ours]), vectors(spares.images[theirs]), metric)
-        columns = torch.from_numpy(choose(each))
-        found[ours.cpu()] = theirs.cpu()[columns]
-        far[ours.cpu()] = torch.from_numpy(each)[torch.arange(len(columns)), columns]
+        columns = choose(each)
+        found[ours] = theirs[torch.from_numpy(columns)]
+        far[ours] = torch.from_numpy(each[range(len(columns)), columns]).to(far)
     return found, far
 
 
@@ -215,6 +216,6 @@ def _spares(at: Step, split: str, labels: torch.Tensor) -> Samples:
 
 def _joined(retain: Samples, spares: Samples, chosen: torch.Tensor) -> Samples:
     """Return `retain` and then the spares `chosen` (n,), in floats where what remains is."""
-    images, labels = (part[chosen.to(part.device)] for part in spares)
+    images, labels = (part[chosen] for part in spares)
     images = pixels(images, retain.images.dtype) if retain.images.is_floating_point() else images
     return Samples(torch.cat([retain.images, images]), torch.cat([retain.labels, labels]))
