@@ -134,9 +134,8 @@ def test_trained_is_on_what_remains_and_the_spares_in_its_type(monkeypatch: pyte
     assert torch.equal(found.images, torch.cat([RETAIN.images, SPARES.images[twins]]))
     assert torch.equal(found.labels, torch.cat([RETAIN.labels, FORGET.labels]))
     assert recipe == Recipe(3, 64, 0.5, optimizer="adam", weight_decay=0.0) and seed == 7
-    base = Recipe(5, 8, 0.02, augment=("flip",))
-    healed(at={"recipe": base}, epochs_of_base=0.5, lr_of_base=0.1)
-    assert seen[-1][1] == Recipe(3, 64, 0.002, optimizer="adam", weight_decay=0.0, augment=("flip",))
+    healed(at={"recipe": Recipe(5, 8, 0.02, augment=("flip",))})
+    assert seen[-1][1] == Recipe(1, 64, 1e-3, optimizer="adam", weight_decay=0.0, augment=("flip",))
     floats = Samples(pixels(RETAIN.images), RETAIN.labels)
     heal.unlearn(tiny_model(), FORGET, floats, Step(7, RECIPE, splits={"spare": SPARES}))
     assert torch.equal(seen[-1][0].images, pixels(found.images))
@@ -166,14 +165,6 @@ def test_what_is_forgotten_later_takes_no_spare_from_what_was_forgotten_before()
     for data in DISTANCES:
         first = healed(some(FORGET, torch.arange(5)), data=data).kept["twins"]
         assert torch.equal(healed(data=data).kept["twins"][:5], first)
-
-
-def test_a_step_after_two_requests_gets_their_samples_in_the_order_in_which_they_were_asked_for() -> None:
-    asked = [requests.Request(torch.tensor(indices)) for indices in ([30, 2], [17, 2, 4])]
-    (found,) = requests.steps(samples(40), asked, same=True)
-    assert torch.equal(found.forget.images, samples(40).images[[30, 2, 17, 4]])
-    stays = [index for index in range(40) if index not in (30, 2, 17, 4)]
-    assert torch.equal(found.retain.images, samples(40).images[stays]) and found.indices is None
 
 
 def test_a_healing_that_was_killed_resumes_and_ends_with_the_same_weights(

@@ -5,7 +5,8 @@
 
 The workflow gives what stands before `*`. What stands after it is a hyper-parameter, with the paper's value as its
 default and its range in its annotation (`palimpsest.ranges`). A method that trains the model on has `training`, a
-`Recipe`. `NEEDS` of a file lists what not every method has: `penalty`, `original`, or in its base training `requests`.
+`Recipe`. `NEEDS` of a file lists the features that not every method has: `penalty`, `original`, or in its base training
+`requests`.
 `kept` are tensors that a further step of the same method needs; they describe the training set as it is after this
 step.
 
@@ -52,10 +53,10 @@ class Step:
     for. indices: `int64` (n,), the positions of the forget set's samples, in their order, in the training set as it is
     before this step; None where they are gone already. replacement: what shall stand in the places of the forget set's
     samples, one for each, `uint8` or float in [0, 1]; None where they shall be removed. kept: what the base training or
-    the step before left. initial: makes the network with which training began. checkpoint: where a long training may
-    resume. penalty: (model, batch) to a scalar that `adversarial` adds to the loss of the method that it wraps. splits:
-    the data set's splits other than train and test, such as what was held back. original: the base model of the chain,
-    for a method that needs it.
+    the step before left. splits: by name, samples that the data set held back from training. original: the base model
+    of the chain, for a method that names it in `NEEDS`. initial: makes the network with which training began.
+    checkpoint: where a long training may resume. penalty: (model, batch) to a scalar that `adversarial` adds to the
+    loss of the method that it wraps.
     """
 
     seed: int
@@ -64,11 +65,11 @@ class Step:
     indices: torch.Tensor | None = None
     replacement: Samples | None = None
     kept: Mapping[str, torch.Tensor] | None = None
+    splits: Mapping[str, Samples] = field(default_factory=dict)
+    original: Network | None = None
     initial: Callable[[], Network] | None = None
     checkpoint: Checkpoint | None = None
     penalty: Loss | None = None
-    splits: Mapping[str, Samples] = field(default_factory=dict)
-    original: Network | None = None
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """The task's loss of `model` at a batch, with the penalty where there is one."""
@@ -151,7 +152,7 @@ def gathered(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[
         one.name: one.default for one in inspect.signature(function).parameters.values() if one.kind is one.KEYWORD_ONLY
     }
     training = keywords.pop("training", None)
-    of_training = [] if training is None else [one.name for one in fields(training)]
+    of_training = [] if training is None else [field.name for field in fields(training)]
     for name in settings:
         if name not in (*keywords, *of_training):
             valid = ", ".join([*keywords, *of_training]) or "none"

@@ -6,8 +6,9 @@ It is a step of its own, with the request `same`: the forget set is then all tha
 unlearn an element, we select an instance from [the spare set] that is the most similar; the chosen will be used for the
 healing and removed from" it (Section 4). So with `matching: in_order`, the default, each forgotten sample in turn, in
 the order of the requests, takes the nearest spare that is left; among equals the first one. Who comes late may then
-get a spare that is far. But the spare of a sample does not depend on what is forgotten later, so a stream of requests
-that is healed again and again keeps its spares. `assignment` is the choice of the smallest sum of distances, ours.
+get a spare that is far. But the spare of a sample does not depend on what is forgotten later (unless through S below),
+so a stream of requests that is healed again and again keeps its spares. `assignment` is the choice of the smallest sum
+of distances, ours.
 
 How far two samples are (Sections 4 and 5.3.1):
 
@@ -23,15 +24,13 @@ spares at random, the paper's control (Table 5), and `remaining` none. A spare h
 paper does not say so.
 
 Values: Adam, 1 epoch, or half as many as the base training's, rounded up (Section 5.3.1). The rate is lost; 1e-3, or
-1e-4 for networks that began with published weights, as in base training [R]. Batches of 64 and no weight decay are
-those of base training here. An ensemble is trained as one network, so its members no longer keep to their shards.
+1e-4 for networks that began with published weights, as in base training [R]. So are batches of 64 and no weight decay
+[R]. An ensemble is trained as one network, so its members no longer keep to their shards.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal
 
@@ -75,17 +74,14 @@ def unlearn(
     split: str = "spare",
     matching: Literal["in_order", "assignment"] = "in_order",
     shrinkage: Annotated[float, "(0, inf)"] = 1e-3,
-    epochs_of_base: Annotated[float, "(0, inf)"] | None = None,
-    lr_of_base: Annotated[float, "(0, inf)"] | None = None,
     training: Recipe = Recipe(epochs=1, batch_size=64, lr=1e-3, optimizer="adam", weight_decay=0.0),
 ) -> tuple[Network, dict[str, torch.Tensor]]:
     """Return `model` trained on with spares, and which they were; augmentation and precision are the base recipe's.
 
-    data: which spares, see above. split: where they are held back. epochs_of_base: the epochs are this multiple of the
-    base training's, rounded up, whatever `epochs` says. lr_of_base: so is the rate. Kept are, for each sample of
-    `forget`, `twins`, `int64` (n,), the place of its spare in `split`, and `distances`, float64 (n,), how far it is, of
-    random spares by `raw_l2`; for `remaining` nothing. Raises `ValueError` where there is no such split,
-    where a class has too few spares, where S cannot be inverted, and without the original model for features.
+    data: which spares, see above. split: where they are held back. Kept are, for each sample of `forget`, `twins`,
+    `int64` (n,), the place of its spare in `split`, and `distances`, float64 (n,), how far it is, of random spares by
+    `raw_l2`; for `remaining` nothing. Raises `ValueError` where there is no such split, where a class has too few
+    spares, where S cannot be inverted, and where features are wanted without the model before anything was forgotten.
     """
     kept: dict[str, torch.Tensor] = {}
     if data != "remaining":
@@ -98,10 +94,6 @@ def unlearn(
         kept["twins"], kept["distances"] = twins(forget, spares, vectors, METRICS[by], choose)
         retain = _joined(retain, spares, kept["twins"])
     recipe = at.recipe.continued(training)
-    if epochs_of_base is not None:
-        recipe = replace(recipe, epochs=math.ceil(round(epochs_of_base * at.recipe.epochs, 9)))
-    if lr_of_base is not None:
-        recipe = replace(recipe, lr=lr_of_base * at.recipe.lr)
     return fit(model, retain, recipe, seed=at.seed, task=at.task, checkpoint=at.checkpoint), kept
 
 
