@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 SCALES = sorted(file.stem for file in (ROOT / "config" / "scales").glob("*.yaml"))
 SCIENCE = (
     *("data", "models", "requests", "tasks", "unlearners", "attacks", "defenses", "metrics"),
-    *("train", "tune", "curvature", "membership", "predict", "measure", "families", "numbered", "ranges"),
+    *("train", "tune", "curvature", "membership", "predict", "measure", "families", "features", "numbered", "ranges"),
     *("processor", "seeds"),
 )
 
@@ -114,6 +114,7 @@ def test_a_misspelt_entry_is_one_sentence_that_lists_the_valid_ones(change: dict
         # Of the data set and the recipe that the value meets.
         ({"requests": {"class_0": {"classes": [77]}}}, "requests.class_0: classes cannot be [77]; it takes"),
         ({"requests": {"class_0": {"classes": None, "random": 11}}}, "requests.class_0: random cannot be 11"),
+        ({"requests": {"class_0": {"spares": "backup"}}}, "requests.class_0: spares cannot be 'backup'; "),
         ({"unlearners": {"sisa": {"slices": 20, "also_in": "uma_table1"}}}, "unlearners.sisa: slices cannot be 20"),
     ],
 )

@@ -495,7 +495,10 @@ class Addresses:
     def _told(self, section: str, name: str, function: str = "", dataset: str = "") -> dict[str, Any]:
         """Return the name of a method's file and its keywords on a data set, or those of one `function` of the file."""
         keywords = keywords_of(self.config, section, name, function, dataset)
-        return {"method": method_of(self.config, section, name), "keywords": keywords}
+        told = {"method": method_of(self.config, section, name), "keywords": keywords}
+        if section == "requests" and "spares" in self.config[section][name]:
+            told["spares"] = self.config[section][name]["spares"]
+        return told
 
     def _module(self, section: str, name: str) -> str:
         return method.module(SECTIONS[section], method_of(self.config, section, name))

@@ -203,6 +203,13 @@ class Plan:
                 for section, name in (("requests", request), ("unlearners", unlearner)):
                     if name not in (SAME, ORIGINAL):
                         self._check(section, name, numbers, run)
+                spares = self.request(request).get("spares")
+                held_back = self.config["datasets"][run.dataset].get("hold_back", {})
+                if spares is not None and spares not in held_back:
+                    raise ConfigError(
+                        f"requests.{request}: spares cannot be {spares!r}; {run.dataset} holds back "
+                        f"{', '.join(held_back) or 'nothing'}."
+                    )
 
     def _check(self, section: str, name: str, facts: Mapping[str, float], run: Run) -> None:
         valid = method.every_keyword(SECTIONS[section], method_of(self.config, section, name))
