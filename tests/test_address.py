@@ -426,6 +426,20 @@ def test_a_request_chosen_with_a_model_at_hand_lies_under_the_chain_that_it_was_
     assert found[1].of.seed(0) != at("request", dataset="digits", request="class_0", block="0-1").seed(0)
 
 
+def test_what_a_file_says_that_it_needs_it_is_given_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = method.needs
+    more = {"margin": ("model", "kept"), "finetune": ("original",)}
+    monkeypatch.setattr(method, "needs", lambda kind, name: more.get(name) or plain(kind, name))
+    at = planned(requests={"worst": {"method": "margin", "count": 20}})
+    run = Run(**BASE, forget="class_0-worst", unlearner="retrain-finetune")
+    place = "results/demo/{}/digits/small_cnn_narrow"
+    base = at.base(run, "0-1").outputs["model"]
+    assert at.model(run, "0-1").inputs["original"] == base, "the chain's base model"
+    assert "original" in at("tune", **run.names).inputs and "original" not in at.model(run.before, "0-1").inputs
+    chosen = at.requests(run, "0-1")[-1].of.inputs
+    assert chosen["kept"] == f"{place.format('unlearned')}/class_0/retrain/0-1.kept.safetensors"
+
+
 def test_a_value_may_be_searched_on_a_smaller_data_set() -> None:
     smaller = {"digit_pairs": {"dataset": "digits", "requests": {"classes_5_16_25_34_78": "class_0"}}}
     at = planned(budgets={"tuned_on": smaller})

@@ -50,7 +50,7 @@ def labelled(labels: torch.Tensor) -> Images:
 
 
 def at(seed: int = 3, repetition: int = 0) -> Choice:
-    return Choice(seed, repetition, tiny_model(), partial(print), tiny_model(2))
+    return Choice(seed, repetition, tiny_model(), partial(print), tiny_model(2), kept={})
 
 
 def chosen(method: str, images: Images, seed: int = 0, repetition: int = 0, **keywords: Any) -> list[int]:
@@ -185,7 +185,7 @@ CANNOT = {
     "leaves no sample of class 4, which it must keep": ("samples", {"count": 10, "classes": [4], "keep_classes": True}),
     "there is no kind of request requests/../data.py": ("../data", {}),
     "there is no kind of request requests/__init__.py": ("__init__", {}),
-    "margin: the request is chosen with a model, and none was given": ("margin", {"count": 1}),
+    "margin: the request is chosen with `model`, and none was given": ("margin", {"count": 1}),
 }
 
 
@@ -236,7 +236,7 @@ def test_a_kind_takes_the_data_and_a_choice_and_says_what_it_needs_in_words_that
     assert tuple(*named) == RULES[kind].needs
     assert set(RULES[kind].needs) <= Choice.__dataclass_fields__.keys()
     for name in RULES[kind].needs:
-        with pytest.raises(RequestError, match=f"is chosen with a {name}, and none was given"):
+        with pytest.raises(RequestError, match=f"is chosen with `{name}`, and none was given"):
             RULES[kind].choose(IMAGES, replace(at(), **{name: None}))
 
 

@@ -233,10 +233,10 @@ class Addresses:
         told, modules = self._told("requests", request), [self._module("requests", request)]
         above: dict[str, Any] = {"images": self._images(dataset)}
         run = Run.of_chain(dataset, model, chain)
-        if run:
-            above |= {"model": self.model(run, block)["model"], "requests": self.requests(run, block)}
-        else:
-            above["model"] = self._shared(dataset, model, chain, block)["model"]
+        made = self.model(run, block) if run else self._shared(dataset, model, chain, block)
+        above["model"] = made["model"]
+        if "kept" in method.needs("requests", told["method"]):
+            above["kept"] = made["kept"]
         if "against" in entry:
             told["against"] = self._told("unlearners", entry["against"], "", dataset)
             told["recipe"] = recipe_of(self.config, dataset, model)
@@ -325,6 +325,8 @@ class Addresses:
             "kept": [before["kept"]],
             "requests": self.requests(run, block),
         }
+        if "original" in method.needs("unlearners", told["method"]):
+            above["original"] = self.base(run, block)["model"]
         modules = [self._module("unlearners", unlearner), f"tasks.{told['task']}"]
         if backbone := told["keywords"].get("backbone"):
             modules.append(method.module("unlearners", backbone))
