@@ -145,7 +145,7 @@ tables:
 """,
     "config.yaml": """requests:
   worst_20: {method: margin, count: 20}
-  three_tenths: {method: samples, share: 0.1, repetitions: 3}
+  three_tenths: {method: samples, share: 0.1, repetitions: 3, once: true}
   crafted_10: {method: crafted, count: 10, against: first_order, surrogate: small_cnn}
 unlearners:
   finetune_nearest: {method: finetune, epochs: 1, from_nearest: forget_accuracy}
@@ -154,6 +154,8 @@ unlearners:
 inverted,small_cnn_narrow,first_20,toy,none,,forget_count,,planted
 inverted,small_cnn_narrow,first_20,toy,none,,forget_accuracy,,planted
 inverted,small_cnn_narrow,first_20,toy,plain_noise,8/255,forget_accuracy,,planted
+digits,small_cnn_narrow,three_tenths,original,none,,forget_accuracy,,planted
+digits,small_cnn_narrow,three_tenths,finetune,uma,8/255,forget_accuracy,,planted
 """,
     "chains.csv": """dataset,model,forget,unlearner,attack,metric,published,note
 digits,small_cnn_narrow,class_0-random_tenth,sisa-sisa,none,forget_accuracy,,planted

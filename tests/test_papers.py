@@ -123,6 +123,23 @@ def test_a_difference_is_taken_repetition_by_repetition(plan: Plan, tmp_path: Pa
     assert found.half == pytest.approx(12.7062 * 2**0.5 * (1 + 1 / 2) ** 0.5, rel=1e-5), "no bound of a proportion"
 
 
+def test_the_base_model_that_all_repetitions_begin_from_stands_beside_each(plan: Plan) -> None:
+    one = plan._cell("uma", "table1", 2, ROW | {"derive": "minus unlearner=original"})
+    base = compare.replace(one.parts[1], alone=True)
+    both = [judge(one.parts[0], rows_of([80.0, 90.0])), judge(base, rows_of([95.0], base))]
+    assert derive(one, both).values == {0: -15.0, 1: -5.0}
+    assert derive(one, both[::-1]).values == {0: 15.0, 1: 5.0}
+    assert derive(one, [both[0], judge(one.parts[1], rows_of([95.0], base))]).values == {0: -15.0}
+    claim = {
+        "says": "x",
+        "source": "y",
+        "cells": {"unlearner": "finetune"},
+        "check": {"no_less_than": {"unlearner": "original"}},
+    }
+    (found,) = claims.evaluate({"claims": [claim]}, both)
+    assert found.reproduced.verdict == "does not hold"
+
+
 def test_the_highest_of_several_is_its_own_number_and_names_the_winner(plan: Plan, tmp_path: Path) -> None:
     values = {"finetune uma": [10.0, 20.0], "retrain uma": [30.0, 2.0], "salun uma": [11.0, 12.0]}
     several = {"unlearner": "finetune+retrain+salun"}

@@ -106,6 +106,10 @@ class Job:
         self.facts.setdefault("seeds", {})[str(number)] = seed
         return seed
 
+    def base(self, number: int) -> int:
+        """The number of the base model from which one repetition begins."""
+        return int(self.asks.bases[self.numbers.index(number)])
+
     def seed_of_base(self, number: int) -> int:
         """The seed of one repetition's base model."""
         return address.seed_of("train", {name: self.names[name] for name in ("dataset", "model")}, number)

@@ -149,8 +149,8 @@ def _case(one: Compared, check: Mapping[str, Any], found: Sequence[Compared], nu
             return Case(one, {}, partner)
         ends = compare.two_proportions(*(each for each in both if each))
         return Case(one, {k: sign * compare.SCALES[one.unit] * end + slack for k, end in enumerate(ends)}, partner)
-    other = numbers(partner) if partner else {}
-    return Case(one, {k: sign * (own[k] - share * other[k]) + slack for k in own if k in other}, partner)
+    pairs = compare.paired(one.cell, own, partner.cell, numbers(partner)) if partner else {}
+    return Case(one, {k: sign * (mine - share * its) + slack for k, (mine, its) in pairs.items()}, partner)
 
 
 def _attempts(one: Compared, numbers: Numbers) -> tuple[float, int] | None:

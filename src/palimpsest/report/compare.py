@@ -178,7 +178,7 @@ def judge(cell: Cell, *rows: Sequence[Row], record: str = "") -> Compared:
 def derive(cell: Cell, parts: Sequence[Compared]) -> Compared:
     """Return a cell whose number comes from those of other cells; `pipeline.papers` describes the notation.
 
-    A difference is taken by repetition, over those that both cells have. A highest or lowest is that part's own number.
+    A difference is taken by repetition (`paired`). A highest or lowest is that part's own number.
     """
     how, _, field = cell.derive.partition(" ")
     lost = sum(one.verdict is Verdict.DIVERGED for one in parts)
@@ -186,8 +186,8 @@ def derive(cell: Cell, parts: Sequence[Compared]) -> Compared:
     if how == "sd":
         found = replace(first, mean=first.sd, sd=None, half=None, successes=None)
     elif how == "minus":
-        other = parts[1].values
-        values = {number: value - other[number] for number, value in first.values.items() if number in other}
+        both = paired(first.cell, first.values, parts[1].cell, parts[1].values)
+        values = {number: own - other for number, (own, other) in both.items()}
         found = replace(first, values=values, successes=None, **_spread(values))
         found = replace(found, half=interval(found.mean, found.sd, found.n, "", None, cell.printed_trials))
     elif all(one.mean is not None for one in parts):
@@ -196,6 +196,18 @@ def derive(cell: Cell, parts: Sequence[Compared]) -> Compared:
     else:
         found = replace(first, values={}, mean=None, sd=None, half=None)
     return _judged(replace(found, cell=cell), lost)
+
+
+def paired(
+    first: Cell, own: Mapping[int, float], second: Cell, other: Mapping[int, float]
+) -> dict[int, tuple[float, float]]:
+    """Return two cells' numbers side by side, by the repetitions that both have.
+
+    The one base model from which all repetitions begin stands beside each of them.
+    """
+    own = dict.fromkeys(other, own[0]) if first.alone and own else own
+    other = dict.fromkeys(own, other[0]) if second.alone and other else other
+    return {number: (own[number], other[number]) for number in own if number in other}
 
 
 def _spread(values: Mapping[int, float]) -> dict[str, Any]:

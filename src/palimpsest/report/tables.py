@@ -230,7 +230,7 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
 
 def tidy(found: Iterable[Compared]) -> str:
     """Return CSV with a line for each cell: its fields, what was found, and the record below results/<scale>/."""
-    hidden = ("runs", "reductions", "printed_trials", "widest_interval", "parts")
+    hidden = ("runs", "reductions", "printed_trials", "widest_interval", "alone", "parts")
     about = [field.name for field in fields(Cell) if field.name not in hidden]
     kinds = ("dataset", "model", "forget", "unlearner")
     ours = ("mean", "sd", "n", "unit", "images", "half_width", "difference", "verdict", "why")
