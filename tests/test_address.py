@@ -317,6 +317,23 @@ def test_a_row_more_adds_its_jobs_and_changes_what_measures_it_alone(folder: Pat
     assert changed == {("table", (("paper", "uma"), ("table", "table4"))), ("page", (("paper", "uma"),)), ("front", ())}
 
 
+def test_seconds_make_rows_depend_on_the_records_of_their_own_jobs_and_change_nothing_else(folder: Path) -> None:
+    ask(folder, "class_0,finetune")
+    before = every(planned())
+    with (folder / "uma/table4.csv").open("a") as file:
+        file.write("cifar10,resnet50,class_0,finetune,none,,unlearning_seconds,,,,planted\n")
+    after = every(planned())
+    changed = {job for job in before if before[job].key != after[job].key}
+    (rows,) = [job for job in changed if job[0] == "measure"]
+    own = {("table", (("paper", "uma"), ("table", "table4")))}
+    assert changed == downstream(before, {rows}) | own and after.keys() == before.keys()
+    inputs, at = after[rows].inputs, planned()
+    run = Run(**BASE, forget="class_0", unlearner="finetune")
+    assert inputs["unlearned"] == [at.model(run, "0-1").outputs["record"]]
+    assert inputs["trained"] == [at.base(run, "0-1").outputs["record"]] and after[rows].asks["bases"] == [0, 1]
+    assert "trained" not in before[rows].inputs
+
+
 # One notion of repetition
 
 

@@ -516,6 +516,20 @@ def test_each_repetition_of_a_request_chosen_once_begins_from_base_model_0(proje
     assert {json.loads(row)["repetition"] for row in rows} == {0}
 
 
+def test_seconds_are_rows_and_their_table_names_the_device(project: Path) -> None:
+    steps = Steps(project, "three_tenths", "finetune")
+    records = [
+        json.loads(steps.path("unlearned", f"{block}.record").with_suffix(".json").read_text())
+        for block in ("0-1", "2")
+    ]
+    rows = [json.loads(row) for row in (project / "results/tiny" / steps.run.rows).read_text().splitlines()]
+    found = [row for row in rows if row["metric"] == "unlearning_seconds"]
+    assert [round(row["value"], 4) for row in found] == [round(s, 4) for one in records for s in one["method_seconds"]]
+    assert all(row["value"] > 0 for row in found)
+    table = (project / "results/tiny/papers/planted/methods.md").read_text()
+    assert f"Seconds were measured on {found[0]['device']}." in " ".join(table.split())
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_every_repetition_goes_on_from_the_run_nearest_the_mean(project: Path) -> None:
     before, steps = (

@@ -29,8 +29,10 @@ with job(globals().get("snakemake")) as run:
         )
         original = models.load(run.input.original, base).to(run.device) if "original" in run.input else None
         served = requests.steps(images.splits["train"], asked, same=run.asks.same, size=run.asks.served)
+        forgotten = 0
         for part, (forget, retain, indices, replacement) in enumerate(served):
-            run.facts |= {"forget": len(forget.labels), "retain": len(retain.labels)}
+            forgotten += len(forget.labels)
+            run.facts |= {"forget": forgotten, "retain": len(retain.labels)}
             at = unlearners.Step(
                 seed=run.seed(number),
                 recipe=recipe,
@@ -44,7 +46,7 @@ with job(globals().get("snakemake")) as run:
                 initial=lambda: models.fresh(start.network, run.seed_of_base(base)),
                 checkpoint=run.checkpoint(number, part),
             )
-            with run.timed():
+            with run.timed(number):
                 made = unlearn(made.network, forget, retain, at, **keywords)
         return made
 

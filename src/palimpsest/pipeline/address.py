@@ -440,7 +440,7 @@ class Addresses:
             for name in judged
             if (request := self._shadow_request(name))
         }
-        told = {
+        told: dict[str, Any] = {
             "task": task_of(self.config, run.model),
             "metrics": self.plan.metrics_of(run),
             "families": self.plan.families_of(run),
@@ -459,6 +459,10 @@ class Addresses:
                 for block in self.plan.blocks(one)
             ],
         }
+        if "seconds" in self.plan.needs_of(run):
+            told["bases"] = [base for block in every for base in self.bases(run, block)]
+            above["trained"] = [self.base(run, block)["record"] for block in every]
+            above["unlearned"] = [self.model(run, block)["record"] for block in every if run.unlearner != ORIGINAL]
         families = [f"metrics.{name}" for name in told["families"]]
         return told, above, "measure", *families, *(self._module("attacks", name) for name in judged)
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from palimpsest.pipeline import papers
 from palimpsest.pipeline.cells import Cell
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.papers import IDENTITY
@@ -120,7 +121,7 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[s
 
 
 def _ours(one: Compared) -> Mapping[int, float]:
-    if one.cell.derive == "sd":  # one number of all repetitions
+    if one.cell.derive == papers.SD:  # one number of all repetitions
         return _ours_mean(one)
     return {} if one.verdict is compare.Verdict.DIVERGED else one.values
 

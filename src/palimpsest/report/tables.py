@@ -133,6 +133,8 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         f"The control{'s' * (len(labels) > 1)} {', '.join(labels)} give{'s' * (len(labels) == 1)} the {says}."
         for says, labels in of_controls.items()
     ]
+    devices = dict.fromkeys(device for one in found for device in one.devices)
+    measured = [f"Seconds were measured on {'; '.join(devices)}."] if devices else []
     said = [f"{mark.sign} {mark.meaning}." for mark in marks.Mark if any(mark in one.marks for one in found)]
     shown = {one.verdict for one in found}
     return Table(
@@ -145,7 +147,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         blocks=tuple(_block(lines, columns, names, layout["metrics"]) for lines in blocks.values()),
         banner=banner((one.cell for one in found), names),
         n=usual_n(found),
-        footnotes=(*([own["footnote"]] if "footnote" in own else []), *controls, *said),
+        footnotes=(*([own["footnote"]] if "footnote" in own else []), *controls, *measured, *said),
         signs=tuple(verdict for verdict in Verdict if verdict.meaning and verdict in shown),
     )
 
