@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -19,9 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from test_unlearners import samples, tiny_model
 
-from palimpsest import models, requests
+from palimpsest import curvature, models, requests
 from palimpsest.data import Images, Samples, pixels, replaced
-from palimpsest.requests import Choice, Request, RequestError, Rule
+from palimpsest.requests import Choice, Request, RequestError, Rule, _ranked
 
 PACKAGE = Path(requests.__file__).parent
 KINDS = sorted(file.stem for file in PACKAGE.glob("[!_]*.py"))
@@ -36,6 +37,7 @@ RULES = {
     "classes": Rule("classes", {"classes": [1, 3]}),
     "samples": Rule("samples", {"count": 7}),
     "margin": Rule("margin", {"count": 5}),
+    "gradient_norm": Rule("gradient_norm", {"count": 5}),
     "noise": Rule("noise", {"count": 6}),
 }
 
@@ -138,12 +140,50 @@ def test_the_smallest_margins_come_worst_first() -> None:
     assert RULES["margin"].choose(IMAGES, replace(at(), model=model)).indices.tolist() == worst[:5]
 
 
-def test_a_model_without_finite_outputs_chooses_nothing() -> None:
+@pytest.mark.parametrize("layers", ["all", "last"])
+@pytest.mark.parametrize("network", ["one", "an ensemble"])
+def test_the_largest_gradients_come_first(layers: str, network: str) -> None:
+    keywords = {"members": 3, "keywords": {"width": 4, "hidden": 8}}
+    ensemble = models.create(models.Spec("ensemble", 4, 1, keywords), torch.tensor([0.3]), torch.tensor([0.3]), 1)
+    model = (tiny_model() if network == "one" else ensemble).double().train()
+    for module in model.modules():  # which drops nothing in evaluation mode
+        if isinstance(module, torch.nn.Sequential):
+            module.insert(0, torch.nn.Dropout(0.5))
+    model.eval()
+    over = [parameter for name, parameter in model.named_parameters() if layers == "all" or re.search("[89]\\.", name)]
+    assert len(over) == {"one": 1, "an ensemble": 3}[network] * {"all": 8, "last": 2}[layers]
+    norms = []
+    for image, label in zip(*TRAIN, strict=True):
+        loss = torch.nn.functional.cross_entropy(model(pixels(image[None], torch.float64)), label[None])
+        norms.append(float(curvature.flat(torch.autograd.grad(loss, over)).norm()))
+    found = Rule("gradient_norm", {"count": 39, "layers": layers}).choose(IMAGES, replace(at(), model=model.train()))
+    assert found.indices.tolist() == sorted(range(40), key=norms.__getitem__, reverse=True)[:39]
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    of_two = Rule("gradient_norm", {"count": 7, "layers": layers, "classes": [1, 3]})
+    wanted = [index for index in found.indices.tolist() if index % 2][:7]
+    assert of_two.choose(IMAGES, replace(at(), model=model)).indices.tolist() == wanted
+
+
+def test_samples_that_a_score_cannot_tell_apart_come_in_upstream_order() -> None:
+    scores = torch.tensor([1.0, 3.0, 2.0]).repeat(13)
+    found = _ranked.first(IMAGES, torch.arange(1, 40), scores, 30, False).indices.tolist()
+    assert found == [*range(2, 40, 3), *range(3, 40, 3), *range(1, 40, 3)][:30]
+
+
+def test_a_network_without_a_dense_layer_has_no_last_one_to_rank_by() -> None:
+    model = tiny_model()
+    model.net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 8), torch.nn.Flatten())
+    with pytest.raises(RequestError, match="this network has no dense layer"):
+        Rule("gradient_norm", {"layers": "last"}).choose(IMAGES, replace(at(), model=model))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if RULES[kind].needs == ("model",)])
+def test_a_model_without_finite_outputs_chooses_nothing(kind: str) -> None:
     model = tiny_model()
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
     with pytest.raises(models.Diverged, match="not finite"):
-        RULES["margin"].choose(IMAGES, replace(at(), model=model))
+        RULES[kind].choose(IMAGES, replace(at(), model=model))
 
 
 @pytest.mark.parametrize("values", ["float", "8-bit"])
@@ -347,7 +387,7 @@ def test_requests_survive_their_file_and_hold_no_index_where_the_rule_is_enough(
         assert (again.replacement is None) == (request.replacement is None)
         assert again.replacement is None or request.replacement is None or same(again.replacement, request.replacement)
     names, about = kept(tmp_path / "file")
-    assert bool(names) == (kind in ("margin", "noise"))
+    assert bool(names) == (bool(rule.needs) or kind == "noise")
     assert about["method"] == rule.method and about["requests"]["5"]["seed"] == 12
     with pytest.raises(RequestError, match="has no request 3; it has 2, 5"):
         requests.read(tmp_path / "file", IMAGES, 3)
