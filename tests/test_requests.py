@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import convex
 import pytest
 import torch
 from card import card
@@ -38,6 +39,7 @@ RULES = {
     "samples": Rule("samples", {"count": 7}),
     "margin": Rule("margin", {"count": 5}),
     "gradient_norm": Rule("gradient_norm", {"count": 5}),
+    "influence": Rule("influence", {"count": 5}),
     "noise": Rule("noise", {"count": 6}),
 }
 
@@ -162,6 +164,61 @@ def test_the_largest_gradients_come_first(layers: str, network: str) -> None:
     of_two = Rule("gradient_norm", {"count": 7, "layers": layers, "classes": [1, 3]})
     wanted = [index for index in found.indices.tolist() if index % 2][:7]
     assert of_two.choose(IMAGES, replace(at(), model=model)).indices.tolist() == wanted
+
+
+class TestInfluence:
+    """On softmax regression in its minimum, where the prediction and what it predicts can be computed exactly."""
+
+    DECAY = 0.05
+    TRAIN, OTHER = convex.clouds(60), convex.clouds(40, seed=9)
+    IMAGES = Images.of(("a", "b", "c"), train=TRAIN, test=OTHER, spare=convex.clouds(15, seed=4))
+
+    def ranked(self, count: int = 59, **keywords: Any) -> list[int]:
+        """The request, with the weight decay of the objective as damping: its Hessian is then that of the formula."""
+        model = convex.trained(self.TRAIN, self.DECAY)
+        model.mean = torch.zeros(1, dtype=torch.float64)
+        given = {"count": count, "damping": self.DECAY, "tolerance": 1e-9, **keywords}
+        return Rule("influence", given).choose(self.IMAGES, replace(at(), model=model)).indices.tolist()
+
+    def left(self, *gone: int) -> Samples:
+        stays = [index for index in range(60) if index not in gone]
+        return Samples(*(part[stays] for part in self.TRAIN))
+
+    def loss_without(self, *gone: int) -> float:
+        return float(convex.objective(convex.minimum(self.left(*gone), self.DECAY), self.OTHER, 0.0))
+
+    @pytest.mark.parametrize("on", ["test", "spare"])
+    def test_is_the_formula_with_the_whole_inverse_matrix(self, on: str) -> None:
+        theta, split = convex.minimum(self.TRAIN, self.DECAY), self.IMAGES.splits[on]
+        slope = torch.func.grad(convex.objective)
+        raised = torch.linalg.inv(convex.hessian(theta, self.TRAIN, self.DECAY)) @ slope(theta, split, 0.0)
+        ones = [Samples(*(part[index : index + 1] for part in self.TRAIN)) for index in range(60)]
+        scores = [float(slope(theta, one, 0.0) @ raised) for one in ones]
+        wanted = sorted(range(60), key=scores.__getitem__, reverse=True)
+        assert self.ranked(on=on, samples=None) == self.ranked(on=on) == wanted[:59]
+        of_two = [index for index in wanted if self.TRAIN.labels[index] != 1]
+        assert self.ranked(5, on=on, classes=[0, 2]) == of_two[:5]
+
+    def test_foresees_what_training_without_each_sample_gives(self) -> None:
+        raised = [self.loss_without(index) for index in range(60)]
+        wanted, found = sorted(range(60), key=raised.__getitem__, reverse=True), self.ranked()
+        assert found[:3] == wanted[:3] and raised[found[0]] > self.loss_without() > raised[found[-1]]
+        places = torch.tensor([found.index(index) - wanted.index(index) for index in found], dtype=torch.float64)
+        assert 1 - 6 * places.square().sum() / (60 * (60**2 - 1)) > 0.99, "the rank correlation, but for the last"
+
+    def test_together_they_do_more_harm_than_any_that_are_drawn(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        drawn = [self.loss_without(*torch.randperm(60, generator=generator)[:10].tolist()) for _ in range(50)]
+        assert self.loss_without(*self.ranked(10)) > max(drawn) > self.loss_without()
+
+    def test_a_sample_of_the_training_set_gives_another_curvature_and_the_same_again(self) -> None:
+        few = self.ranked(samples=10)
+        assert few == self.ranked(samples=10) != self.ranked()
+
+    @pytest.mark.parametrize("on", ["train", "backup"])
+    def test_a_split_that_is_not_there_ends_in_a_sentence(self, on: str) -> None:
+        with pytest.raises(RequestError, match=f"influence: on cannot be '{on}'; the data has spare, test"):
+            self.ranked(on=on)
 
 
 def test_samples_that_a_score_cannot_tell_apart_come_in_upstream_order() -> None:
