@@ -409,6 +409,28 @@ def test_a_request_chosen_with_a_model_at_hand_lies_under_the_chain_that_it_was_
     assert found[1].of.seed(0) != at("request", dataset="digits", request="class_0", block="0-1").seed(0)
 
 
+def test_a_request_that_takes_another_in_depends_on_its_code_and_needs_what_it_needs(
+    edited: Callable[[str], None],
+) -> None:
+    entries = {"worst": {"method": "margin", "count": 20}, "some": {"method": "samples", "count": 20}}
+    entries |= {f"with_{name}": {"method": "mixed", "hostile": name, "count": 50} for name in ("worst", "some")}
+
+    def asked(name: str) -> Address:
+        (found,) = planned(requests=entries).requests(Run(**BASE, forget=name, unlearner="retrain"), "0-1")
+        return found.of
+
+    before = {name: asked(name) for name in entries}
+    assert {name: one.stage for name, one in before.items() if "with" in name} == {
+        "with_worst": "choose",
+        "with_some": "request",
+    }
+    keywords = {"hostile": "margin", "settings": {"count": 20}, "count": 50}
+    assert before["with_worst"].asks == {"method": "mixed", "keywords": keywords}
+    edited("requests/margin.py")
+    changed = {name for name in before if asked(name).key != before[name].key}
+    assert changed == {"worst", "with_worst"}
+
+
 def test_a_value_may_be_searched_on_a_smaller_data_set() -> None:
     smaller = {"digit_pairs": {"dataset": "digits", "requests": {"classes_5_16_25_34_78": "class_0"}}}
     at = planned(budgets={"tuned_on": smaller})

@@ -40,6 +40,7 @@ RULES = {
     "margin": Rule("margin", {"count": 5}),
     "gradient_norm": Rule("gradient_norm", {"count": 5}),
     "influence": Rule("influence", {"count": 5}),
+    "mixed": Rule("mixed", {"hostile": "margin", "settings": {"count": 5}, "count": 12}),
     "noise": Rule("noise", {"count": 6}),
 }
 
@@ -221,6 +222,21 @@ class TestInfluence:
             self.ranked(on=on)
 
 
+@pytest.mark.parametrize("hostile", ["margin", "classes"])
+def test_hostile_samples_stand_anywhere_among_honest_ones(hostile: str) -> None:
+    inner = RULES[hostile].choose(IMAGES, at()).indices.tolist()
+    count = len(inner) + 12
+    rule = Rule("mixed", {"hostile": hostile, "settings": RULES[hostile].keywords, "count": count})
+    found = [rule.choose(IMAGES, at(seed)).indices.tolist() for seed in range(200)]
+    assert all(len(one) == len(set(one)) == count and set(inner) < set(one) for one in found)
+    assert {index for one in found for index in one} == set(range(40)), "anyone may ask honestly"
+    places = {index: torch.tensor([one.index(index) for one in found]).double() for index in inner}
+    for found_at in places.values():
+        assert found_at.min() < 2 and found_at.max() > count - 3, "at both ends"
+        assert abs(found_at.mean() - (count - 1) / 2) < 4 * count / 200**0.5 / 12**0.5
+    assert len({tuple(index for index in one if index in inner) for one in found}) > 80, "in any order"
+
+
 def test_samples_that_a_score_cannot_tell_apart_come_in_upstream_order() -> None:
     scores = torch.tensor([1.0, 3.0, 2.0]).repeat(13)
     found = _ranked.first(IMAGES, torch.arange(1, 40), scores, 30, False).indices.tolist()
@@ -280,6 +296,25 @@ CANNOT = {
     "cannot forget 11 of 10 training samples": ("samples", {"count": 11, "classes": [4]}),
     "cannot forget 0 of 100 training samples": ("samples", {"share": 0.001}),
     "leaves no sample of class 4, which it must keep": ("samples", {"count": 10, "classes": [4], "keep_classes": True}),
+    "it takes a kind of request as hostile, and none is named": ("mixed", {}),
+    "there is no kind of request requests/nobody.py": ("mixed", {"hostile": "nobody"}),
+    "10 hostile samples and honest ones cannot make 10 of 100": (
+        "mixed",
+        {"hostile": "samples", "settings": {"count": 10}, "count": 10},
+    ),
+    "5 hostile samples and honest ones cannot make 100 of 100": (
+        "mixed",
+        {"hostile": "samples", "settings": {"count": 5}, "count": 100},
+    ),
+    "leaves no sample of class 4, which": (
+        "mixed",
+        {"hostile": "classes", "settings": {"classes": [4]}, "count": 11, "keep_classes": True},
+    ),
+    "noise replaces samples, and a request that removes others cannot do both": (
+        "mixed",
+        {"hostile": "noise", "settings": {"count": 5}},
+    ),
+    "mixed: the request is chosen with a model, and none was given": ("mixed", {"hostile": "margin"}),
     "there is no kind of request requests/../data.py": ("../data", {}),
     "there is no kind of request requests/__init__.py": ("__init__", {}),
     "margin: the request is chosen with a model, and none was given": ("margin", {"count": 1}),
@@ -330,7 +365,8 @@ def test_a_kind_takes_the_data_and_a_choice_and_says_what_it_needs_in_words_that
         for node in body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NEEDS"
     ]
-    assert tuple(*named) == RULES[kind].needs
+    inner = Rule(RULES[kind].keywords["hostile"]).needs if kind == "mixed" else ()
+    assert (*tuple(*named), *inner) == RULES[kind].needs
     assert set(RULES[kind].needs) <= Choice.__dataclass_fields__.keys()
     for name in RULES[kind].needs:
         with pytest.raises(RequestError, match=f"is chosen with a {name}, and none was given"):

@@ -20,9 +20,9 @@ with job(globals().get("snakemake")) as run:
         try:
             model = models.load(run.input.model, number).to(run.device)
             surrogate = models.load(run.input.surrogate, number).to(run.device) if "surrogate" in run.input else None
+            return rule.choose(images, requests.Choice(seeds[number], number, model, against, surrogate, recipe))
         except models.Diverged as reason:
             return reason
-        return rule.choose(images, requests.Choice(seeds[number], number, model, against, surrogate, recipe))
 
     with run.writing(run.output.request) as path:
         requests.write({number: chosen(number) for number in run.numbers}, path, images, rule, seeds)

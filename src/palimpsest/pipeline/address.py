@@ -25,9 +25,11 @@ from palimpsest.pipeline.configuration import (
     ROOT,
     SECTIONS,
     ConfigError,
+    files_of,
     grid_of,
     keywords_of,
     method_of,
+    needs_of,
     recipe_of,
     task_of,
 )
@@ -215,7 +217,7 @@ class Addresses:
 
     def _at_hand(self, request: str) -> bool:
         """Whether a request is chosen with a model at hand."""
-        return bool(method.needs("requests", method_of(self.config, "requests", request)))
+        return bool(needs_of(self.config, "requests", request))
 
     # For each rule: the settings of its script, what it reads, and the modules that it executes
 
@@ -225,11 +227,11 @@ class Addresses:
         return told, {}, self._module("datasets", dataset)
 
     def _request(self, dataset: str, request: str, block: str) -> tuple[Any, ...]:
-        return self._told("requests", request), {"images": self._images(dataset)}, self._module("requests", request)
+        return self._told("requests", request), {"images": self._images(dataset)}, *self._modules("requests", request)
 
     def _choose(self, dataset: str, model: str, chain: str, request: str, block: str) -> tuple[Any, ...]:
         entry = self.config["requests"][request]
-        told, modules = self._told("requests", request), [self._module("requests", request)]
+        told, modules = self._told("requests", request), self._modules("requests", request)
         above: dict[str, Any] = {"images": self._images(dataset)}
         run = Run.of_chain(dataset, model, chain)
         if run:
@@ -324,10 +326,7 @@ class Addresses:
             "kept": [before["kept"]],
             "requests": self.requests(run, block),
         }
-        modules = [self._module("unlearners", unlearner), f"tasks.{told['task']}"]
-        if backbone := told["keywords"].get("backbone"):
-            modules.append(method.module("unlearners", backbone))
-        return told, above, *modules
+        return told, above, *self._modules("unlearners", unlearner), f"tasks.{told['task']}"
 
     def _attack(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
@@ -495,6 +494,10 @@ class Addresses:
         """Return the name of a method's file and its keywords, or only those that one `function` of the file takes."""
         keywords = keywords_of(self.config, section, name, function)
         return {"method": method_of(self.config, section, name), "keywords": keywords}
+
+    def _modules(self, section: str, name: str) -> list[str]:
+        """Return the modules that an entry runs: its own, and that of the entry it wraps."""
+        return [method.module(SECTIONS[section], file) for file in files_of(self.config, section, name)]
 
     def _module(self, section: str, name: str) -> str:
         return method.module(SECTIONS[section], method_of(self.config, section, name))

@@ -7,6 +7,9 @@ Each file of this package is one kind of request and has one function,
 `at` is what the workflow gives, a `Choice`; what stands after `*` are the kind's own keywords. A kind that needs more
 than the data and a seed declares it: `NEEDS = ("model",)`, any of the fields `model`, `unlearner` and `surrogate`.
 
+A kind that takes some of its samples from another kind names that in the keyword `hostile`; it then needs what that one
+needs.
+
 Indices count into the training set as it was before anything was forgotten, whatever was forgotten since; `split` finds
 them in what is left. The UMA paper forgets whole classes or 5,000 random images (Section 5.1). The label-leakage paper
 forgets one class, three, or up to nine at random (its Section VI). The healing paper serves its requests in
@@ -85,8 +88,9 @@ class Rule:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What the kind needs besides the data and a seed."""
-        return getattr(self._module(), "NEEDS", ())
+        """What the kind, and the one that it takes samples from, need besides the data and a seed."""
+        inner = self.keywords.get("hostile")
+        return (*getattr(self._module(), "NEEDS", ()), *(Rule(inner).needs if inner else ()))
 
     def _module(self) -> Any:
         if self.method not in {file.stem for file in Path(__file__).parent.glob("[!_]*.py")}:  # a name from a file

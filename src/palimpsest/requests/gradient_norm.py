@@ -34,7 +34,7 @@ def choose(
     images: Images,
     at: Choice,
     *,
-    count: Annotated[int, "[1, inf)"] = 25,
+    count: Annotated[int, "[1, train)"] = 25,
     layers: Literal["all", "last"] = "all",
     classes: Sequence[Annotated[int, "[0, classes)"]] | None = None,
     keep_classes: bool = False,

@@ -37,7 +37,7 @@ def choose(
     images: Images,
     at: Choice,
     *,
-    count: Annotated[int, "[1, inf)"] = 25,
+    count: Annotated[int, "[1, train)"] = 25,
     on: str = "test",
     damping: Annotated[float, "(0, inf)"] = 0.01,
     steps: Annotated[int, "[1, inf)"] = 50,

@@ -25,7 +25,7 @@ BATCH = 500  # images at once, as few as any card takes
 
 @checked
 def choose(
-    images: Images, at: Choice, *, count: Annotated[int, "[1, inf)"] = 25, keep_classes: bool = False
+    images: Images, at: Choice, *, count: Annotated[int, "[1, train)"] = 25, keep_classes: bool = False
 ) -> Request:
     """The `count` training samples with the smallest margin under `at.model`, worst first, ties in upstream order.
 
