@@ -19,7 +19,8 @@ import torch
 from card import card
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_unlearners import samples, tiny_model
+from test_unlearners import run, samples, tiny_model
+from test_unlearners import start as started
 
 from palimpsest import curvature, models, requests
 from palimpsest.data import Images, Samples, pixels, replaced
@@ -42,6 +43,7 @@ RULES = {
     "influence": Rule("influence", {"count": 5}),
     "mixed": Rule("mixed", {"hostile": "margin", "settings": {"count": 5}, "count": 12}),
     "noise": Rule("noise", {"count": 6}),
+    "shard": Rule("shard", {"shard": 1, "count": 5}),
 }
 
 
@@ -55,7 +57,8 @@ def labelled(labels: torch.Tensor) -> Images:
 
 
 def at(seed: int = 3, repetition: int = 0) -> Choice:
-    return Choice(seed, repetition, tiny_model(), partial(print), tiny_model(2))
+    kept = {"assignment/shard": torch.arange(40) % 3}
+    return Choice(seed, repetition, tiny_model(), partial(print), tiny_model(2), kept=kept)
 
 
 def chosen(method: str, images: Images, seed: int = 0, repetition: int = 0, **keywords: Any) -> list[int]:
@@ -237,6 +240,41 @@ def test_hostile_samples_stand_anywhere_among_honest_ones(hostile: str) -> None:
     assert len({tuple(index for index in one if index in inner) for one in found}) > 80, "in any order"
 
 
+def test_a_request_aimed_at_a_shard_retrains_that_one_and_no_other() -> None:
+    model, kept = started("sisa")
+    assert kept is not None
+    choice = replace(at(), model=model, kept=kept)
+    first = Rule("shard", {"shard": 2, "count": 4}).choose(IMAGES, choice)
+    assert first.indices.tolist() == sorted(first.indices.tolist())
+    assert kept["assignment/shard"][first.indices].tolist() == [2, 2, 2, 2]
+    assert first.indices.tolist() != Rule("shard", {"shard": 2, "count": 4}).choose(IMAGES, at(4)).indices.tolist()
+    forget, retain, indices, _ = requests.split(TRAIN, first)
+    after = run("sisa", model, forget, retain, indices=indices, kept=kept)
+    same_as_before = [
+        all(torch.equal(one, other) for one, other in zip(a.parameters(), b.parameters(), strict=True))
+        for a, b in zip(model.net.members, after.net.members, strict=True)  # type: ignore[arg-type]
+    ]
+    assert same_as_before == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("shards", "keywords", "sentence"),
+    [
+        (None, {}, "the model keeps no shards to aim at"),
+        (torch.zeros(39), {}, "are of 39 samples of 40; such a request must be the first"),
+        (torch.arange(40) % 3, {"shard": 3}, "there is no shard 3; the model's are 0..2"),
+        (torch.arange(40) % 3, {"shard": 1, "count": 14}, "cannot forget 14 of 13 training samples"),
+        (torch.arange(40) % 4, {"count": 10, "keep_classes": True}, "no sample of class 0, which it must keep"),
+    ],
+)
+def test_a_shard_that_cannot_be_asked_for_ends_in_a_sentence(
+    shards: torch.Tensor | None, keywords: dict[str, Any], sentence: str
+) -> None:
+    kept = {} if shards is None else {"assignment/shard": shards.long()}
+    with pytest.raises(RequestError, match=sentence):
+        Rule("shard", keywords).choose(IMAGES, replace(at(), kept=kept))
+
+
 def test_samples_that_a_score_cannot_tell_apart_come_in_upstream_order() -> None:
     scores = torch.tensor([1.0, 3.0, 2.0]).repeat(13)
     found = _ranked.first(IMAGES, torch.arange(1, 40), scores, 30, False).indices.tolist()
@@ -314,10 +352,11 @@ CANNOT = {
         "mixed",
         {"hostile": "noise", "settings": {"count": 5}},
     ),
-    "mixed: the request is chosen with a model, and none was given": ("mixed", {"hostile": "margin"}),
+    "mixed: the request is chosen with 'model', and none was given": ("mixed", {"hostile": "margin"}),
+    "shard: the request is chosen with 'kept', and none was given": ("shard", {}),
     "there is no kind of request requests/../data.py": ("../data", {}),
     "there is no kind of request requests/__init__.py": ("__init__", {}),
-    "margin: the request is chosen with a model, and none was given": ("margin", {"count": 1}),
+    "margin: the request is chosen with 'model', and none was given": ("margin", {"count": 1}),
 }
 
 
@@ -369,7 +408,7 @@ def test_a_kind_takes_the_data_and_a_choice_and_says_what_it_needs_in_words_that
     assert (*tuple(*named), *inner) == RULES[kind].needs
     assert set(RULES[kind].needs) <= Choice.__dataclass_fields__.keys()
     for name in RULES[kind].needs:
-        with pytest.raises(RequestError, match=f"is chosen with a {name}, and none was given"):
+        with pytest.raises(RequestError, match=f"is chosen with {name!r}, and none was given"):
             RULES[kind].choose(IMAGES, replace(at(), **{name: None}))
 
 

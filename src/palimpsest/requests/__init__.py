@@ -5,7 +5,8 @@ Each file of this package is one kind of request and has one function,
     choose(images, at, *, ...) -> Request
 
 `at` is what the workflow gives, a `Choice`; what stands after `*` are the kind's own keywords. A kind that needs more
-than the data and a seed declares it: `NEEDS = ("model",)`, any of the fields `model`, `unlearner` and `surrogate`.
+than the data and a seed declares it: `NEEDS = ("model",)`, any of the fields `model`, `unlearner`, `surrogate` and
+`kept`.
 
 A kind that takes some of its samples from another kind names that in the keyword `hostile`; it then needs what that one
 needs.
@@ -61,8 +62,9 @@ class Choice:
 
     seed: of all that is random. repetition: which of several that are compared, from 0. model: a network of the chain
     so far. unlearner: what a crafted request is made against, the method's function; its settings are `.keywords`.
-    surrogate: a network that stands in for `model` where that is not known. These three are None for a kind that does
-    not name them in `NEEDS`. recipe: how the base models were trained, as the `Step` of `unlearner` takes it.
+    surrogate: a network that stands in for `model` where that is not known. kept: what the base training or the step
+    before left, as a `Step` has it. These four are None for a kind that does not name them in `NEEDS`. recipe: how the
+    base models were trained, as the `Step` of `unlearner` takes it.
     """
 
     seed: int
@@ -71,6 +73,7 @@ class Choice:
     unlearner: partial[Any] | None = None
     surrogate: Network | None = None
     recipe: Recipe | None = None
+    kept: Mapping[str, torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Rule:
     def choose(self, images: Images, at: Choice) -> Request:
         """The request, checked; `RequestError` where the data has none such or `at` lacks what the kind needs."""
         if lacking := [name for name in self.needs if getattr(at, name) is None]:
-            raise RequestError(f"{self.method}: the request is chosen with a {lacking[0]}, and none was given")
+            raise RequestError(f"{self.method}: the request is chosen with {lacking[0]!r}, and none was given")
         return check(images, self._module().choose(images, at, **self.keywords))
 
     @property
