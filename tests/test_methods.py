@@ -174,6 +174,17 @@ def test_what_a_method_reads_of_what_not_everyone_has_is_what_it_says_it_needs(f
         assert all(type(needs) is tuple for needs in said)
 
 
+def test_an_unlearner_that_reads_the_original_says_that_it_needs_it() -> None:
+    for name, tree in methods("unlearners"):
+        said = [
+            ast.unparse(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NEEDS"
+        ]
+        read = any(isinstance(node, ast.Attribute) and ast.unparse(node) == "at.original" for node in ast.walk(tree))
+        assert ("'original'" in "".join(said)) == read, name
+
+
 @pytest.mark.parametrize(("stage", "names"), [("on_images", ["OnImages"]), ("on_labels", ["OnLabels", "Judging"])])
 def test_what_the_workflow_gives_cannot_be_changed_by_a_method(stage: str, names: list[str]) -> None:
     tree = ast.parse((PACKAGE / "attacks" / stage / "__init__.py").read_text())

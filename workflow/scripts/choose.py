@@ -8,7 +8,7 @@ with job(globals().get("snakemake")) as run:
     from palimpsest import data, models, requests, train, unlearners
 
     images = data.read(run.input.images).to(run.device)
-    rule = requests.Rule(run.asks.method, run.asks.keywords)
+    rule = requests.Rule(run.asks.method, run.asks.keywords, getattr(run.asks, "spares", ""))
     seeds = {number: run.seed(number) for number in run.numbers}
     against = recipe = None
     if "unlearner" in rule.needs:
@@ -20,7 +20,9 @@ with job(globals().get("snakemake")) as run:
         try:
             model = models.load(run.input.model, number).to(run.device)
             surrogate = models.load(run.input.surrogate, number).to(run.device) if "surrogate" in run.input else None
-            return rule.choose(images, requests.Choice(seeds[number], number, model, against, surrogate, recipe))
+            kept = run.read_tensors(run.input.kept, number) if "kept" in run.input else None
+            choice = requests.Choice(seeds[number], number, model, against, surrogate, recipe, kept)
+            return rule.choose(images, choice)
         except models.Diverged as reason:
             return reason
 

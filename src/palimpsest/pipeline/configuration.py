@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[3]
 RESERVED = {
     "datasets": {"method", "subset", "hold_back"},
     "models": {"method", "task"},
-    "requests": {"method", "repetitions", "served", "against", "surrogate", "held_out_base"},
-    "unlearners": {"method", "also_in", "from_nearest"},
+    "requests": {"method", "repetitions", "served", "against", "surrogate", "held_out_base", "spares"},
+    "unlearners": {"method", "also_in", "from_nearest", "on"},
     "attacks": {"method", "images", "equally_sure", "towards", "made_on", "shadows"},
     "defenses": {"method"},
 }
@@ -124,29 +124,33 @@ def method_of(config: Mapping[str, Any], section: str, name: str) -> str:
     return str(config[section][name].get("method", name))
 
 
-def keywords_of(config: Mapping[str, Any], section: str, name: str, function: str = "") -> dict[str, Any]:
+def keywords_of(
+    config: Mapping[str, Any], section: str, name: str, function: str = "", dataset: str = ""
+) -> dict[str, Any]:
     """Return the keywords of an entry, or only those that one `function` of its method takes.
 
     A variant (`method: other`) starts from those of the other entry.
     """
-    found, wraps = _stated(config, section, name), WRAPS.get(section, "")
+    found, wraps = _stated(config, section, name, dataset), WRAPS.get(section, "")
     if inner := found.get(wraps):  # a method that wraps another entry gets that entry's keywords as its settings
-        found["settings"] = {**keywords_of(config, section, inner), **found.get("settings", {})}
+        found["settings"] = {**keywords_of(config, section, inner, "", dataset), **found.get("settings", {})}
         found[wraps] = method_of(config, section, inner)
     taken = method.keywords(SECTIONS[section], method_of(config, section, name), function) if function else found
     return {key: value for key, value in found.items() if key in taken}
 
 
-def _stated(config: Mapping[str, Any], section: str, name: str) -> dict[str, Any]:
+def _stated(config: Mapping[str, Any], section: str, name: str, dataset: str = "") -> dict[str, Any]:
     """The keywords of an entry as they stand there, over those of the entry of which it is a variant."""
     entry, parent = config[section][name], method_of(config, section, name)
-    inherited = _stated(config, section, parent) if parent != name and parent in config[section] else {}
-    return {**inherited, **{key: value for key, value in entry.items() if key not in RESERVED[section]}}
+    inherits = parent != name and parent in config[section]
+    inherited = _stated(config, section, parent, dataset) if inherits else {}
+    found = {**inherited, **{key: value for key, value in entry.items() if key not in RESERVED[section]}}
+    return found | (entry.get("on", {}).get(dataset, {}) if section == "unlearners" else {})
 
 
-def files_of(config: Mapping[str, Any], section: str, name: str) -> dict[str, dict[str, Any]]:
+def files_of(config: Mapping[str, Any], section: str, name: str, dataset: str = "") -> dict[str, dict[str, Any]]:
     """The files of methods that an entry runs, each with its keywords: its own, and that of the entry it wraps."""
-    found = keywords_of(config, section, name)
+    found = keywords_of(config, section, name, "", dataset)
     inner = found.get(WRAPS.get(section, ""))
     return {method_of(config, section, name): found} | ({str(inner): found["settings"]} if inner else {})
 
@@ -195,6 +199,10 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
     fixed = {key: value for key, value in entry.items() if key not in tuned}
     for given in (fixed, *({key: one} for key, value in tuned.items() for one in value["tune"])):
         _check_keywords(where, given, valid, RESERVED[section])
+    for dataset, own in entry.get("on", {}).items() if section == "unlearners" else ():
+        if dataset not in config["datasets"]:
+            raise ConfigError(unknown(f"{where}.on", "data set", dataset, config["datasets"]))
+        _check_keywords(f"{where}.on.{dataset}", own, valid)
     for key, words in CHOICES.items():
         if section == "attacks" and entry.get(key, words[0]) not in words:
             raise ConfigError(unknown(f"{where}.{key}", "word", str(entry[key]), words))
