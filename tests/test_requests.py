@@ -19,7 +19,7 @@ import torch
 from card import card
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_unlearners import run, samples, tiny_model
+from test_unlearners import flat, run, samples, tiny_model
 from test_unlearners import start as started
 
 from palimpsest import curvature, models, requests
@@ -44,6 +44,7 @@ RULES = {
     "mixed": Rule("mixed", {"hostile": "margin", "settings": {"count": 5}, "count": 12}),
     "noise": Rule("noise", {"count": 6}),
     "shard": Rule("shard", {"shard": 1, "count": 5}),
+    "file": Rule("file", {"path": str(Path(__file__).with_name("request.txt"))}),
 }
 
 
@@ -275,6 +276,67 @@ def test_a_shard_that_cannot_be_asked_for_ends_in_a_sentence(
         Rule("shard", keywords).choose(IMAGES, replace(at(), kept=kept))
 
 
+def test_a_file_is_served_in_its_order(tmp_path: Path) -> None:
+    path = tmp_path / "request.txt"
+    path.write_bytes(b"# worst first\r\n 30 # wing\r\n\r\n007\n2\r\n39")
+    for seed in (0, 1):
+        assert chosen("file", IMAGES, seed, path=str(path)) == [30, 7, 2, 39]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"3\n40\n", "request.txt:2 names '40'; a training sample has an index in 0..39"),
+        (b"# all\n\n-1", "request.txt:3 names '-1'; a training sample has"),
+        (b"1, 2", "request.txt:1 names '1, 2'; a"),
+        (b"1.0", "request.txt:1 names '1.0'; a"),
+        ("٣".encode(), "request.txt:1 names '٣'; a"),
+        (b"9" * 5000, f"request.txt:1 names '{'9' * 40}'; a"),
+        (b"5\n2\n05", "request.txt:3 names training sample 5, as line 1 did already"),
+        (b"# nobody\n\n", "request.txt names no training sample"),
+        (b"", "request.txt names no training sample"),
+        (b"\xff\xfe3", "it is no text file that can be read"),
+        (None, "it is no text file that can be read"),
+        ("\n".join(map(str, range(40))).encode(), "the forget set is the whole training set"),
+        ("\n".join(map(str, range(2, 40, 4))).encode(), "leaves no sample of class 2, which it must keep"),
+    ],
+)
+def test_every_fault_of_a_file_is_a_sentence_with_its_line(
+    content: bytes | None, sentence: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "request.txt"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(RequestError) as refused:
+        Rule("file", {"path": str(path), "keep_classes": True}).choose(IMAGES, Choice(0))
+    assert sentence in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_request_that_a_file_listed_stays_though_the_file_goes(tmp_path: Path) -> None:
+    (tmp_path / "request.txt").write_text("30\n1\n")
+    listed = Rule("file", {"path": str(tmp_path / "request.txt")})
+    for rule in (listed, Rule("mixed", {"hostile": "file", "settings": listed.keywords, "count": 5})):
+        (tmp_path / "request.txt").write_text("30\n1\n")
+        made = rule.choose(IMAGES, Choice(0))
+        requests.write({0: made}, tmp_path / "kept", IMAGES, rule, {0: 0})
+        (tmp_path / "request.txt").unlink()
+        assert torch.equal(requests.read(tmp_path / "kept", IMAGES, 0).indices, made.indices)
+
+
+def test_a_foreign_request_file_cannot_have_another_file_read(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("1\n")
+    sha = hashlib.sha256(torch.tensor([1]).numpy().tobytes()).hexdigest()
+    keywords = {"path": str(tmp_path / "secret")}
+    about = {
+        "data": IMAGES.digest,
+        "method": "file",
+        "keywords": keywords,
+        "requests": {"0": {"seed": 0, "sha256": sha}},
+    }
+    save_file({}, tmp_path / "file", {"about": json.dumps(about)})
+    with pytest.raises(RequestError, match="lacks the samples of its request"):
+        requests.read(tmp_path / "file", IMAGES, 0)
+
+
 def test_samples_that_a_score_cannot_tell_apart_come_in_upstream_order() -> None:
     scores = torch.tensor([1.0, 3.0, 2.0]).repeat(13)
     found = _ranked.first(IMAGES, torch.arange(1, 40), scores, 30, False).indices.tolist()
@@ -428,6 +490,17 @@ def test_a_kind_leaves_the_data_and_the_model_alone_and_chooses_the_same_again(k
     assert all(torch.equal(tensor, before[name]) for name, tensor in choice.model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["first_order", "sisa"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_chosen_with_what_an_unlearner_starts_from_and_served_by_it(kind: str, name: str) -> None:
+    model, kept = started(name)
+    request = RULES[kind].choose(IMAGES, replace(at(), model=model, kept=kept or at().kept))
+    forget, retain, indices, replacement = requests.split(TRAIN, request)
+    assert len(forget.labels) == len(request.indices) and len(forget.labels) + len(retain.labels) == 40
+    after = run(name, model, forget, retain, indices=indices, replacement=replacement, kept=kept)
+    assert flat(after).isfinite().all() and not torch.equal(flat(after), flat(model))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_request_is_chosen_and_served_on_a_card_as_on_a_cpu(kind: str) -> None:
     here = requests.split(TRAIN, RULES[kind].choose(IMAGES, at()), [asked(0, 1)])
@@ -519,7 +592,7 @@ def test_requests_survive_their_file_and_hold_no_index_where_the_rule_is_enough(
         assert (again.replacement is None) == (request.replacement is None)
         assert again.replacement is None or request.replacement is None or same(again.replacement, request.replacement)
     names, about = kept(tmp_path / "file")
-    assert bool(names) == (bool(rule.needs) or kind == "noise")
+    assert bool(names) == (bool(rule.needs) or kind in ("noise", "file"))
     assert about["method"] == rule.method and about["requests"]["5"]["seed"] == 12
     with pytest.raises(RequestError, match="has no request 3; it has 2, 5"):
         requests.read(tmp_path / "file", IMAGES, 3)

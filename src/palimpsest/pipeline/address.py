@@ -30,10 +30,12 @@ from palimpsest.pipeline.configuration import (
     keywords_of,
     method_of,
     needs_of,
+    read_by,
     recipe_of,
     task_of,
 )
 from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
+from palimpsest.pipeline.provenance import digest
 from palimpsest.pipeline.values import SAME, STEP
 from palimpsest.seeds import numbers, stable_seed
 
@@ -228,12 +230,13 @@ class Addresses:
         return told, {}, self._module("datasets", dataset)
 
     def _request(self, dataset: str, request: str, block: str) -> tuple[Any, ...]:
-        return self._told("requests", request), {"images": self._images(dataset)}, *self._modules("requests", request)
+        above = {"images": self._images(dataset), **self._files(request)}
+        return self._told("requests", request), above, *self._modules("requests", request)
 
     def _choose(self, dataset: str, model: str, chain: str, request: str, block: str) -> tuple[Any, ...]:
         entry = self.config["requests"][request]
         told, modules = self._told("requests", request), self._modules("requests", request)
-        above: dict[str, Any] = {"images": self._images(dataset)}
+        above: dict[str, Any] = {"images": self._images(dataset), **self._files(request)}
         run = Run.of_chain(dataset, model, chain)
         made = self.model(run, block) if run else self._shared(dataset, model, chain, block)
         above["model"] = made["model"]
@@ -499,7 +502,21 @@ class Addresses:
         told = {"method": method_of(self.config, section, name), "keywords": keywords}
         if section == "requests" and "spares" in self.config[section][name]:
             told["spares"] = self.config[section][name]["spares"]
+        if section == "requests" and (files := self._files(name)):
+            told["files"] = {path: self._content(path, name) for path in files["files"]}
         return told
+
+    def _files(self, request: str) -> dict[str, list[str]]:
+        """Return the files that a request's methods read, under the name that a job has for them."""
+        found = read_by(self.config, "requests", request)
+        return {"files": found} if found else {}
+
+    @staticmethod
+    def _content(path: str, request: str) -> str:
+        try:
+            return digest(path)
+        except OSError as error:
+            raise ConfigError(f"requests.{request} cannot read {path!r} ({error.strerror}).") from error
 
     def _modules(self, section: str, name: str) -> list[str]:
         """Return the modules that an entry runs: its own, and that of the entry it wraps."""

@@ -160,6 +160,13 @@ def needs_of(config: Mapping[str, Any], section: str, name: str) -> set[str]:
     return {need for file in files_of(config, section, name) for need in method.needs(SECTIONS[section], file)}
 
 
+def read_by(config: Mapping[str, Any], section: str, name: str) -> list[str]:
+    """The paths of the files that an entry's methods read, as they say by `READS = (keyword, …)`."""
+    found = files_of(config, section, name).items()
+    of = {file: method.literal(method.path(SECTIONS[section], file), "READS") or () for file, _ in found}
+    return [str(keywords.get(keyword, "")) for file, keywords in found for keyword in of[file]]
+
+
 def grid_of(config: Mapping[str, Any], name: str) -> dict[str, list[Any]]:
     """Return the values that rule `tune` tries first, by an unlearner's keyword that is given as `{tune: [...]}`."""
     found = keywords_of(config, "unlearners", name)
