@@ -457,6 +457,54 @@ def test_a_request_chosen_with_a_model_at_hand_lies_under_the_chain_that_it_was_
     assert found[1].of.seed(0) != at("request", dataset="digits", request="class_0", block="0-1").seed(0)
 
 
+def test_a_request_that_takes_another_in_depends_on_its_code_and_needs_what_it_needs(
+    edited: Callable[[str], None],
+) -> None:
+    entries: dict[str, Any] = {
+        "worst": {"method": "margin", "count": 20},
+        "some": {"method": "samples", "count": 20},
+        "aimed": {"method": "shard", "count": 20},
+    }
+    entries |= {f"with_{name}": {"method": "mixed", "hostile": name, "count": 50} for name in entries}
+
+    def asked(name: str) -> Address:
+        (found,) = planned(requests=entries).requests(Run(**BASE, forget=name, unlearner="retrain"), "0-1")
+        return found.of
+
+    before = {name: asked(name) for name in entries}
+    assert {name: one.stage for name, one in before.items() if "with" in name} == {
+        "with_worst": "choose",
+        "with_some": "request",
+        "with_aimed": "choose",
+    }
+    assert "kept" in before["with_aimed"].inputs and "kept" not in before["with_worst"].inputs
+    keywords = {"hostile": "margin", "settings": {"count": 20}, "count": 50}
+    assert before["with_worst"].asks == {"method": "mixed", "keywords": keywords}
+    edited("requests/margin.py")
+    changed = {name for name in before if asked(name).key != before[name].key}
+    assert changed == {"worst", "with_worst"}
+
+
+def test_a_file_that_somebody_brings_is_an_input_and_its_content_is_part_of_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "request.txt"
+    entries = {"listed": {"method": "file", "path": str(path)}, "with_it": {"method": "mixed", "hostile": "listed"}}
+
+    def asked(name: str) -> Address:
+        (found,) = planned(requests=entries).requests(Run(**BASE, forget=name, unlearner="retrain"), "0-1")
+        return found.of
+
+    with pytest.raises(ConfigError, match=r"requests.listed cannot read '.*request.txt' \(No such file"):
+        asked("listed")
+    path.write_text("1\n")
+    before = [asked(name) for name in entries]
+    assert [(one.stage, one.inputs["files"]) for one in before] == [("request", [str(path)])] * 2
+    path.write_text("2\n")
+    assert not {one.key for one in before} & {asked(name).key for name in entries}
+    path.write_text("1\n")
+    assert [asked(name).key for name in entries] == [one.key for one in before]
+    assert "files" not in planned()("request", dataset="digits", request="class_0", block="0-1").inputs
+
+
 def test_what_a_file_says_that_it_needs_it_is_given_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = method.needs
     more = {"margin": ("model", "kept"), "finetune": ("original",)}
