@@ -479,7 +479,7 @@ def test_a_request_that_takes_another_in_depends_on_its_code_and_needs_what_it_n
     }
     assert "kept" in before["with_aimed"].inputs and "kept" not in before["with_worst"].inputs
     keywords = {"hostile": "margin", "settings": {"count": 20}, "count": 50}
-    assert before["with_worst"].asks == {"method": "mixed", "keywords": keywords}
+    assert before["with_worst"].asks.items() >= {"method": "mixed", "keywords": keywords}.items()
     edited("requests/margin.py")
     changed = {name for name in before if asked(name).key != before[name].key}
     assert changed == {"worst", "with_worst"}
