@@ -23,7 +23,7 @@ RESERVED = {
     "datasets": {"method", "subset", "hold_back"},
     "models": {"method", "task"},
     "requests": {"method", "repetitions", "served", "against", "surrogate", "held_out_base", "once", "spares"},
-    "unlearners": {"method", "also_in", "from_nearest", "on"},
+    "unlearners": {"method", "also_in", "from_nearest", "where"},
     "attacks": {"method", "images", "equally_sure", "towards", "made_on", "shadows"},
     "defenses": {"method"},
 }
