@@ -428,7 +428,7 @@ def test_a_row_whose_unlearners_end_before_the_last_steps_is_the_model_before_th
 
 def test_a_value_of_one_data_set_is_its_own_and_needs_a_data_set_that_is_there(folder: Path) -> None:
     ask(folder, "class_0,l1_sparse")
-    own = {"l1_sparse": {"alpha": 1.0e-5, "on": {"digits": {"alpha": 0.5}, "mnist": {"alpha": 0.25}}}}
+    own = {"l1_sparse": {"alpha": 1.0e-5, "where": {"digits": {"alpha": 0.5}, "mnist": {"alpha": 0.25}}}}
     at = planned(unlearners=own)
     job = at("unlearn", **BASE, forget="class_0", unlearner="l1_sparse", block="0-1")
     other = at("unlearn", **{**BASE, "dataset": "svhn"}, forget="class_0", unlearner="l1_sparse", block="0-1")

@@ -119,10 +119,10 @@ def blended(hostile: str, **values: Any) -> dict[str, Any]:
         ({"attacks": {"uma": {"epsilons": ["-8/255"]}}}, "uma: epsilons cannot be ['-8/255']; it takes a list, each"),
         ({"did_not_forget": {"nearer": "forget_acuracy"}}, "no metric 'forget_acuracy'; Did you mean 'forget_ac"),
         (
-            {"unlearners": {"finetune": {"on": {"digit": {}}}}},
-            "finetune.on has no data set 'digit'; Did you mean 'digits'",
+            {"unlearners": {"finetune": {"where": {"digit": {}}}}},
+            "finetune.where has no data set 'digit'; Did you mean 'digits'",
         ),
-        ({"unlearners": {"finetune": {"on": {"digits": {"lr": -1}}}}}, "finetune.on.digits: lr cannot be -1"),
+        ({"unlearners": {"finetune": {"where": {"digits": {"lr": -1}}}}}, "finetune.where.digits: lr cannot be -1"),
         ({"attacks": {"uma": {"epsilons": "8/255"}}}, "uma: epsilons cannot be '8/255'; it takes a list, each"),
         ({"unlearners": {"salun": {"ratio": 5}}}, "unlearners.salun: ratio cannot be 5; it takes a number in [0, 1]"),
         ({"unlearners": {"salun": {"variant": "best"}}}, "salun: variant cannot be 'best'; it takes corrected, as_rel"),

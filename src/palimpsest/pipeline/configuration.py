@@ -145,7 +145,7 @@ def _stated(config: Mapping[str, Any], section: str, name: str, dataset: str = "
     inherits = parent != name and parent in config[section]
     inherited = _stated(config, section, parent, dataset) if inherits else {}
     found = {**inherited, **{key: value for key, value in entry.items() if key not in RESERVED[section]}}
-    return found | (entry.get("on", {}).get(dataset, {}) if section == "unlearners" else {})
+    return found | (entry.get("where", {}).get(dataset, {}) if section == "unlearners" else {})
 
 
 def files_of(config: Mapping[str, Any], section: str, name: str, dataset: str = "") -> dict[str, dict[str, Any]]:
@@ -206,10 +206,10 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
     fixed = {key: value for key, value in entry.items() if key not in tuned}
     for given in (fixed, *({key: one} for key, value in tuned.items() for one in value["tune"])):
         _check_keywords(where, given, valid, RESERVED[section])
-    for dataset, own in entry.get("on", {}).items() if section == "unlearners" else ():
+    for dataset, own in entry.get("where", {}).items() if section == "unlearners" else ():
         if dataset not in config["datasets"]:
-            raise ConfigError(unknown(f"{where}.on", "data set", dataset, config["datasets"]))
-        _check_keywords(f"{where}.on.{dataset}", own, valid)
+            raise ConfigError(unknown(f"{where}.where", "data set", dataset, config["datasets"]))
+        _check_keywords(f"{where}.where.{dataset}", own, valid)
     for key, words in CHOICES.items():
         if section == "attacks" and entry.get(key, words[0]) not in words:
             raise ConfigError(unknown(f"{where}.{key}", "word", str(entry[key]), words))
