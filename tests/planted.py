@@ -133,19 +133,20 @@ protocol: It shows that a paper is its own folder.
 names: {toy: a toy}
 layout:
   groups:
-    - {label: No attack, short: "", cells: {epsilon: [""]}, columns: [UA, N]}
+    - {label: No attack, short: "", cells: {epsilon: [""]}, columns: [UA, N, T]}
     - {label: Noise, short: noise, cells: {epsilon: [8/255]}, columns: [UA]}
-  places: {UA: 2, N: 0}
+  places: {UA: 2, N: 0, T: 1}
   metrics:
     forget_accuracy: {column: UA, says: accuracy on the forgotten images}
     forget_count: {column: N, says: how many images are forgotten}
+    unlearning_seconds: {column: T, says: seconds}
 tables:
   methods: {title: New methods, caption: The table shows one method of each kind.}
   chains: {title: Chains, caption: The table shows models after several steps.}
 """,
     "config.yaml": """requests:
   worst_20: {method: margin, count: 20}
-  three_tenths: {method: samples, share: 0.1, repetitions: 3}
+  three_tenths: {method: samples, share: 0.1, repetitions: 3, once: true}
   crafted_10: {method: crafted, count: 10, against: first_order, surrogate: small_cnn}
 unlearners:
   finetune_nearest: {method: finetune, epochs: 1, from_nearest: forget_accuracy}
@@ -154,6 +155,9 @@ unlearners:
 inverted,small_cnn_narrow,first_20,toy,none,,forget_count,,planted
 inverted,small_cnn_narrow,first_20,toy,none,,forget_accuracy,,planted
 inverted,small_cnn_narrow,first_20,toy,plain_noise,8/255,forget_accuracy,,planted
+digits,small_cnn_narrow,three_tenths,original,none,,forget_accuracy,,planted
+digits,small_cnn_narrow,three_tenths,finetune,none,,unlearning_seconds,1,planted
+digits,small_cnn_narrow,three_tenths,finetune,uma,8/255,forget_accuracy,,planted
 """,
     "chains.csv": """dataset,model,forget,unlearner,attack,metric,published,note
 digits,small_cnn_narrow,class_0-random_tenth,sisa-sisa,none,forget_accuracy,,planted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -78,7 +79,20 @@ def ask(folder: Path, *rows: str) -> None:
     """Add lines `forget,unlearner` to a table of the UMA paper."""
     with (folder / "uma/table4.csv").open("a") as file:
         for row in rows:
-            file.write(f"cifar10,resnet50,{row},none,,,forget_accuracy,,,planted\n")
+            file.write(f"cifar10,resnet50,{row},none,,forget_accuracy,,,,planted\n")
+
+
+ONCE = {
+    "tenth": {"method": "samples", "share": 0.1, "once": True, "repetitions": 5},
+    "worst": {"method": "margin", "count": 20, "once": True, "repetitions": 5},
+}
+
+
+def add_requests(folder: Path, entries: dict[str, Any]) -> None:
+    """Put requests into the UMA paper's part of the configuration."""
+    file = folder / "uma/config.yaml"
+    text = "".join(f"  {name}: {json.dumps(entry)}\n" for name, entry in entries.items())
+    file.write_text(file.read_text().replace("requests:\n", f"requests:\n{text}", 1))
 
 
 def test_every_job_has_paths_of_its_own_that_one_rule_alone_can_make(demo: dict[Job, Address]) -> None:
@@ -303,6 +317,23 @@ def test_a_row_more_adds_its_jobs_and_changes_what_measures_it_alone(folder: Pat
     assert changed == {("table", (("paper", "uma"), ("table", "table4"))), ("page", (("paper", "uma"),)), ("front", ())}
 
 
+def test_seconds_make_rows_depend_on_the_records_of_their_own_jobs_and_change_nothing_else(folder: Path) -> None:
+    ask(folder, "class_0,finetune")
+    before = every(planned())
+    with (folder / "uma/table4.csv").open("a") as file:
+        file.write("cifar10,resnet50,class_0,finetune,none,,unlearning_seconds,,,,planted\n")
+    after = every(planned())
+    changed = {job for job in before if before[job].key != after[job].key}
+    (rows,) = [job for job in changed if job[0] == "measure"]
+    own = {("table", (("paper", "uma"), ("table", "table4")))}
+    assert changed == downstream(before, {rows}) | own and after.keys() == before.keys()
+    inputs, at = after[rows].inputs, planned()
+    run = Run(**BASE, forget="class_0", unlearner="finetune")
+    assert inputs["unlearned"] == [at.model(run, "0-1").outputs["record"]]
+    assert inputs["trained"] == [at.base(run, "0-1").outputs["record"]] and after[rows].asks["bases"] == [0, 1]
+    assert "trained" not in before[rows].inputs
+
+
 # One notion of repetition
 
 
@@ -326,8 +357,8 @@ def test_blocks_cover_each_repetition_once_and_bases_are_shared(folder: Path, si
                 needed = numbers(one.names["block"])
                 if one.stage == "attack" and name == "original":
                     needed = [one.asks["aims"][place]]  # perhaps another repetition's
-                elif name in ("before", "kept") and "base" in one.asks:
-                    needed = [one.asks["base"]]  # the one that all repetitions begin from
+                elif name in ("before", "kept", "original") and one.asks.get("first"):
+                    needed = one.asks["bases"]  # perhaps the one that all repetitions begin from
                 if isinstance(part, File) and "block" in part.of.names:
                     assert {*needed} <= {*numbers(part.of.names["block"])}, (name_of(one), part.path)
 
@@ -448,7 +479,7 @@ def test_a_request_that_takes_another_in_depends_on_its_code_and_needs_what_it_n
     }
     assert "kept" in before["with_aimed"].inputs and "kept" not in before["with_worst"].inputs
     keywords = {"hostile": "margin", "settings": {"count": 20}, "count": 50}
-    assert before["with_worst"].asks == {"method": "mixed", "keywords": keywords}
+    assert before["with_worst"].asks.items() >= {"method": "mixed", "keywords": keywords}.items()
     edited("requests/margin.py")
     changed = {name for name in before if asked(name).key != before[name].key}
     assert changed == {"worst", "with_worst"}
@@ -553,10 +584,7 @@ def test_an_own_base_training_refuses_a_request_that_is_chosen_later(folder: Pat
     run = Run(**BASE, forget="class_0-random_tenth", unlearner="amnesiac-amnesiac")
     known = at.base(run, "0-1").inputs["requests"]
     assert [path.split("/")[4] for path in known] == ["class_0", "random_tenth"], "all that may come"
-    config = ROOT / "config/papers/uma/config.yaml"
-    (folder / "uma/config.yaml").write_text(
-        config.read_text().replace("requests:\n", "requests:\n  worst: {method: margin, count: 20}\n", 1)
-    )
+    add_requests(folder, {"worst": {"method": "margin", "count": 20}})
     ask(folder, "worst,amnesiac")
     with pytest.raises(ConfigError, match="amnesiac must know its requests before training; worst is chosen with"):
         every(planned())
@@ -602,16 +630,79 @@ def test_an_attack_on_what_does_not_exist_is_refused(entry: dict[str, str], says
 
 def test_every_repetition_may_go_on_from_the_run_nearest_the_mean() -> None:
     entry = {"method": "finetune", "from_nearest": "forget_accuracy"}
-    at = planned(unlearners={"onwards": entry}, block={"other": 1})
-    run = Run(**BASE, forget="class_0-same", unlearner="finetune-onwards")
+    at = planned(unlearners={"onwards": entry}, requests=ONCE, block={"other": 1})
+    run = Run(**BASE, forget="tenth-same", unlearner="finetune-onwards")
     for block in at.plan.blocks(run):
         one = at.model(run, block)
-        place = "results/demo/unlearned/digits/small_cnn_narrow/class_0/finetune"
-        assert one.inputs["before"] == [f"{place}/{n}.safetensors" for n in (0, 1)]
-        assert one.inputs["rows"] == "results/demo/rows/digits/small_cnn_narrow/class_0/finetune.jsonl"
-        assert one.asks["blocks"] == ["0", "1"] and one.asks["from_nearest"] == "forget_accuracy"
+        place = "results/demo/unlearned/digits/small_cnn_narrow/tenth/finetune"
+        assert one.inputs["before"] == [f"{place}/{n}.safetensors" for n in range(5)]
+        assert one.inputs["rows"] == "results/demo/rows/digits/small_cnn_narrow/tenth/finetune.jsonl"
+        assert one.asks["blocks"] == ["0", "1", "2", "3", "4"] and one.asks["from_nearest"] == "forget_accuracy"
+        assert one.inputs["requests"] == ["results/demo/requests/digits/tenth/0.safetensors"]
     with pytest.raises(ConfigError, match="needs a step before it"):
-        at.model(Run(**BASE, forget="class_0", unlearner="onwards"), "0")
+        at.model(Run(**BASE, forget="tenth", unlearner="onwards"), "0")
+    with pytest.raises(ConfigError, match="all repetitions of class_0-same must forget the same samples"):
+        at.model(Run(**BASE, forget="class_0-same", unlearner="finetune-onwards"), "0")
+
+
+@pytest.mark.parametrize("size", [1, 10])
+def test_where_a_request_is_chosen_once_every_repetition_begins_from_base_model_0(folder: Path, size: int) -> None:
+    add_requests(folder, ONCE)
+    ask(folder, "tenth,original", "tenth,finetune", "worst-same,retrain-finetune", "tenth-worst,sisa-sisa")
+    with (folder / "uma/table4.csv").open("a") as file:
+        file.write("cifar10,resnet50,tenth,finetune,uma,8/255,forget_accuracy,,,,planted\n")
+        file.write("cifar10,resnet50,tenth,finetune,none,,test_accuracy_retained_before,,,,planted\n")
+    at = planned(block={"other": size})
+    base = at.base(Run(**BASE, forget="class_0", unlearner="finetune"), "0").outputs["model"]
+    one = Run(**BASE, forget="tenth", unlearner="finetune")
+    blocks = at.plan.blocks(one)
+    assert [number for block in blocks for number in numbers(block)] == list(range(5))
+    for block in blocks:
+        count = len(numbers(block))
+        made, predicted = at.model(one, block), at("predict", **one.names, block=block)
+        attacked = at("attack", **one.names, attack="uma", block=block)
+        assert made.inputs["before"] == [base] and made.asks["bases"] == [0] * count and made.asks["first"]
+        assert predicted.inputs["original"] == base and predicted.asks["bases"] == [0] * count
+        assert attacked.inputs["original"] == [base] * count and attacked.asks["aims"] == [0] * count
+        for job in (made, predicted, attacked):
+            assert job.inputs["requests"] == ["results/demo/requests/digits/tenth/0.safetensors"]
+    assert len({at.model(one, blocks[0]).seed(number) for number in range(5)}) == 5, "what it draws differs"
+    chosen = at.requests(Run(**BASE, forget="worst-same", unlearner="retrain-finetune"), blocks[-1])
+    assert [file.of.names["block"] for file in chosen] == ["0"] and chosen[0].of.inputs["model"] == base
+    assert all(file.of.asks["once"] for file in chosen)
+    second = at.requests(Run(**BASE, forget="tenth-worst", unlearner="sisa-sisa"), blocks[-1])[-1]
+    assert second.of.inputs["model"].endswith(f"/tenth/sisa/{blocks[0]}.safetensors"), "the chain's repetition 0"
+    # The model before unlearning is one, and stands beside each.
+    alone = Run(**BASE, forget="tenth", unlearner=ORIGINAL)
+    assert at.plan.blocks(alone) == ["0"] and at("predict", **alone.names, block="0").inputs["model"] == base
+    assert [cell.alone for cell in at.plan.asked[alone]] == [True] and not any(c.alone for c in at.plan.asked[one])
+    # Tuning has its own.
+    held_out = at.model(one, at.plan.held_out)
+    assert held_out.asks["bases"] == numbers(at.plan.held_out) and not held_out.above["requests"][0].of.asks["once"]
+    # And an attack towards another model finds another.
+    aims = [at("attack", **one.names, attack="uma_another", block=block).asks["aims"] for block in blocks]
+    assert {number for several in aims for number in several} == {100}
+
+
+def test_a_shadow_server_begins_from_a_base_model_that_no_table_uses() -> None:
+    at = planned()
+    run = Run(**BASE, forget="each_class", unlearner="retrain")
+    made = at.model(run, "0-9")
+    assert made.inputs["before"] == ["results/demo/base/digits/small_cnn_narrow/plain/100.safetensors"]
+    assert made.asks["bases"] == [100] * 10 and made.asks["blocks"] == ["100"]
+    assert made.inputs["requests"] == ["results/demo/requests/digits/each_class/0-9.safetensors"]
+    assert at("attack", **run.names, attack="uma", block="0-9").asks["aims"] == [100] * 10
+
+
+def test_the_requests_of_a_chain_agree_on_where_repetitions_begin(folder: Path) -> None:
+    add_requests(folder, ONCE)
+    ask(folder, "class_0-worst,retrain-finetune")
+    with pytest.raises(ConfigError, match="class_0-worst: `once` is said of all requests of a chain, or of none"):
+        every(planned())
+    shutil.copy(ROOT / "config/papers/uma/table4.csv", folder / "uma/table4.csv")
+    ask(folder, "each_class,original")
+    with pytest.raises(ConfigError, match="begins from a base model that no table uses: original has no row"):
+        planned().plan.check()
 
 
 def test_what_forgot_nothing_is_the_base_itself() -> None:

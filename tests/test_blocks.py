@@ -84,6 +84,26 @@ def test_a_killed_block_makes_again_only_what_was_not_finished(keeps: bool, tmp_
         assert left["log"].tolist() == [number] * 2 if keeps else not left
 
 
+def test_the_seconds_of_a_repetition_are_those_of_all_its_parts_and_outlive_a_kill(tmp_path: Path) -> None:
+    def make(job: Block, number: int, fail_at: int | None = None) -> models.Network:
+        for part in range(2):
+            job.checkpoint(number, part).earlier.append(1000.0 * number)  # as if it went on from there
+            with job.timed(number):
+                pass
+        if number == fail_at:
+            raise KeyboardInterrupt
+        if number == 1:
+            raise models.Diverged("nan")
+        return tiny_model(number)
+
+    killed, job = Block(tmp_path), Block(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        killed.keep(lambda number: make(killed, number, fail_at=2))
+    job.keep(lambda number: make(job, number))
+    assert job.seconds[0] == killed.seconds[0] and 0 < job.seconds[0] < 1, "not made again, and not forgotten"
+    assert 4000 < job.seconds[2] < 4001 and job.seconds[2] != killed.seconds[2]
+
+
 def test_a_block_of_another_key_does_not_resume(tmp_path: Path) -> None:
     def fail(number: int) -> models.Network:
         if number:

@@ -607,6 +607,34 @@ def test_what_takes_long_is_done_where_it_is_asked_for_and_what_pages_check_alwa
         list(measure.measure(made, {"member_rate"}))
 
 
+def test_seconds_are_those_of_the_records_and_name_their_device() -> None:
+    processor = {"name": "A processor", "instructions": "AVX512", "bfloat16": True}
+    jobs = [
+        {
+            "cell": {"block": "0-2"},
+            "device": "cpu",
+            "processor": processor,
+            "threads": 1,
+            "method_seconds": [1.5, None, 2],
+        },
+        {"cell": {"block": "3"}, "device": "A card", "processor": processor, "threads": 4, "method_seconds": [4.25]},
+        {"cell": {"block": "4"}, "device": "cpu", "processor": processor, "threads": 2},  # it diverged
+    ]
+    taken = measure.taken(jobs)
+    assert {number: one.seconds for number, one in taken.items()} == {0: 1.5, 2: 2.0, 3: 4.25}
+    assert taken[0].device == "A processor, AVX512, 1 thread" and taken[3].device == "A card"
+    made = dict.fromkeys((0, 1), predict.outputs(**setting("class")))
+    seconds = {"unlearning": {0: taken[3]}, "training": {0: taken[0], 1: taken[0]}}
+    found = [row for row in measure.measure(made, {"unlearning_seconds"}, seconds=seconds) if row["unit"] == "s"]
+    told = [(row["repetition"], row["metric"], row["value"], row["device"], row["kind"]) for row in found]
+    assert told == [
+        (0, "unlearning_seconds", 4.25, "A card", "seconds"),
+        (0, "training_seconds", 1.5, taken[0].device, "seconds"),
+        (1, "training_seconds", 1.5, taken[0].device, "seconds"),
+    ]
+    assert not [row for row in measure.measure(made) if row["unit"] == "s"]
+
+
 def test_a_family_whose_needs_are_not_there_measures_nothing() -> None:
     made = {0: predict.outputs(**small(tiny_model()))}
     found = {row["metric"] for row in measure.measure(made)}
@@ -637,7 +665,7 @@ def test_a_family_that_does_not_keep_to_its_word_is_refused(
         ('"kind": "mean"', '"kind": "rate"', "kind cannot be 'rate'; it takes samples, attempts, mean, set, seconds"),
         ('"kind": "mean", "bounds": (0, 1)', '"kind": "attempts", "bounds": (0, None)', "a proportion has both"),
         ('"unit": "fraction", ', "", "missing 1 required positional argument: 'unit'"),
-        ('("forget",)', '("forgot",)', "NEEDS has forgot; it takes forget, retain, test, before, attacked, judged"),
+        ('("forget",)', '("forgot",)', "NEEDS has forgot; it takes forget, retain, test, before, attacked, judged, s"),
         ("NEEDS = ", "NEED = ", "must declare METRICS and NEEDS"),
     ],
 )

@@ -82,6 +82,8 @@ def test_what_paper_yaml_cannot_mean_ends_in_one_sentence(
         ("{head},derive\n{row},minus\n", "derive cannot be 'minus'; it takes `minus field=value"),
         ("{head},derive\n{row},highest unlerner\n", "derive cannot be 'highest unlerner'"),
         ("{head},derive\n{row},sd unlearner\n", "derive cannot be 'sd unlearner'"),
+        ("{head},derive\n{row},over unlerner=retrain\n", "derive cannot be 'over unlerner=retrain'"),
+        ("{head},derive\n{row},highest unlearner of metric=x\n", "derive cannot be 'highest unlearner of metric=x'"),
     ],
 )  # fmt: skip
 def test_what_a_table_cannot_mean_ends_in_one_sentence(text: str, says: str, tmp_path: Path) -> None:
@@ -123,6 +125,23 @@ def test_a_difference_is_taken_repetition_by_repetition(plan: Plan, tmp_path: Pa
     assert found.half == pytest.approx(12.7062 * 2**0.5 * (1 + 1 / 2) ** 0.5, rel=1e-5), "no bound of a proportion"
 
 
+def test_the_base_model_that_all_repetitions_begin_from_stands_beside_each(plan: Plan) -> None:
+    one = plan._cell("uma", "table1", 2, ROW | {"derive": "minus unlearner=original"})
+    base = compare.replace(one.parts[1], alone=True)
+    both = [judge(one.parts[0], rows_of([80.0, 90.0])), judge(base, rows_of([95.0], base))]
+    assert derive(one, both).values == {0: -15.0, 1: -5.0}
+    assert derive(one, both[::-1]).values == {0: 15.0, 1: 5.0}
+    assert derive(one, [both[0], judge(one.parts[1], rows_of([95.0], base))]).values == {0: -15.0}
+    claim = {
+        "says": "x",
+        "source": "y",
+        "cells": {"unlearner": "finetune"},
+        "check": {"no_less_than": {"unlearner": "original"}},
+    }
+    (found,) = claims.evaluate({"claims": [claim]}, both)
+    assert found.reproduced.verdict == "does not hold"
+
+
 def test_the_highest_of_several_is_its_own_number_and_names_the_winner(plan: Plan, tmp_path: Path) -> None:
     values = {"finetune uma": [10.0, 20.0], "retrain uma": [30.0, 2.0], "salun uma": [11.0, 12.0]}
     several = {"unlearner": "finetune+retrain+salun"}
@@ -131,6 +150,37 @@ def test_the_highest_of_several_is_its_own_number_and_names_the_winner(plan: Pla
     worst = derived(plan, tmp_path, values, derive="lowest unlearner", **several)
     assert (worst.mean, worst.winner) == (11.5, "salun")
     assert derived(plan, tmp_path, values, **several).mean == pytest.approx((10 + 20 + 30 + 2 + 11 + 12) / 6)
+
+
+def test_the_best_of_several_may_be_held_against_another(plan: Plan, tmp_path: Path) -> None:
+    values = {"finetune uma": [10.0, 20.0], "salun uma": [11.0, 14.0], "retrain uma": [9.0, 12.0]}
+    row = {"unlearner": "finetune+salun", "published": "5"}
+    best = derived(plan, tmp_path, values, derive="highest unlearner minus unlearner=retrain", **row)
+    assert (best.values, best.winner, best.difference) == ({0: 1.0, 1: 8.0}, "finetune", -0.5)
+    worst = derived(plan, tmp_path, {}, derive="lowest unlearner over unlearner=retrain", **row)
+    assert (worst.values, worst.winner, worst.unit) == ({0: 11 / 9, 1: 14 / 12}, "salun", "×")
+    assert [run.unlearner for run in best.cell.runs] == ["finetune", "salun", "retrain"]
+    lacking = derived(plan, tmp_path, {}, derive="highest unlearner minus unlearner=l1_sparse", **row)
+    assert (lacking.mean, lacking.verdict) == (None, "not run")
+
+
+def test_seconds_are_not_judged_but_their_ratio_is(plan: Plan, tmp_path: Path) -> None:
+    one = plan._cell("uma", "table1", 2, ROW | {"metric": "unlearning_seconds", "published": "30"})
+    ratio = plan._cell("uma", "table1", 2, ROW | {"metric": "unlearning_seconds", "derive": "under unlearner=retrain"})
+    timed = {"kind": "seconds", "unit": "s", "device": "A processor"}
+    own, other = ([row | timed for row in rows_of(values, one, n=0)] for values in ([2.0, 4.0, 0.0], [20.0, 20.0, 7.0]))
+    found = judge(one, own)
+    assert (found.verdict, found.why) == ("another machine", "measured on another machine: A processor")
+    assert (found.mean, found.difference, found.devices) == (2.0, -28.0, ("A processor",))
+    speed = derive(ratio, [found, judge(ratio.parts[1], other)])
+    assert (speed.values, speed.unit, speed.devices) == ({0: 10.0, 1: 5.0}, "×", ("A processor",))
+    share = derive(compare.replace(ratio, derive="over unlearner=retrain", published=0.2), [found, judge(one, other)])
+    assert share.values == {0: 0.1, 1: 0.2} and share.verdict == "agrees"
+    assert derive(compare.replace(one, derive="sd"), [found]).verdict == "another machine"
+    layout = plan.papers["uma"]["layout"]
+    metrics = layout["metrics"] | {"unlearning_seconds": {"column": "UA", "says": "seconds"}}
+    table = tables.arrange({**plan.papers["uma"], "layout": layout | {"metrics": metrics}}, "paper", [found])
+    assert "Seconds were measured on A processor." in table.footnotes
 
 
 def test_the_best_of_several_is_not_told_before_all_were_run(plan: Plan, tmp_path: Path) -> None:

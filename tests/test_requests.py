@@ -614,6 +614,13 @@ def test_each_repetition_is_chosen_again_as_itself(tmp_path: Path) -> None:
     assert again == [one.indices.tolist() for one in made.values()] and again[0] != again[1] != again[2]
 
 
+def test_a_request_chosen_once_is_every_repetitions(tmp_path: Path) -> None:
+    rule = Rule("samples", {"count": 5})
+    made = rule.choose(IMAGES, Choice(5))
+    requests.write({0: made}, tmp_path / "file", IMAGES, rule, {0: 5}, once=True)
+    assert all(torch.equal(requests.read(tmp_path / "file", IMAGES, n).indices, made.indices) for n in (0, 1, 4))
+
+
 def test_a_request_of_other_data_is_refused(tmp_path: Path) -> None:
     for rule in RULES.values():
         requests.write({0: rule.choose(IMAGES, at())}, tmp_path / "file", IMAGES, rule, {0: 3})
@@ -764,3 +771,14 @@ def test_a_step_that_forgets_nothing_new_gets_all_that_was_asked_for_in_that_ord
     order = [30, 2, 17, 4]
     assert same(found.forget, Samples(*(part[order] for part in TRAIN))) and found.indices is None
     assert same(found.retain, requests.standing(TRAIN, [asked(30, 2), asked(17), asked(2, 4, replacement=put)])[0])
+
+
+def test_a_step_that_forgets_nothing_new_has_all_that_was_forgotten_as_its_forget_set() -> None:
+    first, second = asked(30, 1, 6, 12, 3), asked(7, 6, 20)
+    served = [*requests.steps(TRAIN, [first, second], size=2)]
+    assert [len(part.forget.labels) for part in served] == [1, 1], "in mini-batches, without what is gone"
+    (union,) = requests.steps(TRAIN, [first, second], same=True)
+    gone = torch.zeros(40, dtype=torch.bool).index_fill(0, torch.cat([first.indices, second.indices]), True)
+    order = [30, 1, 6, 12, 3, 7, 20]
+    assert same(union.forget, Samples(*(part[order] for part in TRAIN))) and union.indices is None
+    assert same(union.retain, Samples(*(part[~gone] for part in TRAIN))) and same(union.retain, served[-1].retain)

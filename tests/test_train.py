@@ -182,6 +182,28 @@ def test_what_is_kept_grows_during_training_and_is_resumed(tmp_path: Path) -> No
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
 
 
+def test_what_was_restored_says_how_long_it_had_taken_and_tells_the_training_around_it(tmp_path: Path) -> None:
+    tensors = {"one": torch.zeros(1)}
+
+    def fresh() -> Checkpoint:
+        return Checkpoint(tmp_path / "model.resume", "key", seconds=0)
+
+    first = fresh()
+    first.save(1, tensors)
+    first.part("slice", "0").save(1, tensors)
+    second = fresh()
+    second.restore()
+    (taken,) = second.earlier
+    assert 0 <= taken < 60
+    within = second.part("slice", "0")
+    within.restore()
+    assert second.earlier == [taken, *within.earlier] and len(within.earlier) == 1
+    object.__setattr__(second, "_started", second._started - 100)
+    second.save(2, tensors)
+    (third := fresh()).restore()
+    assert third.earlier[0] >= 100 + sum(second.earlier), "all that came before"
+
+
 def test_a_loss_that_is_not_finite_is_a_divergence_that_names_the_epoch() -> None:
     with pytest.raises(models.Diverged, match="epoch 1 of 2"):
         fit(replace(RECIPE, lr=1e30))

@@ -484,18 +484,21 @@ class TestConvexRequests:
             ):
                 assert torch.equal(weights(after), weights(model))
 
-    def test_influence_is_one_nth_of_the_inverse_hessian_times_the_gradient(self) -> None:
+    @pytest.mark.parametrize(("reduction", "divisor"), [("mean", 1000), ("sum", 1)])
+    def test_influence_is_the_inverse_hessian_times_the_gradient_and_the_mean_is_one_nth_of_it(
+        self, reduction: str, divisor: int
+    ) -> None:
         model = trained(self.DATA, self.DECAY)
-        after = served(
-            influence_lissa, model, self.FORGET, self.RETAIN, seed=0, damping=0.02, scale=3.0, depth=700, max_norm=None
-        )
+        settings: dict[str, Any] = {"seed": 0, "damping": 0.02, "scale": 3.0, "depth": 700, "max_norm": None}
+        after = served(influence_lissa, model, self.FORGET, self.RETAIN, reduction=reduction, **settings)
         matrix = hessian(weights(model), self.RETAIN, 0.02 * 3.0)
-        exact = torch.linalg.solve(matrix, summed_gradient(model, self.FORGET)) / 1000
+        exact = torch.linalg.solve(matrix, summed_gradient(model, self.FORGET)) / divisor
         assert relative(weights(after) - weights(model), exact) < 1e-6
 
-    def test_influence_steps_in_sequence_and_none_is_longer_than_max_norm(self) -> None:
+    @pytest.mark.parametrize("reduction", ["mean", "sum"])
+    def test_influence_steps_in_sequence_and_none_is_longer_than_max_norm(self, reduction: str) -> None:
         model = trained(self.DATA, self.DECAY)
-        settings: dict[str, Any] = {"seed": 0, "damping": 0.02, "scale": 3.0, "depth": 50}
+        settings: dict[str, Any] = {"seed": 0, "damping": 0.02, "scale": 3.0, "depth": 50, "reduction": reduction}
         free = served(influence_lissa, model, self.FORGET, self.RETAIN, max_norm=None, **settings)
         length = float((weights(free) - weights(model)).norm())
         short = served(influence_lissa, model, self.FORGET, self.RETAIN, max_norm=length / 10, **settings)
@@ -506,23 +509,21 @@ class TestConvexRequests:
         whole = served(influence_lissa, model, self.FORGET, self.RETAIN, batch_forget=8, max_norm=None, **settings)
         for begin in (0, 8, 16):
             batch = Samples(*(tensor[begin : begin + 8] for tensor in self.FORGET))
-            others = Samples(*(torch.cat([a, b]) for a, b in zip(self.RETAIN, self.rest(begin), strict=True)))
-            stepped = self.influence_step(stepped, batch, others)
+            stepped = self.influence_step(stepped, batch, divisor=1000 if reduction == "mean" else 1)
         assert relative(weights(whole) - weights(model), weights(stepped) - weights(model)) < 1e-9
 
-    def rest(self, begin: int) -> Samples:
-        """The forgotten images outside one batch: they count into n."""
-        return Samples(*(torch.cat([tensor[:begin], tensor[begin + 8 :]]) for tensor in self.FORGET))
+    def influence_step(self, model: nn.Module, batch: Samples, divisor: int) -> nn.Module:
+        """theta + u / 3n, 50 steps of u <- v + (1 - 0.02) u - H u / 3 with a whole matrix, v the sum of gradients.
 
-    def influence_step(self, model: nn.Module, batch: Samples, others: Samples) -> nn.Module:
-        """theta + u / 3n, 50 steps of u <- v + (1 - 0.02) u - H u / 3 with a whole matrix, v the sum of gradients."""
+        divisor: n, or 1.
+        """
         matrix = hessian(weights(model), self.RETAIN, 0.0)
         v = summed_gradient(model, batch)
         u = v
         for _ in range(50):
             u = v + 0.98 * u - matrix @ u / 3
         moved = trained(self.DATA, self.DECAY)
-        vector = weights(model) + u / 3 / (len(batch.labels) + len(others.labels))
+        vector = weights(model) + u / 3 / divisor
         with torch.no_grad():
             moved.linear.weight.copy_(vector[:18].view(3, 6))
             moved.linear.bias.copy_(vector[18:])
@@ -609,6 +610,24 @@ class TestFisherNoise:
             for seed in range(self.SEEDS)
         ]
         return torch.cat([(draw / deviation) for draw in drawn])
+
+    @pytest.mark.parametrize("exponent", [0.25, 0.5])
+    def test_noise_is_added_for_each_mini_batch_with_a_fisher_matrix_of_its_own(self, exponent: float) -> None:
+        """On the convex problem, with the draws given: F at the weights that the mini-batch before left."""
+        data = clouds(60)
+        forget, retain = (Samples(*(tensor[part] for tensor in data)) for part in (slice(20), slice(20, None)))
+        model, generator = trained(data, 0.01), torch.Generator().manual_seed(3)
+        vector = weights(model)
+        for _ in range(3):  # 20 images in batches of 8
+            slopes = [
+                torch.func.grad(objective)(vector, Samples(*(tensor[i : i + 1] for tensor in retain)), 0.0)
+                for i in range(40)
+            ]
+            fisher = torch.stack(slopes).square().mean(0)
+            vector = vector + 0.05 * (fisher + 1e-4) ** -exponent * torch.randn(21, generator=generator).double()
+        settings = {"alpha": 0.05, "damping": 1e-4, "exponent": exponent, "batch_forget": 8}
+        after = served(fisher_noise, model, forget, retain, seed=3, **settings)
+        assert relative(weights(after), vector) < 1e-12
 
     @pytest.mark.parametrize("exponent", [0.25, 0.5])
     def test_noise_has_the_stated_variance(self, exponent: float) -> None:

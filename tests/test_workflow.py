@@ -496,6 +496,41 @@ def test_a_killed_step_of_a_chain_resumes_and_ends_with_the_same_weights(project
 
 
 @pytest.mark.usefixtures("one_thread")
+def test_each_repetition_of_a_request_chosen_once_begins_from_base_model_0(project: Path) -> None:
+    steps = Steps(project, "three_tenths", "finetune")
+    (first,) = steps.asked("three_tenths")
+    forgotten = torch.zeros(len(steps.images.train_labels), dtype=torch.bool).index_fill(0, first, True)
+    base = models.load(project / CELL.format("base") / "plain/0-1.safetensors", 0)
+    towards = models.predict(base, steps.some(forgotten).images).argmax(1)
+    settings, made = unlearners.gathered(finetune.unlearn, steps.keywords), []
+    for number in range(3):
+        assert torch.equal(*(steps.asked("three_tenths", number=one)[0] for one in (0, number)))
+        block = "2" if number == 2 else "0-1"
+        asked = steps.some(forgotten), steps.some(~forgotten)
+        made.append(flat(finetune.unlearn(base, *asked, steps.at(number), **settings).network))
+        assert torch.equal(flat(models.load(steps.path("unlearned", block), number)), made[-1])
+        attacked = numbered.read(steps.path("attacked", f"uma/{block}"), number)
+        assert torch.equal(attacked["clean"], asked[0].images) and torch.equal(attacked["targets"], towards)
+    assert not any(torch.equal(made[one], made[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
+    rows = (project / CELL.format("rows") / "three_tenths/original.jsonl").read_text().splitlines()
+    assert {json.loads(row)["repetition"] for row in rows} == {0}
+
+
+def test_seconds_are_rows_and_their_table_names_the_device(project: Path) -> None:
+    steps = Steps(project, "three_tenths", "finetune")
+    records = [
+        json.loads(steps.path("unlearned", f"{block}.record").with_suffix(".json").read_text())
+        for block in ("0-1", "2")
+    ]
+    rows = [json.loads(row) for row in (project / "results/tiny" / steps.run.rows).read_text().splitlines()]
+    found = [row for row in rows if row["metric"] == "unlearning_seconds"]
+    assert [round(row["value"], 4) for row in found] == [round(s, 4) for one in records for s in one["method_seconds"]]
+    assert all(row["value"] > 0 for row in found)
+    table = (project / "results/tiny/papers/planted/methods.md").read_text()
+    assert f"Seconds were measured on {found[0]['device']}." in " ".join(table.split())
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_every_repetition_goes_on_from_the_run_nearest_the_mean(project: Path) -> None:
     before, steps = (
         Steps(project, *names)
@@ -506,7 +541,7 @@ def test_every_repetition_goes_on_from_the_run_nearest_the_mean(project: Path) -
     mean = sum(values.values()) / 3
     nearest = min(values, key=lambda number: (abs(values[number] - mean), number))
     assert sorted(values) == [0, 1, 2]
-    (asked,) = steps.asked("three_tenths", number=nearest, block="2" if nearest == 2 else "0-1")
+    (asked,) = steps.asked("three_tenths")
     forgotten = torch.zeros(len(steps.images.train_labels), dtype=torch.bool).index_fill(0, asked, True)
     source = models.load(before.path("unlearned", "2" if nearest == 2 else "0-1"), nearest)
     settings = unlearners.gathered(finetune.unlearn, steps.keywords)

@@ -33,8 +33,8 @@ KINDS = {
 }
 PROPORTIONS = ("samples", "attempts")
 # What there may be to measure: what the model, and the model before it, said of a set; what it said under attacks on
-# images; which classes attacks on labels judged forgotten.
-OUTPUTS = ("forget", "retain", "test", "before", "attacked", "judged")
+# images; which classes attacks on labels judged forgotten; how long the jobs took.
+OUTPUTS = ("forget", "retain", "test", "before", "attacked", "judged", "seconds")
 
 
 class MetricError(Exception):

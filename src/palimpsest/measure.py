@@ -14,6 +14,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -23,9 +24,10 @@ import torch
 from palimpsest import families
 from palimpsest.attacks.on_labels import Found, Judgement, Judging
 from palimpsest.families import Family, Metric, MetricError
-from palimpsest.metrics import Answers, Number, Outputs
+from palimpsest.metrics import Answers, Number, Outputs, Taken
 from palimpsest.models import Diverged
 from palimpsest.predict import CLEAN, Predicted
+from palimpsest.seeds import numbers
 
 Row = dict[str, Any]
 Judged = Mapping[int, Judgement | Diverged]  # by repetition
@@ -38,6 +40,7 @@ def measure(
     wanted: Collection[str] | None = None,
     judged: Mapping[str, Judged] = MappingProxyType({}),
     *,
+    seconds: Mapping[str, Mapping[int, Taken]] = MappingProxyType({}),
     task: str = "classification",
     shows: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     folders: Sequence[Path] = (families.FOLDER,),
@@ -45,10 +48,11 @@ def measure(
     """Yield the rows of a model, in the order of its repetitions, of the families' names and of the sets of samples.
 
     wanted: names of metrics. Each family that has one of them measures, and so do those that always do, as long as what
-    they need is there; None means all families. judged: by attack on labels, what `judge` returned. task: the model's
-    task, as the name of a file of tasks/. shows: the METRICS declared in the attacks' own files, for values that they
-    show and no family declares. folders: where families are looked for. Raises `MetricError` where a family measures
-    what it does not declare, measures the same number twice, or exceeds its bounds.
+    they need is there; None means all families. judged: by attack on labels, what `judge` returned. seconds: what
+    `unlearning` and `training` took, by repetition. task: the model's task, as the name of a file of tasks/. shows: the
+    METRICS declared in the attacks' own files, for values that they show and no family declares. folders: where
+    families are looked for. Raises `MetricError` where a family measures what it does not declare, measures the same
+    number twice, or exceeds its bounds.
     """
     every = families.declared(folders)
     known = families.metrics(every) | {name: Metric(**fields) for name, fields in shows.items()}
@@ -60,7 +64,8 @@ def measure(
         if reason:
             yield {**about, "status": "diverged", "reason": reason}
             continue
-        outputs = outputs_of(repetition, answers, judged)
+        took = {what: of[repetition] for what, of in seconds.items() if repetition in of}
+        outputs = replace(outputs_of(repetition, answers, judged), seconds=took)
         seen = set()
         for number in _numbers(outputs, chosen):
             row = _row(number, known)
@@ -142,6 +147,20 @@ def judge(
     return judged
 
 
+def taken(records: Iterable[Mapping[str, Any]]) -> dict[int, Taken]:
+    """Return by repetition what the method of some jobs took, from their records; a repetition may have none."""
+    found = {}
+    for record in records:
+        device, processor = str(record["device"]), record["processor"]
+        if device == "cpu":
+            threads = f"{record['threads']} thread{'s' * (record['threads'] > 1)}"
+            device = f"{processor['name']}, {processor['instructions']}, {threads}"
+        for number, seconds in zip(numbers(record["cell"]["block"]), record.get("method_seconds", ()), strict=False):
+            if seconds is not None:
+                found[number] = Taken(float(seconds), device)
+    return found
+
+
 def _checked(found: Found | Diverged) -> Found | Diverged:
     """Return `found`, or `Diverged` where a tensor has a nan.
 
@@ -188,6 +207,7 @@ def _row(number: Number, known: Mapping[str, Metric]) -> Row:
         "kind": metric.kind,
         "bounds": [low, high],
         "n": number.n,
+        **({"device": number.device} if number.device else {}),
         **number.shown,
     }
 

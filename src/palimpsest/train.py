@@ -113,17 +113,22 @@ class Checkpoint:
 
     path: the resume file; whoever keeps the finished model deletes it. key: a hash of everything that the training
     depends on; a file with another key is ignored, so that a changed hyper-parameter never continues an old run.
-    seconds: the least time between two writes.
+    seconds: the least time between two writes. earlier: how long what was restored had taken, in seconds; the same of
+    its parts follows.
     """
 
     path: Path
     key: str
     seconds: float = 30.0
+    earlier: list[float] = field(default_factory=list)
+    _above: tuple[list[float], ...] = ()
+    _started: float = field(default_factory=time.monotonic)
     _written: list[float] = field(default_factory=lambda: [time.monotonic()])
 
     def part(self, name: str, key: str) -> Checkpoint:
         """Return a checkpoint with a file and a clock of its own beside this one, for a training within a training."""
-        return Checkpoint(self.path.with_name(f"{self.path.name}.{name}"), f"{self.key}/{key}", self.seconds)
+        path, above = self.path.with_name(f"{self.path.name}.{name}"), (self.earlier, *self._above)
+        return Checkpoint(path, f"{self.key}/{key}", self.seconds, _above=above)
 
     def save(self, done: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Write the state after `done` whole epochs (or parts) if enough time has passed; the write is atomic."""
@@ -133,7 +138,8 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         try:
-            save_file(state, str(temporary), metadata={"key": self.key, "done": str(done)})
+            taken = time.monotonic() - self._started + sum(self.earlier)
+            save_file(state, str(temporary), metadata={"key": self.key, "done": str(done), "taken": str(taken)})
             os.replace(temporary, self.path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -156,6 +162,8 @@ class Checkpoint:
             log.warning("ignoring %s: not readable (%s)", self.path, error)
             return 0, {}
         log.info("resuming %s after %s", self.path, header["done"])
+        for earlier in (self.earlier, *self._above):
+            earlier.append(float(header["taken"]))
         return int(header["done"]), tensors
 
 

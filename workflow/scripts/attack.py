@@ -16,7 +16,7 @@ with job(globals().get("snakemake")) as run:
         model, original = (models.load(*one).to(run.device) for one in ((run.input.model, number), sought))
         aimed = aimed_at(run.asks.on, images, forget, retain, seed, run.asks.equally_sure, original, run.asks.at_most)
         at = OnImages(model, original, aimed, seed, run.task)
-        with run.timed():
+        with run.timed(number):
             made = run.method("attacks").attack(at, **run.asks.keywords)
         return {**made._asdict(), "clean": aimed.images, "labels": aimed.labels}
 

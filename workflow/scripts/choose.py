@@ -17,14 +17,17 @@ with job(globals().get("snakemake")) as run:
         recipe = train.recipe_from(run.asks.recipe)
 
     def chosen(number):
+        base = run.base(number)
+        source = base if run.asks.first else number
         try:
-            model = models.load(run.input.model, number).to(run.device)
-            surrogate = models.load(run.input.surrogate, number).to(run.device) if "surrogate" in run.input else None
-            kept = run.read_tensors(run.input.kept, number) if "kept" in run.input else None
+            model = models.load(run.input.model, source).to(run.device)
+            surrogate = models.load(run.input.surrogate, base).to(run.device) if "surrogate" in run.input else None
+            kept = run.read_tensors(run.input.kept, source) if "kept" in run.input else None
             choice = requests.Choice(seeds[number], number, model, against, surrogate, recipe, kept)
             return rule.choose(images, choice)
         except models.Diverged as reason:
             return reason
 
+    made = {number: chosen(number) for number in run.numbers}
     with run.writing(run.output.request) as path:
-        requests.write({number: chosen(number) for number in run.numbers}, path, images, rule, seeds)
+        requests.write(made, path, images, rule, seeds, once=run.asks.once)

@@ -1,5 +1,8 @@
 """Rule measure: every metric that some cell needs of a model, all repetitions, from its saved outputs."""
 
+import json
+from pathlib import Path
+
 from palimpsest.pipeline.job import job
 
 with job(globals().get("snakemake")) as run:
@@ -39,5 +42,15 @@ with job(globals().get("snakemake")) as run:
             *shadows(run.asks.shadows.get(name, ())),
             **told["keywords"],
         )
-    rows = measure.measure(predicted, run.asks.metrics, judged, task=run.asks.task, shows=run.asks.shows)
+    seconds = {}
+    if "trained" in run.input:
+        taken = {
+            name: measure.taken(json.loads(Path(file).read_text()) for file in run.input[name])
+            for name in ("trained", "unlearned")
+        }
+        bases, trained = run.asks.bases, taken["trained"]
+        training = {number: trained[base] for number, base in enumerate(bases) if base in trained}
+        seconds = {"unlearning": taken["unlearned"], "training": training}
+    more = {"task": run.asks.task, "shows": run.asks.shows}
+    rows = measure.measure(predicted, run.asks.metrics, judged, seconds=seconds, **more)
     run.write_json(run.output.rows, *({**run.names, **row} for row in rows))

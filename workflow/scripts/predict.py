@@ -20,13 +20,16 @@ with job(globals().get("snakemake")) as run:
             found[name] = partial(purify, **kept)
         return found
 
+    def original(number):
+        return models.load(run.input.original, run.base(number)).to(run.device)
+
     made = {}
     for number in run.numbers:
         asked = [requests.read(file, images, number) for file in run.input.requests]
         forget, retain = requests.all_of(images.splits["train"], asked)
         try:
             model = models.load(run.input.model, number).to(run.device)
-            before = models.load(run.input.original, number).to(run.device) if "original" in run.input else None
+            before = original(number) if "original" in run.input else None
             attacked = {
                 name: predict.read_attacked(file, number, run.device)
                 for name, file in zip(run.asks.attacks, run.input.attacked, strict=True)

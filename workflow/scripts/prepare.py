@@ -10,7 +10,7 @@ with job(globals().get("snakemake")) as run:
     def prepared(number):
         asked = [requests.read(file, images, number) for file in run.input.requests]
         _, retain = requests.all_of(images.splits["train"], asked)
-        with run.timed():
+        with run.timed(number):
             return run.method("defenses").prepare(retain, run.seed(number), **run.asks.keywords)
 
     run.keep_tensors(run.output.prepared, prepared)

@@ -28,7 +28,7 @@ with job(globals().get("snakemake")) as run:
         truth = forgotten(number) if "forgotten" in needed else None
         told = None if truth is None or run.asks.shadow else truth
         at = OnLabels(access(server), shape, len(images.classes), run.seed(number), own, told, run.device)
-        with run.timed():
+        with run.timed(number):
             made = method.attack(at, **run.asks.keywords)
         found = {name: torch.as_tensor(value) for name, value in made._asdict().items()}
         return found if truth is None else found | {"forgotten": truth}

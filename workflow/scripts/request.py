@@ -10,4 +10,4 @@ with job(globals().get("snakemake")) as run:
     seeds = {number: run.seed(number) for number in run.numbers}
     made = {number: rule.choose(images, requests.Choice(seed, number)) for number, seed in seeds.items()}
     with run.writing(run.output.request) as path:
-        requests.write(made, path, images, rule, seeds)
+        requests.write(made, path, images, rule, seeds, once=run.asks.once)

@@ -17,7 +17,7 @@ with job(globals().get("snakemake")) as run:
     def trained(number):
         seed = run.seed(number)
         fresh = models.create(spec, *statistics, seed).to(run.device)
-        with run.timed():
+        with run.timed(number):
             if not run.asks.trainer:
                 return train.fit(fresh, samples, recipe, seed=seed, task=task, checkpoint=run.checkpoint(number))
             known = [requests.read(file, images, number).indices for file in run.input.get("requests", ())]

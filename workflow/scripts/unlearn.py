@@ -15,26 +15,24 @@ with job(globals().get("snakemake")) as run:
     tuned = json.loads(Path(run.input.tuned).read_text())["chosen"] if "tuned" in run.input else {}
     run.facts["tuned"] = tuned
     keywords = unlearners.gathered(unlearn, run.asks.keywords | tuned)
-    # Every repetition starts from its own run of the step before, or all start from one of those runs.
+    # Every repetition goes on from its own run of the step before, or all from one of those runs.
     nearest = nearest_to_the_mean(run.input.rows, run.asks.from_nearest) if run.asks.from_nearest else None
-    held_out = getattr(run.asks, "base", None)  # one base for all repetitions, which no table uses
 
     def stepped(number):
-        source = number if nearest is None else nearest
+        base = run.base(number)
+        source = base if run.asks.first else number if nearest is None else nearest
         place = next(i for i, block in enumerate(run.asks.blocks) if source in numbers(block))
-        several = len(run.input.requests) // len(run.asks.blocks)
-        files = run.input.requests[place * several : (place + 1) * several]
-        asked = [requests.read(file, images, source) for file in files]
-        start = source if held_out is None else held_out
-        made = unlearners.Unlearned(
-            models.load(run.input.before[place], start).to(run.device),
-            run.read_tensors(run.input.kept[place], start),
+        asked = [requests.read(file, images, number) for file in run.input.requests]
+        made = start = unlearners.Unlearned(
+            models.load(run.input.before[place], source).to(run.device),
+            run.read_tensors(run.input.kept[place], source),
         )
-        base = made.network
-        original = models.load(run.input.original, start).to(run.device) if "original" in run.input else None
+        original = models.load(run.input.original, base).to(run.device) if "original" in run.input else None
         served = requests.steps(images.splits["train"], asked, same=run.asks.same, size=run.asks.served)
+        forgotten = 0
         for part, (forget, retain, indices, replacement) in enumerate(served):
-            run.facts |= {"forget": len(forget.labels), "retain": len(retain.labels)}
+            forgotten += len(forget.labels)
+            run.facts |= {"forget": forgotten, "retain": len(retain.labels)}
             at = unlearners.Step(
                 seed=run.seed(number),
                 recipe=recipe,
@@ -45,10 +43,10 @@ with job(globals().get("snakemake")) as run:
                 splits=images.held_back,
                 original=original,
                 # The weights with which training began depend on its seed alone.
-                initial=lambda: models.fresh(base, run.seed_of_base(start)),
+                initial=lambda: models.fresh(start.network, run.seed_of_base(base)),
                 checkpoint=run.checkpoint(number, part),
             )
-            with run.timed():
+            with run.timed(number):
                 made = unlearn(made.network, forget, retain, at, **keywords)
         return made
 

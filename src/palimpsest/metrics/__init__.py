@@ -18,12 +18,19 @@ import torch
 from palimpsest.attacks.on_labels import Judgement
 
 
+class Taken(NamedTuple):
+    """Seconds, and the device that took them."""
+
+    seconds: float
+    device: str
+
+
 class Number(NamedTuple):
     """One number, and under which attack and defense it was measured.
 
     n: how many samples or attempts stand behind it. screening: the decision rule by which an attack on labels calls a
     class forgotten. shown: what a figure draws one by one: `values` (n,), the class of each, and which classes are
-    `forgotten`.
+    `forgotten`. device: the processor or card that a number belongs to, where it has no meaning without.
     """
 
     metric: str
@@ -34,6 +41,7 @@ class Number(NamedTuple):
     defense: str = ""
     screening: str = ""
     shown: Mapping[str, list[Any]] = MappingProxyType({})
+    device: str = ""
 
     @classmethod
     def one_by_one(
@@ -89,7 +97,8 @@ class Outputs:
     """All outputs of one repetition of a model.
 
     sets: one for each set of samples. forgotten: bool (K,), the classes of which retain has no image. parameters: how
-    many weights the network has. judged: what each attack on labels decided.
+    many weights the network has. judged: what each attack on labels decided. seconds: what `unlearning` and `training`
+    took, as far as it is known.
     """
 
     repetition: int
@@ -97,13 +106,15 @@ class Outputs:
     forgotten: torch.Tensor
     parameters: int
     judged: Mapping[str, Judgement] = field(default_factory=dict)
+    seconds: Mapping[str, Taken] = field(default_factory=dict)
 
     @property
     def there(self) -> set[str]:
         """What there is to measure, in the words that families use in NEEDS."""
         clean = {one.of for one in self.sets if one.attack == "none"}
         attacked = {"attacked"} if any(one.attack != "none" for one in self.sets) else set()
-        return clean | attacked | ({"judged"} if self.judged else set())
+        others = {name for name in ("judged", "seconds") if getattr(self, name)}
+        return clean | attacked | others
 
     def clean(self, of: str) -> Answers:
         """Return the outputs for a set without attack and without defense."""

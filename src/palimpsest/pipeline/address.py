@@ -164,8 +164,12 @@ class Addresses:
     # Runs
 
     def base(self, run: Run, block: str) -> Address:
-        """The job that trained the base models of a run."""
-        return self._shared(run.dataset, run.model, self._trainer(run), block)
+        """The job that trained the base models from which the repetitions of a run begin."""
+        return self._shared(run.dataset, run.model, self._trainer(run), self._block_of(self.bases(run, block), block))
+
+    def bases(self, run: Run, block: str) -> list[int]:
+        """Return the number of the base model from which each repetition of a block begins."""
+        return [self.plan.base_of(run, number) for number in numbers(block)]
 
     def model(self, run: Run, block: str) -> Address:
         """Return the job that made the models of a run: its last step, or the base training."""
@@ -182,13 +186,21 @@ class Addresses:
             if request == SAME:
                 continue
             within = self.plan.within(self.plan.repetitions(until), run.model, block)
-            if self._at_hand(request):
-                chain = until.before.chain if until.before else self._trainer(until)
-                job = self("choose", dataset=run.dataset, model=run.model, chain=chain, request=request, block=within)
-            else:
-                job = self("request", dataset=run.dataset, request=request, block=within)
-            found.append(job["request"])
+            chain = until.before.chain if until.before else self._trainer(until)
+            chosen = {"model": run.model, "chain": chain} if self._at_hand(request) else {}
+            found.append(self._asked(run.dataset, request, within, **chosen))
         return found
+
+    def _asked(self, dataset: str, request: str, block: str, **chosen: str) -> File:
+        """Return the file of a request for the repetitions of a block; `chosen` where a model is at hand."""
+        block = "0" if self.plan.once(request, block) else block
+        names = {"dataset": dataset, "request": request, "block": block, **chosen}
+        return self("choose" if chosen else "request", **names)["request"]
+
+    @staticmethod
+    def _block_of(bases: Sequence[int], block: str) -> str:
+        """Return a block with these base models: that of their repetitions, or the one with which all begin."""
+        return block if [*bases] == numbers(block) else str(bases[0])
 
     def _shared(self, dataset: str, model: str, base: str, block: str) -> Address:
         """The job that trained the base models of a block, which several runs may share."""
@@ -202,8 +214,10 @@ class Addresses:
         for run in self.plan.asked:
             surrogates = [self.plan.request(request).get("surrogate") for request, _ in run.steps]
             plain = [(model, PLAIN) for model in (run.model, *surrogates) if model]
+            bases = {self.plan.base_of(run, number) for number in range(self.plan.repetitions(run))}
+            count = len(bases - {self.config["tuning"]["first"]})
             for place in [(run.model, self._trainer(run)), *plain]:
-                found[run.dataset, *place] = max(found[run.dataset, *place], self.plan.repetitions(run))
+                found[run.dataset, *place] = max(found[run.dataset, *place], count)
         return found
 
     def _trainer(self, run: Run) -> str:
@@ -230,15 +244,18 @@ class Addresses:
         return told, {}, self._module("datasets", dataset)
 
     def _request(self, dataset: str, request: str, block: str) -> tuple[Any, ...]:
+        told = self._told("requests", request) | {"once": self.plan.once(request, block)}
         above = {"images": self._images(dataset), **self._files(request)}
-        return self._told("requests", request), above, *self._modules("requests", request)
+        return told, above, *self._modules("requests", request)
 
     def _choose(self, dataset: str, model: str, chain: str, request: str, block: str) -> tuple[Any, ...]:
         entry = self.config["requests"][request]
         told, modules = self._told("requests", request), self._modules("requests", request)
         above: dict[str, Any] = {"images": self._images(dataset), **self._files(request)}
         run = Run.of_chain(dataset, model, chain)
-        made = self.model(run, block) if run else self._shared(dataset, model, chain, block)
+        bases = self.bases(Run(dataset, model, request, ORIGINAL), block)
+        told |= {"once": self.plan.once(request, block), "bases": bases, "first": run is None}
+        made = self.model(run, block) if run else self._shared(dataset, model, chain, self._block_of(bases, block))
         above["model"] = made["model"]
         if "kept" in needs_of(self.config, "requests", request):
             above["kept"] = made["kept"]
@@ -247,7 +264,7 @@ class Addresses:
             told["recipe"] = recipe_of(self.config, dataset, model)
             modules.append(self._module("unlearners", entry["against"]))
         if "surrogate" in entry:
-            above["surrogate"] = self._shared(dataset, entry["surrogate"], PLAIN, block)["model"]
+            above["surrogate"] = self._shared(dataset, entry["surrogate"], PLAIN, self._block_of(bases, block))["model"]
         return told, above, *modules
 
     def _train(self, dataset: str, model: str, base: str, block: str) -> tuple[Any, ...]:
@@ -275,7 +292,7 @@ class Addresses:
             raise ConfigError(
                 f"{base} must know its requests before training; {request} is chosen with the trained model."
             )
-        return [self("request", dataset=dataset, request=request, block=block)["request"] for request in known]
+        return [self._asked(dataset, request, block) for request in known]
 
     def _tune(self, **names: str) -> tuple[Any, ...]:
         run, block = Run(**names), self.plan.held_out
@@ -298,10 +315,14 @@ class Addresses:
         if told["from_nearest"]:  # every repetition starts from the same run of the step before
             if not run.before:
                 raise ConfigError(f"unlearners.{last}.from_nearest needs a step before it; {forget} is the first.")
+            if self.plan.shared_base(run) != 0:
+                raise ConfigError(
+                    f"unlearners.{last}.from_nearest: all repetitions of {forget} must forget the same samples: its "
+                    "requests must say `once: true`."
+                )
             told["blocks"] = self.plan.blocks(run.before)
             every = [self.model(run.before, one) for one in told["blocks"]]
             above |= {"before": [one["model"] for one in every], "kept": [one["kept"] for one in every]}
-            above["requests"] = [file for one in told["blocks"] for file in self.requests(run, one)]
             above["rows"] = self("measure", **run.before.names)["rows"]
         return told, above, *modules
 
@@ -310,9 +331,7 @@ class Addresses:
         request, unlearner = run.steps[-1]
         grid = grid_of(self.config, unlearner)
         before = self.model(run.before, block) if run.before else self.base(run, block)
-        held_out = self.plan.request(request).get("held_out_base") and block != self.plan.held_out
-        if held_out:  # all repetitions begin from one base, that of no table; tuning has bases of its own
-            before = self.base(run, str(self.config["tuning"]["first"]))
+        bases = self.bases(run, block)
         told = self._told("unlearners", unlearner, "unlearn", run.dataset)
         told["keywords"] = {key: value for key, value in told["keywords"].items() if key not in grid}
         told |= {
@@ -320,10 +339,10 @@ class Addresses:
             "task": task_of(self.config, run.model),
             "same": request == SAME,
             "served": self.plan.request(request).get("served", 0),
-            "blocks": [block],
+            "first": run.before is None,
+            "bases": bases,
+            "blocks": [block if run.before else self._block_of(bases, block)],
         }
-        if held_out:
-            told["base"] = self.config["tuning"]["first"]
         above: dict[str, Any] = {
             "images": self._images(run.dataset),
             "before": [before["model"]],
@@ -357,10 +376,11 @@ class Addresses:
             if reference == run:
                 raise ConfigError(f"{run.unlearner} would be attacked towards its own answers on {run.forget}.")
             return self.model(reference, str(number)), number
-        total = self.plan.repetitions(run)
-        other = (number + 1) % total if total > 1 else self.config["tuning"]["first"]
-        number = other if towards == "another" else number
-        return self.base(run, str(number)), number
+        base, first = self.plan.base_of(run, number), self.config["tuning"]["first"]
+        if towards == "another":  # of the next repetition, where that begins from another base model
+            following = self.plan.base_of(run, (number + 1) % self.plan.repetitions(run))
+            base = next(other for other in (following, first, first + 1) if other != base)
+        return self._shared(run.dataset, run.model, self._trainer(run), str(base)), base
 
     def _probe(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
@@ -379,7 +399,7 @@ class Addresses:
                 f"defense {defense} is trained without the forget set, and {forget} differs from model to model."
             )
         told = self._told("defenses", defense, "prepare")
-        requests = [self("request", dataset=dataset, request=request, block=block)["request"] for request in asked]
+        requests = [self._asked(dataset, request, block) for request in asked]
         return told, {"images": self._images(dataset), "requests": requests}, self._module("defenses", defense)
 
     def _predict(self, block: str, **names: str) -> tuple[Any, ...]:
@@ -388,7 +408,7 @@ class Addresses:
         trained = [
             name for name in defenses if method.has("defenses", method_of(self.config, "defenses", name), "prepare")
         ]
-        told = {
+        told: dict[str, Any] = {
             "attacks": attacks,
             "defenses": {name: self._told("defenses", name, "purify") for name in defenses},
             "trained": trained,
@@ -406,6 +426,7 @@ class Addresses:
         }
         if "before" in self.plan.needs_of(run):
             above["original"] = self.base(run, block)["model"]
+            told["bases"] = self.bases(run, block)
         modules = [f"tasks.{told['task']}", *(self._module("defenses", name) for name in defenses)]
         return told, above, "predict", *modules
 
@@ -422,7 +443,7 @@ class Addresses:
             for name in judged
             if (request := self._shadow_request(name))
         }
-        told = {
+        told: dict[str, Any] = {
             "task": task_of(self.config, run.model),
             "metrics": self.plan.metrics_of(run),
             "families": self.plan.families_of(run),
@@ -441,6 +462,10 @@ class Addresses:
                 for block in self.plan.blocks(one)
             ],
         }
+        if "seconds" in self.plan.needs_of(run):
+            told["bases"] = [base for block in every for base in self.bases(run, block)]
+            above["trained"] = [self.base(run, block)["record"] for block in every]
+            above["unlearned"] = [self.model(run, block)["record"] for block in every if run.unlearner != ORIGINAL]
         families = [f"metrics.{name}" for name in told["families"]]
         return told, above, "measure", *families, *(self._module("attacks", name) for name in judged)
 

@@ -109,8 +109,9 @@ class Cell:
     forgotten. control: a label, where the row is a control of ours. published: the printed number; None where there is
     none, and `status` and `note` then say why. printed_trials: the trials of which it is the mean. widest_interval: in
     points, the widest that can agree. runs: those over which our number is the mean; where there is none, `missing`
-    says why. reductions: how they differ from the paper's; a number with any is not a reproduction. derive: how the
-    number is computed from other cells, `parts`.
+    says why. reductions: how they differ from the paper's; a number with any is not a reproduction. alone: whether it
+    is of the one base model from which all repetitions beside it begin. derive: how the number is computed from other
+    cells, `parts`.
     """
 
     paper: str
@@ -134,6 +135,7 @@ class Cell:
     printed_trials: int = 1
     widest_interval: float = inf
     status: Status = Status.PRINTED
+    alone: bool = False
     derive: str = ""
     parts: tuple[Cell, ...] = ()
 
@@ -200,6 +202,8 @@ class Plan:
                 **recipe_of(self.config, run.dataset, run.model),
             }
             numbers = {name: value for name, value in facts.items() if isinstance(value, int | float)}
+            if self.shared_base(run) and run.unlearner == ORIGINAL:
+                raise ConfigError(f"{run.forget} begins from a base model that no table uses: {ORIGINAL} has no row.")
             for request, unlearner in run.steps:
                 for section, name in (("requests", request), ("unlearners", unlearner)):
                     if name not in (SAME, ORIGINAL):
@@ -238,9 +242,43 @@ class Plan:
         return all(method.literal(method.path("requests", kind), "WHOLE_CLASSES") for kind in kinds)
 
     def repetitions(self, run: Run) -> int:
-        """Return how often a run is repeated: as often as its requests say, else as the scale does."""
+        """Return how often a run is repeated: as often as its requests say, else as the scale does.
+
+        Where all repetitions begin from one base model, that model itself is there once.
+        """
         entries = [self.request(name) for name, _ in run.steps if name != SAME]
+        if self._alone(run):
+            return 1
         return min(int(entry.get("repetitions", self.config["repetitions"])) for entry in entries)
+
+    def once(self, request: str, block: str) -> bool:
+        """Whether the repetitions of a block serve the same request, that of repetition 0; tuning has its own."""
+        return bool(self.request(request).get("once")) and numbers(block)[0] < self.config["tuning"]["first"]
+
+    def base_of(self, run: Run, number: int) -> int:
+        """Return the number of the base model from which a repetition of a run begins.
+
+        It is the repetition's own, unless all begin from one (`shared_base`). Tuning has base models of its own.
+        """
+        shared = self.shared_base(run)
+        return number if shared is None or number >= self.config["tuning"]["first"] else shared
+
+    def shared_base(self, run: Run) -> int | None:
+        """Return the base model from which all repetitions of a run begin, if its requests say so: base model 0
+        (`once`), or one that no table uses (`held_out_base`).
+        """
+        requests = [self.request(name) for name, _ in run.steps if name != SAME]
+        for word, base in (("once", 0), ("held_out_base", int(self.config["tuning"]["first"]))):
+            said = {bool(request.get(word)) for request in requests}
+            if len(said) > 1:
+                raise ConfigError(f"{run.forget}: `{word}` is said of all requests of a chain, or of none.")
+            if said == {True}:
+                return base
+        return None
+
+    def _alone(self, run: Run) -> bool:
+        """Whether a run is the one base model from which all repetitions beside it begin."""
+        return run.unlearner == ORIGINAL and self.shared_base(run) is not None
 
     @property
     def held_out(self) -> str:
@@ -363,6 +401,7 @@ class Plan:
             whole = all(part.runs for part in pieces)
             runs = tuple(dict.fromkeys(run for part in pieces for run in part.runs)) if whole else ()
             missing = next((part.missing for part in pieces if part.missing), None)
+            alone = all(part.alone for part in pieces)
             cuts = [cut for part in pieces for cut in part.reductions]
         else:
             found = [
@@ -374,6 +413,7 @@ class Plan:
                     self._check_tasks(where, one, run)
             runs = tuple(dict.fromkeys(run for _, run, _ in found if run))
             missing = None if runs else found[0][2]
+            alone = bool(runs) and all(map(self._alone, runs))
             cuts = [cut for one, run, _ in found if run for cut in self._reductions(one, run)]
             cuts += [Reduction(Kind.ABSENT, "dataset", one["dataset"]) for one, run, _ in found if not run]
         about = {name: row[name] for name in COLUMNS if name not in ("published", "status")}
@@ -388,6 +428,7 @@ class Plan:
             reductions=tuple(dict.fromkeys(cuts)) if runs else (),
             printed_trials=self.papers[paper].get("tables", {}).get(table, {}).get("printed_trials", 1),
             widest_interval=self.config["widest_interval"],
+            alone=alone,
             parts=pieces,
             **about,
         )

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 RESERVED = {
     "datasets": {"method", "subset", "hold_back"},
     "models": {"method", "task"},
-    "requests": {"method", "repetitions", "served", "against", "surrogate", "held_out_base", "spares"},
+    "requests": {"method", "repetitions", "served", "against", "surrogate", "held_out_base", "once", "spares"},
     "unlearners": {"method", "also_in", "from_nearest", "on"},
     "attacks": {"method", "images", "equally_sure", "towards", "made_on", "shadows"},
     "defenses": {"method"},

@@ -82,6 +82,8 @@ class Job:
         self.output = Files({name: str(path) for name, path in snakemake.output.items()})
         self.config: dict[str, Any] = snakemake.config
         self.facts: dict[str, Any] = {"threads": snakemake.threads}
+        self.seconds: dict[int, float] = {}  # of the method alone, by repetition
+        self._checkpoint: Checkpoint | None = None
 
     @property
     def results(self) -> Path:
@@ -105,6 +107,10 @@ class Job:
         seed = address.seed_of(self.stage, self.names, number)
         self.facts.setdefault("seeds", {})[str(number)] = seed
         return seed
+
+    def base(self, number: int) -> int:
+        """The number of the base model from which one repetition begins."""
+        return int(self.asks.bases[self.numbers.index(number)])
 
     def seed_of_base(self, number: int) -> int:
         """The seed of one repetition's base model."""
@@ -135,17 +141,24 @@ class Job:
         from palimpsest.train import Checkpoint
 
         seconds = float(os.environ.get("PALIMPSEST_CHECKPOINT_SECONDS", "30"))
-        return Checkpoint(self.kept_for_resuming / f"{number}.{part}", f"{self._resumes} {part}", seconds=seconds)
+        path = self.kept_for_resuming / f"{number}.{part}"
+        self._checkpoint = Checkpoint(path, f"{self._resumes} {part}", seconds=seconds)
+        return self._checkpoint
 
     @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Record the seconds of the block, without loading and saving, as `method_seconds`."""
+    def timed(self, number: int) -> Iterator[None]:
+        """Add the seconds of the block, without loading and saving, to those of a repetition (`method_seconds`).
+
+        What an interrupted run had taken, up to where the block's checkpoint went on from it, is added too.
+        """
         started = time.perf_counter()
         yield
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.facts.setdefault("method_seconds", []).append(round(time.perf_counter() - started, 3))
+        earlier = sum(self._checkpoint.earlier) if self._checkpoint else 0.0
+        taken = time.perf_counter() - started + earlier
+        self.seconds[number], self._checkpoint = self.seconds.get(number, 0.0) + taken, None
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Path]:
@@ -214,7 +227,8 @@ class Job:
                 with self.writing(f"{part}.kept") as temporary:
                     numbered.save({number: left[number]}, temporary, {})
                 with self.writing(str(part)) as temporary:
-                    models.save({number: made[number]}, temporary, {number: {"resumes": self._resumes}})
+                    took = {"seconds": str(self.seconds[number])} if number in self.seconds else {}
+                    models.save({number: made[number]}, temporary, {number: {"resumes": self._resumes, **took}})
         with self.writing(self.output.kept) as temporary:
             numbered.save(left, temporary, {})
         with self.writing(self.output.model) as temporary:
@@ -239,10 +253,13 @@ class Job:
         from palimpsest import models
 
         try:
-            if not part.is_file() or models.metadata(part, number).get("resumes") != self._resumes:
+            if not part.is_file() or (about := models.metadata(part, number)).get("resumes") != self._resumes:
                 return None
             tensors = {name: tensor.cpu() for name, tensor in self.read_tensors(f"{part}.kept", number).items()}
-            return models.load(part, number), tensors
+            whole = models.load(part, number), tensors
+            if "seconds" in about:
+                self.seconds[number] = float(about["seconds"])
+            return whole
         except (models.ModelError, SafetensorError, FileNotFoundError) as error:
             log.warning("ignoring %s: not readable (%s)", part, error)
             return None
@@ -284,6 +301,8 @@ def job(snakemake: Any) -> Iterator[Job]:
         yield run
         if "record" in run.output:
             run.facts |= {"rule": run.stage, "cell": run.names, "params": {**vars(run.asks), "key": run.key}}
+            if run.seconds:  # of a repetition that diverged there are none
+                run.facts["method_seconds"] = [run.seconds.get(number) for number in run.numbers]
             outputs = [path for name, path in run.output.items() if name != "record"]
             usage = _usage(time.perf_counter() - started)
             run.write_text(run.output.record, provenance.record(run.input.paths, outputs, **run.facts, **usage))

@@ -6,8 +6,11 @@ over them. `status` says what the paper has where it has no number: `not_applica
 `derive` computes a row's number from other numbers of the same shape:
 
     minus unlearner=original; control=ours   this number less the one that differs in these fields, by repetition
+    over unlearner=retrain                   this number divided by that one, by repetition
+    under unlearner=retrain                  that number divided by this one, by repetition
     highest unlearner                        among those named in this column, the one with the highest mean;
     lowest unlearner                         or the lowest; the table also shows which one it is
+    highest unlearner minus unlearner=retrain   both: first the best of them, then how it stands to that one
     sd                                       the sample standard deviation of this number over the repetitions
 
 A sensitivity study is one line of paper.yaml. Its CSV then names only the entry that is varied:
@@ -21,6 +24,7 @@ the entry itself has keeps its name. Where several keywords change together, `ca
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -37,7 +41,14 @@ COLUMNS = (
 )  # fmt: skip
 OPTIONAL = {"epsilon", "defense", "screening", "control", "derive", "status"}  # columns that a table may leave out
 IDENTITY = COLUMNS[: COLUMNS.index("published")]  # no two cells of a table agree in all of these
-BEST = ("highest", "lowest")
+SD = "sd"
+BEST = {"highest": max, "lowest": min}
+HELD = {
+    "minus": lambda own, other: own - other,
+    "over": lambda own, other: own / other,
+    "under": lambda own, other: other / own,
+}
+DERIVED = re.compile(rf"(?:(?P<best>{'|'.join(BEST)}) (?P<field>\w+))? ?(?:(?P<held>{'|'.join(HELD)}) (?P<rest>.+))?")
 PAPERS = Path(__file__).parents[3] / "config" / "papers"
 
 
@@ -98,19 +109,20 @@ def parts(row: Mapping[str, str], where: str = "") -> list[dict[str, str]]:
     """Return the rows from which a derived row is computed, in order; a measured row has none."""
     if not row["derive"]:
         return []
-    how, _, rest = row["derive"].partition(" ")
     plain = {**row, "derive": "", "published": ""}
-    if how == "sd" and not rest:
+    if row["derive"] == SD:
         return [plain]
-    if how in BEST and rest in set(IDENTITY) - {"dataset", "model", "derive"}:
-        return [{**plain, rest: name} for name in row[rest].split(SEVERAL)]
-    other = dict(pair.partition("=")[::2] for pair in rest.split("; "))
-    if how == "minus" and other.keys() <= set(IDENTITY) - {"derive"}:
-        return [plain, {**plain, **other}]
-    raise ConfigError(
-        f"{where}: derive cannot be {row['derive']!r}; it takes `minus field=value; field=value`, `highest field`, "
-        f"`lowest field` or `sd`, and the fields {', '.join(IDENTITY[:-1])}."
-    )
+    how = DERIVED.fullmatch(row["derive"])
+    field, rest = (how["field"] or "", how["rest"] or "") if how else ("", "")
+    other = dict(pair.partition("=")[::2] for pair in rest.split("; ")) if rest else {}
+    if not how or field in ("dataset", "model") or not {*filter(None, [field]), *other} <= {*IDENTITY[:-1]}:
+        raise ConfigError(
+            f"{where}: derive cannot be {row['derive']!r}; it takes `minus field=value; field=value`, `over …` or "
+            f"`under …`, before it `highest field` or `lowest field`, either alone, or `{SD}`, and the fields "
+            f"{', '.join(IDENTITY[:-1])}."
+        )
+    each = [{**plain, field: name} for name in row[field].split(SEVERAL)] if field else [plain]
+    return each + ([{**plain, **other}] if other else [])
 
 
 def fill(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from palimpsest.pipeline import papers
 from palimpsest.pipeline.cells import Cell
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.papers import IDENTITY
@@ -120,7 +121,7 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[s
 
 
 def _ours(one: Compared) -> Mapping[int, float]:
-    if one.cell.derive == "sd":  # one number of all repetitions
+    if one.cell.derive == papers.SD:  # one number of all repetitions
         return _ours_mean(one)
     return {} if one.verdict is compare.Verdict.DIVERGED else one.values
 
@@ -149,8 +150,8 @@ def _case(one: Compared, check: Mapping[str, Any], found: Sequence[Compared], nu
             return Case(one, {}, partner)
         ends = compare.two_proportions(*(each for each in both if each))
         return Case(one, {k: sign * compare.SCALES[one.unit] * end + slack for k, end in enumerate(ends)}, partner)
-    other = numbers(partner) if partner else {}
-    return Case(one, {k: sign * (own[k] - share * other[k]) + slack for k in own if k in other}, partner)
+    pairs = compare.paired(one.cell, own, partner.cell, numbers(partner)) if partner else {}
+    return Case(one, {k: sign * (mine - share * its) + slack for k, (mine, its) in pairs.items()}, partner)
 
 
 def _attempts(one: Compared, numbers: Numbers) -> tuple[float, int] | None:

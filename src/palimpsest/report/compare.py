@@ -19,7 +19,8 @@ are the paper's attempts. A standard deviation is held against a printed one of 
 ratio of two variances.
 
 A cell with reductions (stand-in data, network or forget set, or a cut budget) is never compared. Nor is a cell of which
-a repetition diverged: the mean of the surviving runs would flatter.
+a repetition diverged: the mean of the surviving runs would flatter. Nor are seconds, which another machine gives
+otherwise; a ratio of seconds is.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from typing import Any
 
 from scipy.special import fdtri, stdtrit
 
-from palimpsest.pipeline import paths
+from palimpsest.pipeline import papers, paths
 from palimpsest.pipeline.cells import Cell
 from palimpsest.pipeline.values import Status
 
@@ -59,6 +60,7 @@ class Verdict(StrEnum):
     DIFFERS = "differs", "≠", "the published number lies outside our interval"
     STAND_IN = "stand-in", "~", "ours ran on a stand-in or a reduced budget, so the two cannot be compared"
     DIVERGED = "diverged", "!", "a repetition diverged, so nothing is compared"
+    ELSEWHERE = "another machine", "≈", "seconds of another machine than the paper's, so the two are not compared"
     UNREADABLE = "unreadable", "?", "the published number cannot be read"
     NO_INTERVAL = "no interval", "1", "ours ran once, so it has no interval"
     NOT_APPLICABLE = "not applicable", "–"
@@ -70,6 +72,7 @@ JUDGED = (Verdict.AGREES, Verdict.DIFFERS, Verdict.TOO_WIDE)
 FIELDS = ("attack", "epsilon", "defense", "screening", "metric")  # what a measurement and a cell have in common
 SCALES = {"%": 100.0, "fraction": 1.0}  # units of proportions, and what 1 is in them
 ATTEMPTS = "attempts"  # the kind of a measure that counts how many of `n` attempts succeeded
+SECONDS = "seconds"  # the kind of a measure that another machine gives otherwise
 NOT_YET = "not run yet"
 
 Row = Mapping[str, Any]
@@ -84,7 +87,8 @@ class Compared:
     half: the h of the module's rule. difference: ours minus the published number. why: what one must know to understand
     the verdict. record: the record of the rows, below results/<scale>/; empty where there is none. images: how many
     images stand behind each value. successes: for a proportion of attempts, how many succeeded and how many there were,
-    over all repetitions. winner: where the cell is the highest or lowest of several, the name of that one. marks: what
+    over all repetitions. kind: what the numbers are (`families.KINDS`). devices: on which seconds were taken. winner:
+    where the cell is the highest or lowest of several, the name of that one. marks: what
     its row must say of itself (`marks.Mark`).
     """
 
@@ -101,6 +105,8 @@ class Compared:
     verdict: Verdict = Verdict.NOT_RUN
     why: str = NOT_YET
     successes: tuple[float, int] | None = None
+    kind: str = ""
+    devices: tuple[str, ...] = ()
     winner: str = ""
     marks: tuple[str, ...] = ()
 
@@ -167,6 +173,8 @@ def judge(cell: Cell, *rows: Sequence[Row], record: str = "") -> Compared:
         successes = sum(float(row["value"]) / SCALES[unit] * int(row["n"]) for row in counted), attempts
     empty = Compared(
         cell=cell, values=values, unit=unit, successes=successes, **_spread(values),
+        kind=str(counted[0].get("kind", "")) if counted else "",
+        devices=tuple(sorted({row["device"] for row in counted if "device" in row})),
         seeds=tuple(str(own[0][number].get("seed", "")) for number in there),
         images=min(sum(int(one[number]["n"]) for one in own) for number in there) if there else None,
         record=record if any(rows) else "",
@@ -178,24 +186,40 @@ def judge(cell: Cell, *rows: Sequence[Row], record: str = "") -> Compared:
 def derive(cell: Cell, parts: Sequence[Compared]) -> Compared:
     """Return a cell whose number comes from those of other cells; `pipeline.papers` describes the notation.
 
-    A difference is taken by repetition, over those that both cells have. A highest or lowest is that part's own number.
+    A difference or ratio is taken by repetition (`paired`). A highest or lowest is that part's own number.
     """
-    how, _, field = cell.derive.partition(" ")
     lost = sum(one.verdict is Verdict.DIVERGED for one in parts)
-    first = parts[0]
-    if how == "sd":
-        found = replace(first, mean=first.sd, sd=None, half=None, successes=None)
-    elif how == "minus":
-        other = parts[1].values
-        values = {number: value - other[number] for number, value in first.values.items() if number in other}
-        found = replace(first, values=values, successes=None, **_spread(values))
+    how, found = papers.DERIVED.fullmatch(cell.derive), parts[0]
+    if not how:  # the standard deviation
+        return _judged(replace(found, mean=found.sd, sd=None, half=None, successes=None, cell=cell), lost)
+    if how["best"]:
+        several = parts[:-1] if how["held"] else parts
+        if all(one.mean is not None for one in several):
+            found = papers.BEST[how["best"]](several, key=lambda one: one.mean or 0.0)
+            found = replace(found, winner=getattr(found.cell, how["field"]))
+        else:
+            found = replace(found, values={}, mean=None, sd=None, half=None)
+    if how["held"]:
+        both = paired(found.cell, found.values, parts[-1].cell, parts[-1].values)
+        if how["held"] != "minus":  # a ratio, of which neither number may be 0
+            both = {number: pair for number, pair in both.items() if all(pair)}
+            found = replace(found, unit="×", kind="")
+        values = {number: papers.HELD[how["held"]](*pair) for number, pair in both.items()}
+        found = replace(found, values=values, successes=None, **_spread(values))
         found = replace(found, half=interval(found.mean, found.sd, found.n, "", None, cell.printed_trials))
-    elif all(one.mean is not None for one in parts):
-        found = (max if how == "highest" else min)(parts, key=lambda one: one.mean or 0.0)
-        found = replace(found, winner=getattr(found.cell, field))
-    else:
-        found = replace(first, values={}, mean=None, sd=None, half=None)
     return _judged(replace(found, cell=cell), lost)
+
+
+def paired(
+    first: Cell, own: Mapping[int, float], second: Cell, other: Mapping[int, float]
+) -> dict[int, tuple[float, float]]:
+    """Return two cells' numbers side by side, by the repetitions that both have.
+
+    The one base model from which all repetitions begin stands beside each of them.
+    """
+    own = dict.fromkeys(other, own[0]) if first.alone and own else own
+    other = dict.fromkeys(own, other[0]) if second.alone and other else other
+    return {number: (own[number], other[number]) for number in own if number in other}
 
 
 def _spread(values: Mapping[int, float]) -> dict[str, Any]:
@@ -264,11 +288,13 @@ def _verdict(one: Compared, lost: int) -> tuple[Verdict, str]:
         return (Verdict.UNREADABLE if cell.status is Status.UNREADABLE else Verdict.NO_PUBLISHED), cell.note
     if cell.reductions:
         return Verdict.STAND_IN, "; ".join(map(str, cell.reductions))
+    if one.kind == SECONDS:
+        return Verdict.ELSEWHERE, f"measured on another machine: {'; '.join(one.devices)}"
     if one.successes and (theirs := published_successes(one)):
         low, high = two_proportions(one.successes, theirs)
         inside, why = low <= 0 <= high, f"difference of two proportions from {low:.3g} to {high:.3g}"
         width = (high - low) * SCALES[one.unit]
-    elif cell.derive == "sd" and one.n > 1 and cell.printed_trials > 1:
+    elif cell.derive == papers.SD and one.n > 1 and cell.printed_trials > 1:
         low, high = (one.mean * math.sqrt(fdtri(cell.printed_trials - 1, one.n - 1, p)) for p in (0.025, 0.975))
         inside, why = low <= cell.published <= high, f"from {low:.3g} to {high:.3g}"
         width = high - low

@@ -23,7 +23,7 @@ TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"$\sim$", "^": r"\textasciicircum{}", "→": r"$\rightarrow$", "±": r"$\pm$", "≠": r"$\neq$",
     "ε": r"$\varepsilon$", "σ": r"$\sigma$", "×": r"$\times$", "–": "--", "∞": r"$\infty$", "·": r"$\cdot$",
-    "≤": r"$\leq$", "≥": r"$\geq$", "↔": r"$\leftrightarrow$", "†": r"$\dagger$", "‡": r"$\ddagger$",
+    "≈": r"$\approx$", "≤": r"$\leq$", "≥": r"$\geq$", "↔": r"$\leftrightarrow$", "†": r"$\dagger$", "‡": r"$\ddagger$",
     "“": "``", "”": "''", "’": "'",
 }  # fmt: skip
 

@@ -57,7 +57,7 @@ def costs(records: Iterable[Record], runs: Iterable[Run], plan: Plan) -> dict[Ru
 
 def _cost(records: Sequence[Record]) -> Cost:
     first = records[0]
-    taken = [float(seconds) for one in records for seconds in one["method_seconds"]]
+    taken = [float(seconds) for one in records for seconds in one["method_seconds"] if seconds is not None]
     return Cost(
         seconds=statistics.fmean(taken),
         memory=statistics.fmean(float(one.get("gpu_peak_mb", one["peak_memory_mb"])) for one in records),

@@ -133,6 +133,8 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         f"The control{'s' * (len(labels) > 1)} {', '.join(labels)} give{'s' * (len(labels) == 1)} the {says}."
         for says, labels in of_controls.items()
     ]
+    devices = dict.fromkeys(device for one in found for device in one.devices)
+    measured = [f"Seconds were measured on {'; '.join(devices)}."] if devices else []
     said = [f"{mark.sign} {mark.meaning}." for mark in marks.Mark if any(mark in one.marks for one in found)]
     shown = {one.verdict for one in found}
     return Table(
@@ -145,7 +147,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
         blocks=tuple(_block(lines, columns, names, layout["metrics"]) for lines in blocks.values()),
         banner=banner((one.cell for one in found), names),
         n=usual_n(found),
-        footnotes=(*([own["footnote"]] if "footnote" in own else []), *controls, *said),
+        footnotes=(*([own["footnote"]] if "footnote" in own else []), *controls, *measured, *said),
         signs=tuple(verdict for verdict in Verdict if verdict.meaning and verdict in shown),
     )
 
@@ -230,7 +232,7 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
 
 def tidy(found: Iterable[Compared]) -> str:
     """Return CSV with a line for each cell: its fields, what was found, and the record below results/<scale>/."""
-    hidden = ("runs", "reductions", "printed_trials", "widest_interval", "parts")
+    hidden = ("runs", "reductions", "printed_trials", "widest_interval", "alone", "parts")
     about = [field.name for field in fields(Cell) if field.name not in hidden]
     kinds = ("dataset", "model", "forget", "unlearner")
     ours = ("mean", "sd", "n", "unit", "images", "half_width", "difference", "verdict", "why")

@@ -271,13 +271,20 @@ def all_of(samples: Samples, asked: Sequence[Request]) -> tuple[Samples, Samples
 
 
 def write(
-    made: Mapping[int, Request | Diverged], path: Path | str, images: Images, rule: Rule, seeds: Mapping[int, int]
+    made: Mapping[int, Request | Diverged],
+    path: Path | str,
+    images: Images,
+    rule: Rule,
+    seeds: Mapping[int, int],
+    *,
+    once: bool = False,
 ) -> None:
     """Write requests by number, the repetition for which `rule` chose them, each with its seed.
 
     Where the rule is enough, the file holds no sample, and `read` chooses again. For any other rule it holds
     `{number}/indices` and, where there are replacements, `{number}/images` and `{number}/labels`. A `Diverged` stands
     for a request that should have been chosen with a model that diverged.
+    once: whether the request of repetition 0 is what all repetitions serve.
     """
     tensors: dict[str, torch.Tensor] = {}
     requests: dict[int, dict[str, Any]] = {}
@@ -291,14 +298,15 @@ def write(
         if one.replacement:
             parts = one.replacement._asdict().items()
             tensors |= {f"{number}/{name}": tensor.cpu().contiguous() for name, tensor in parts}
-    about = {"method": rule.method, "keywords": rule.keywords, "data": images.digest, "requests": requests}
+    chosen_by = {"method": rule.method, "keywords": rule.keywords}
+    about = {**chosen_by, "data": images.digest, "requests": requests, "once": once}
     # One key: safetensors writes several in an order that changes from call to call, and so the file's hash.
     save_file(tensors, str(path), {"about": json.dumps(about, sort_keys=True)})
 
 
 def read(path: Path | str, images: Images, number: int) -> Request:
-    """Return the request that `write` wrote under `number`, checked; it is chosen again where the file holds its rule
-    alone.
+    """Return the request of repetition `number` that `write` wrote, checked; it is chosen again where the file holds
+    its rule alone.
 
     Raises `RequestError` where the file is broken or has no such number, where the request was chosen from other data,
     and where the rule gives another request than it did; `Diverged` where the model behind it diverged.
@@ -309,6 +317,7 @@ def read(path: Path | str, images: Images, number: int) -> Request:
         requests, rule = about["requests"], Rule(about["method"], about["keywords"])
     except Exception as error:  # safetensors raises its own untyped error
         raise RequestError(f"{path} is not a readable request file ({error}); delete it and run again") from error
+    number = 0 if about.get("once") else number
     if str(number) not in requests:
         raise RequestError(f"{path} has no request {number}; it has {', '.join(requests)}")
     one = requests[str(number)]
