@@ -1,7 +1,8 @@
-"""Random samples, all of one shard of the base model: they retrain one network of an ensemble, again and again.
+"""Random samples, all of one shard of the base model, so that only that shard's network loses any.
 
-The healing paper serves its requests to SISA either spread over the shards or aimed at one. The adversary knows which
-sample lies in which shard, and nothing else; `samples` draws a request that is spread.
+The healing paper times SISA "under the pessimistic assumption that every shard must be updated" (text to its Figure 2).
+This is the other end, and ours: an adversary who knows which sample lies in which shard, and nothing else. `samples`
+draws a request that is spread over all.
 """
 
 from __future__ import annotations
