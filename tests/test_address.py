@@ -418,6 +418,23 @@ def test_a_chain_whose_unlearner_is_missing_is_not_built_yet(folder: Path) -> No
     assert str(cell.missing) == "not built yet: unlearner nobody"
 
 
+def test_a_row_whose_unlearners_end_before_the_last_steps_is_the_model_before_them(folder: Path) -> None:
+    ask(folder, "class_0-same,retrain", "class_0-same,original", "class_0-same,retrain-finetune")
+    found = [cell.run for cell in planned().plan.items["uma", "table4"] if cell.forget == "class_0-same"]
+    assert [(run.forget, run.unlearner) for run in found if run] == [
+        ("class_0", "retrain"), ("class_0", "original"), ("class_0-same", "retrain-finetune"),
+    ]  # fmt: skip
+
+
+def test_a_value_of_one_data_set_is_its_own_and_needs_a_data_set_that_is_there(folder: Path) -> None:
+    ask(folder, "class_0,l1_sparse")
+    own = {"l1_sparse": {"alpha": 1.0e-5, "on": {"digits": {"alpha": 0.5}, "mnist": {"alpha": 0.25}}}}
+    at = planned(unlearners=own)
+    job = at("unlearn", **BASE, forget="class_0", unlearner="l1_sparse", block="0-1")
+    other = at("unlearn", **{**BASE, "dataset": "svhn"}, forget="class_0", unlearner="l1_sparse", block="0-1")
+    assert (job.asks["keywords"]["alpha"], other.asks["keywords"]["alpha"]) == (0.5, 1.0e-5)
+
+
 def test_each_request_of_a_chain_has_its_stand_in(folder: Path) -> None:
     ask(folder, "class_0-random_5000,sisa-sisa")
     assert Run(**BASE, forget="class_0-random_tenth", unlearner="sisa-sisa") in planned().plan.asked

@@ -414,6 +414,22 @@ def test_a_broken_or_foreign_file_is_refused_in_a_sentence(tmp_path: Path) -> No
         requests.read(tmp_path / "file", IMAGES, 0)
 
 
+def test_a_request_for_which_too_few_spares_are_held_back_ends_in_a_sentence() -> None:
+    few = Samples(*(part[:7] for part in TRAIN))
+    images = Images({**IMAGES.splits, "spare": few}, IMAGES.classes)
+    for label, name in enumerate(images.classes):
+        left = int((few.labels == label).sum())
+        for count in range(1, 10):
+            keywords = {"classes": [label], "count": count}
+            rule = Rule("samples", keywords, spares="spare")
+            if count <= left:
+                assert len(rule.choose(images, Choice(0)).indices) == count
+                continue
+            with pytest.raises(RequestError, match=f"names {count} samples of class '{name}', and 'spare' has {left} "):
+                rule.choose(images, Choice(0))
+            assert len(Rule("samples", keywords).choose(images, Choice(0)).indices) == count
+
+
 # Served, one after the other
 
 
@@ -504,11 +520,18 @@ def test_requests_one_after_the_other_leave_what_one_request_for_all_leaves() ->
     assert same(last.retain, requests.split(TRAIN, asked(*order)).retain)
 
 
-def test_a_step_that_forgets_nothing_new_has_all_that_was_forgotten_as_its_forget_set() -> None:
+def test_after_mini_batches_too_a_step_that_forgets_nothing_new_gets_all_of_them() -> None:
     first, second = asked(30, 1, 6, 12, 3), asked(7, 6, 20)
     served = [*requests.steps(TRAIN, [first, second], size=2)]
     assert [len(part.forget.labels) for part in served] == [1, 1], "in mini-batches, without what is gone"
     (union,) = requests.steps(TRAIN, [first, second], same=True)
-    gone = torch.zeros(40, dtype=torch.bool).index_fill(0, torch.cat([first.indices, second.indices]), True)
-    assert same(union.forget, Samples(*(part[gone] for part in TRAIN))) and union.indices is None
-    assert same(union.retain, Samples(*(part[~gone] for part in TRAIN))) and same(union.retain, served[-1].retain)
+    order = [30, 1, 6, 12, 3, 7, 20]
+    assert same(union.forget, Samples(*(part[order] for part in TRAIN))) and same(union.retain, served[-1].retain)
+
+
+def test_a_step_that_forgets_nothing_new_gets_all_that_was_asked_for_in_that_order() -> None:
+    put = inverted(2, 4)
+    (found,) = requests.steps(TRAIN, [asked(30, 2), asked(17), asked(2, 4, replacement=put)], same=True)
+    order = [30, 2, 17, 4]
+    assert same(found.forget, Samples(*(part[order] for part in TRAIN))) and found.indices is None
+    assert same(found.retain, requests.standing(TRAIN, [asked(30, 2), asked(17), asked(2, 4, replacement=put)])[0])

@@ -8,7 +8,7 @@ with job(globals().get("snakemake")) as run:
     from palimpsest import data, models, requests, train, unlearners
 
     images = data.read(run.input.images).to(run.device)
-    rule = requests.Rule(run.asks.method, run.asks.keywords)
+    rule = requests.Rule(run.asks.method, run.asks.keywords, getattr(run.asks, "spares", ""))
     seeds = {number: run.seed(number) for number in run.numbers}
     against = recipe = None
     if "unlearner" in rule.needs:

@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any
 
 from palimpsest.pipeline import method
-from palimpsest.pipeline.cells import ORIGINAL, SAME, STEP, Plan, Run
+from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
 from palimpsest.pipeline.configuration import (
     ROOT,
     SECTIONS,
@@ -32,6 +32,7 @@ from palimpsest.pipeline.configuration import (
     task_of,
 )
 from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
+from palimpsest.pipeline.values import SAME, STEP
 from palimpsest.seeds import numbers, stable_seed
 
 PLAIN = "plain"  # the base model that the one training loop makes, without an unlearner's own `train_base`
@@ -254,7 +255,7 @@ class Addresses:
         if "kept" in method.needs("requests", told["method"]):
             above["kept"] = made["kept"]
         if "against" in entry:
-            told["against"] = self._told("unlearners", entry["against"])
+            told["against"] = self._told("unlearners", entry["against"], "", dataset)
             told["recipe"] = recipe_of(self.config, dataset, model)
             modules.append(self._module("unlearners", entry["against"]))
         if "surrogate" in entry:
@@ -271,7 +272,7 @@ class Addresses:
         above: dict[str, Any] = {"images": self._images(dataset)}
         modules = ["train", self._module("models", model), f"tasks.{told['task']}"]
         if base != PLAIN:
-            told["trainer"] = self._told("unlearners", base, "train_base")
+            told["trainer"] = self._told("unlearners", base, "train_base", dataset)
             modules.append(self._module("unlearners", base))
             if "requests" in method.needs("unlearners", told["trainer"]["method"]):
                 above["requests"] = self._known_before(dataset, model, base, block)
@@ -326,7 +327,7 @@ class Addresses:
         grid = grid_of(self.config, unlearner)
         before = self.model(run.before, block) if run.before else self.base(run, block)
         bases = self.bases(run, block)
-        told = self._told("unlearners", unlearner, "unlearn")
+        told = self._told("unlearners", unlearner, "unlearn", run.dataset)
         told["keywords"] = {key: value for key, value in told["keywords"].items() if key not in grid}
         told |= {
             "recipe": recipe_of(self.config, run.dataset, run.model),
@@ -518,10 +519,13 @@ class Addresses:
     def _images(self, dataset: str) -> File:
         return self("data", dataset=dataset)["images"]
 
-    def _told(self, section: str, name: str, function: str = "") -> dict[str, Any]:
-        """Return the name of a method's file and its keywords, or only those that one `function` of the file takes."""
-        keywords = keywords_of(self.config, section, name, function)
-        return {"method": method_of(self.config, section, name), "keywords": keywords}
+    def _told(self, section: str, name: str, function: str = "", dataset: str = "") -> dict[str, Any]:
+        """Return the name of a method's file and its keywords on a data set, or those of one `function` of the file."""
+        keywords = keywords_of(self.config, section, name, function, dataset)
+        told = {"method": method_of(self.config, section, name), "keywords": keywords}
+        if section == "requests" and "spares" in self.config[section][name]:
+            told["spares"] = self.config[section][name]["spares"]
+        return told
 
     def _module(self, section: str, name: str) -> str:
         return method.module(SECTIONS[section], method_of(self.config, section, name))
