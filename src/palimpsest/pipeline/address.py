@@ -240,9 +240,19 @@ class Addresses:
             told["against"] = self._told("unlearners", entry["against"])
             told["recipe"] = recipe_of(self.config, dataset, model)
             modules.append(self._module("unlearners", entry["against"]))
+            above |= self._begins(model)
         if "surrogate" in entry:
             above["surrogate"] = self._shared(dataset, entry["surrogate"], PLAIN, block)["model"]
         return told, above, *modules
+
+    def _pretrained(self, model: str) -> tuple[Any, ...]:
+        told = {"pretrained": self.config["models"][model]["pretrained"], "root": self.config["data_root"]}
+        return {**self._told("models", model), **told}, {}, "pretrained", self._module("models", model)
+
+    def _begins(self, model: str) -> dict[str, File]:
+        """Return the published weights with which the training of a network begins, if it has any, by their name."""
+        has_any = "pretrained" in self.config["models"][model]
+        return {"pretrained": self("pretrained", model=model)["weights"]} if has_any else {}
 
     def _train(self, dataset: str, model: str, base: str, block: str) -> tuple[Any, ...]:
         told: dict[str, Any] = {
@@ -251,7 +261,7 @@ class Addresses:
             "recipe": recipe_of(self.config, dataset, model),
             "trainer": {},
         }
-        above: dict[str, Any] = {"images": self._images(dataset)}
+        above: dict[str, Any] = {"images": self._images(dataset), **self._begins(model)}
         modules = ["train", self._module("models", model), f"tasks.{told['task']}"]
         if base != PLAIN:
             told["trainer"] = self._told("unlearners", base, "train_base")
@@ -323,6 +333,7 @@ class Addresses:
             "before": [before["model"]],
             "kept": [before["kept"]],
             "requests": self.requests(run, block),
+            **self._begins(run.model),
         }
         modules = [self._module("unlearners", unlearner), f"tasks.{told['task']}"]
         if backbone := told["keywords"].get("backbone"):
