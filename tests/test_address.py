@@ -387,6 +387,23 @@ def test_a_chain_whose_unlearner_is_missing_is_not_built_yet(folder: Path) -> No
     assert str(cell.missing) == "not built yet: unlearner nobody"
 
 
+def test_a_row_whose_unlearners_end_before_the_last_steps_is_the_model_before_them(folder: Path) -> None:
+    ask(folder, "class_0-same,retrain", "class_0-same,original", "class_0-same,retrain-finetune")
+    found = [cell.run for cell in planned().plan.items["uma", "table4"] if cell.forget == "class_0-same"]
+    assert [(run.forget, run.unlearner) for run in found if run] == [
+        ("class_0", "retrain"), ("class_0", "original"), ("class_0-same", "retrain-finetune"),
+    ]  # fmt: skip
+
+
+def test_a_value_of_one_data_set_is_its_own_and_needs_a_data_set_that_is_there(folder: Path) -> None:
+    ask(folder, "class_0,l1_sparse")
+    own = {"l1_sparse": {"alpha": 1.0e-5, "on": {"digits": {"alpha": 0.5}, "mnist": {"alpha": 0.25}}}}
+    at = planned(unlearners=own)
+    job = at("unlearn", **BASE, forget="class_0", unlearner="l1_sparse", block="0-1")
+    other = at("unlearn", **{**BASE, "dataset": "svhn"}, forget="class_0", unlearner="l1_sparse", block="0-1")
+    assert (job.asks["keywords"]["alpha"], other.asks["keywords"]["alpha"]) == (0.5, 1.0e-5)
+
+
 def test_each_request_of_a_chain_has_its_stand_in(folder: Path) -> None:
     ask(folder, "class_0-random_5000,sisa-sisa")
     assert Run(**BASE, forget="class_0-random_tenth", unlearner="sisa-sisa") in planned().plan.asked
@@ -407,6 +424,20 @@ def test_a_request_chosen_with_a_model_at_hand_lies_under_the_chain_that_it_was_
     assert found[0].of.inputs["model"] == at.model(later.before, "0-1").outputs["model"]
     assert [file.of.stage for file in at.requests(later, "0-1")] == ["request", "choose"]
     assert found[1].of.seed(0) != at("request", dataset="digits", request="class_0", block="0-1").seed(0)
+
+
+def test_what_a_file_says_that_it_needs_it_is_given_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = method.needs
+    more = {"margin": ("model", "kept"), "finetune": ("original",)}
+    monkeypatch.setattr(method, "needs", lambda kind, name: more.get(name) or plain(kind, name))
+    at = planned(requests={"worst": {"method": "margin", "count": 20}})
+    run = Run(**BASE, forget="class_0-worst", unlearner="retrain-finetune")
+    place = "results/demo/{}/digits/small_cnn_narrow"
+    base = at.base(run, "0-1").outputs["model"]
+    assert at.model(run, "0-1").inputs["original"] == base, "the chain's base model"
+    assert "original" in at("tune", **run.names).inputs and "original" not in at.model(run.before, "0-1").inputs
+    chosen = at.requests(run, "0-1")[-1].of.inputs
+    assert chosen["kept"] == f"{place.format('unlearned')}/class_0/retrain/0-1.kept.safetensors"
 
 
 def test_a_value_may_be_searched_on_a_smaller_data_set() -> None:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 SCALES = sorted(file.stem for file in (ROOT / "config" / "scales").glob("*.yaml"))
 SCIENCE = (
     *("data", "models", "requests", "tasks", "unlearners", "attacks", "defenses", "metrics"),
-    *("train", "tune", "curvature", "membership", "predict", "measure", "families", "numbered", "ranges"),
+    *("train", "tune", "curvature", "membership", "predict", "measure", "families", "features", "numbered", "ranges"),
     *("processor", "seeds"),
 )
 
@@ -94,6 +94,11 @@ def test_a_misspelt_entry_is_one_sentence_that_lists_the_valid_ones(change: dict
     [
         ({"attacks": {"uma": {"epsilons": ["-8/255"]}}}, "uma: epsilons cannot be ['-8/255']; it takes a list, each"),
         ({"did_not_forget": {"nearer": "forget_acuracy"}}, "no metric 'forget_acuracy'; Did you mean 'forget_ac"),
+        (
+            {"unlearners": {"finetune": {"on": {"digit": {}}}}},
+            "finetune.on has no data set 'digit'; Did you mean 'digits'",
+        ),
+        ({"unlearners": {"finetune": {"on": {"digits": {"lr": -1}}}}}, "finetune.on.digits: lr cannot be -1"),
         ({"attacks": {"uma": {"epsilons": "8/255"}}}, "uma: epsilons cannot be '8/255'; it takes a list, each"),
         ({"unlearners": {"salun": {"ratio": 5}}}, "unlearners.salun: ratio cannot be 5; it takes a number in [0, 1]"),
         ({"unlearners": {"salun": {"variant": "best"}}}, "salun: variant cannot be 'best'; it takes corrected, as_rel"),
@@ -109,6 +114,7 @@ def test_a_misspelt_entry_is_one_sentence_that_lists_the_valid_ones(change: dict
         # Of the data set and the recipe that the value meets.
         ({"requests": {"class_0": {"classes": [77]}}}, "requests.class_0: classes cannot be [77]; it takes"),
         ({"requests": {"class_0": {"classes": None, "random": 11}}}, "requests.class_0: random cannot be 11"),
+        ({"requests": {"class_0": {"spares": "backup"}}}, "requests.class_0: spares cannot be 'backup'; "),
         ({"unlearners": {"sisa": {"slices": 20, "also_in": "uma_table1"}}}, "unlearners.sisa: slices cannot be 20"),
     ],
 )

@@ -16,6 +16,7 @@ from palimpsest.attacks.on_images import OnImages, aimed_at, uma
 from palimpsest.attacks.on_labels import OnLabels
 from palimpsest.data import Samples
 from palimpsest.pipeline import job, method
+from palimpsest.unlearners import heal
 
 SHAPE = tuple(FORGET.images.shape[1:])
 EVERYTHING = Samples(*map(torch.cat, zip(FORGET, RETAIN, strict=True)))
@@ -78,7 +79,15 @@ def test_unlearner_runs_on_a_card(name: str, changed: bool) -> None:
             assert all(tensor.device == base.mean.device for tensor in kept.values())
         put = Samples(255 - forget.images, forget.labels) if changed else None
         initial = tiny_model(2).to(device)
-        at = unlearners.Step(7, RECIPE, indices=indices, kept=kept, initial=lambda: initial, replacement=put)
+        at = unlearners.Step(
+            7,
+            RECIPE,
+            indices=indices,
+            kept=kept,
+            initial=lambda: initial,
+            replacement=put,
+            splits={"spare": everything},
+        )
         made = module.unlearn(base, forget, retain, at)
         assert all(tensor.device == base.mean.device for tensor in made.network.state_dict().values())
         assert all(tensor.device == base.mean.device for tensor in made.kept.values())
@@ -87,6 +96,20 @@ def test_unlearner_runs_on_a_card(name: str, changed: bool) -> None:
     here = run("cpu")
     with card() as device:
         assert agree(run(device), here)
+
+
+@pytest.mark.parametrize("data", ["raw_mahalanobis", "feature_cosine", "feature_mahalanobis", "random"])
+def test_spares_are_found_on_a_card(data: str) -> None:
+    def run(device: torch.device | str) -> unlearners.Unlearned:
+        model, forget, retain = tiny_model().to(device), moved(FORGET, device), moved(RETAIN, device)
+        at = unlearners.Step(7, RECIPE, splits={"spare": moved(EVERYTHING, device)}, original=model)
+        return heal.unlearn(model, forget, retain, at, data=data)
+
+    here = run("cpu")
+    with card() as device:
+        there = run(device)
+        assert there.kept["twins"].tolist() == here.kept["twins"].tolist()
+        assert agree(there.kept["distances"], here.kept["distances"]) and agree(flat(there.network), flat(here.network))
 
 
 UMA = {"epsilons": ["8/255", "16/255"], "steps": 2}

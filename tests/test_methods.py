@@ -35,7 +35,7 @@ STAGES = [folder for folder in FOLDERS if folder.startswith("attacks/")]
 NEEDS = {
     "attacks/on_images": {"own_samples", "shadows"},
     "attacks/on_labels": {"own_samples", "shadows", "forgotten"},
-    "requests": {"model", "unlearner", "surrogate"},
+    "requests": {"model", "unlearner", "surrogate", "kept"},
 }
 every_folder = pytest.mark.parametrize("folder", list(FOLDERS))
 
@@ -172,6 +172,17 @@ def test_what_a_method_reads_of_what_not_everyone_has_is_what_it_says_it_needs(f
         read = {node.attr for node in fields if ast.unparse(node.value) == "at"} & NEEDS[folder]
         assert set(*said) == read and len(said) == bool(read), f"{folder}/{name} says {said} and reads {read}"
         assert all(type(needs) is tuple for needs in said)
+
+
+def test_an_unlearner_that_reads_the_original_says_that_it_needs_it() -> None:
+    for name, tree in methods("unlearners"):
+        said = [
+            ast.unparse(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NEEDS"
+        ]
+        read = any(isinstance(node, ast.Attribute) and ast.unparse(node) == "at.original" for node in ast.walk(tree))
+        assert ("'original'" in "".join(said)) == read, name
 
 
 @pytest.mark.parametrize(("stage", "names"), [("on_images", ["OnImages"]), ("on_labels", ["OnLabels", "Judging"])])

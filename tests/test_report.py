@@ -24,7 +24,7 @@ import pytest
 from markupsafe import escape
 from scipy import stats
 
-from palimpsest.pipeline import configuration, paths
+from palimpsest.pipeline import configuration, paths, values
 from palimpsest.pipeline.cells import Cell, Plan, Run
 from palimpsest.pipeline.configuration import ROOT, load
 from palimpsest.pipeline.errors import ConfigError
@@ -477,6 +477,13 @@ def parse(text: str) -> Balance:
     found.close()
     assert not found.open
     return found
+
+
+def test_a_chain_is_named_by_its_steps() -> None:
+    names = {"salun": "SalUn", "class_0": "class 0", "retrain+salun": "average"}
+    assert values.named("salun-finetune", names) == "SalUn, then finetune"
+    assert values.named("class_0-same", names) == "class 0" and values.named("retrain+salun", names) == "average"
+    assert values.named("salun-salun+retrain", names) == "SalUn, then SalUn, retrain"
 
 
 def test_no_footnote_is_empty_or_stands_twice(demo: Plan, reduced: Path) -> None:

@@ -50,7 +50,7 @@ def labelled(labels: torch.Tensor) -> Images:
 
 
 def at(seed: int = 3, repetition: int = 0) -> Choice:
-    return Choice(seed, repetition, tiny_model(), partial(print), tiny_model(2))
+    return Choice(seed, repetition, tiny_model(), partial(print), tiny_model(2), kept={})
 
 
 def chosen(method: str, images: Images, seed: int = 0, repetition: int = 0, **keywords: Any) -> list[int]:
@@ -185,7 +185,7 @@ CANNOT = {
     "leaves no sample of class 4, which it must keep": ("samples", {"count": 10, "classes": [4], "keep_classes": True}),
     "there is no kind of request requests/../data.py": ("../data", {}),
     "there is no kind of request requests/__init__.py": ("__init__", {}),
-    "margin: the request is chosen with a model, and none was given": ("margin", {"count": 1}),
+    "margin: the request is chosen with `model`, and none was given": ("margin", {"count": 1}),
 }
 
 
@@ -236,7 +236,7 @@ def test_a_kind_takes_the_data_and_a_choice_and_says_what_it_needs_in_words_that
     assert tuple(*named) == RULES[kind].needs
     assert set(RULES[kind].needs) <= Choice.__dataclass_fields__.keys()
     for name in RULES[kind].needs:
-        with pytest.raises(RequestError, match=f"is chosen with a {name}, and none was given"):
+        with pytest.raises(RequestError, match=f"is chosen with `{name}`, and none was given"):
             RULES[kind].choose(IMAGES, replace(at(), **{name: None}))
 
 
@@ -407,6 +407,22 @@ def test_a_broken_or_foreign_file_is_refused_in_a_sentence(tmp_path: Path) -> No
         requests.read(tmp_path / "file", IMAGES, 0)
 
 
+def test_a_request_for_which_too_few_spares_are_held_back_ends_in_a_sentence() -> None:
+    few = Samples(*(part[:7] for part in TRAIN))
+    images = Images({**IMAGES.splits, "spare": few}, IMAGES.classes)
+    for label, name in enumerate(images.classes):
+        left = int((few.labels == label).sum())
+        for count in range(1, 10):
+            keywords = {"classes": [label], "count": count}
+            rule = Rule("samples", keywords, spares="spare")
+            if count <= left:
+                assert len(rule.choose(images, Choice(0)).indices) == count
+                continue
+            with pytest.raises(RequestError, match=f"names {count} samples of class '{name}', and 'spare' has {left} "):
+                rule.choose(images, Choice(0))
+            assert len(Rule("samples", keywords).choose(images, Choice(0)).indices) == count
+
+
 # Served, one after the other
 
 
@@ -495,3 +511,11 @@ def test_requests_one_after_the_other_leave_what_one_request_for_all_leaves() ->
     parts = list(requests.served(asked(*order), 3))
     last = requests.split(TRAIN, parts[-1], parts[:-1])
     assert same(last.retain, requests.split(TRAIN, asked(*order)).retain)
+
+
+def test_a_step_that_forgets_nothing_new_gets_all_that_was_asked_for_in_that_order() -> None:
+    put = inverted(2, 4)
+    (found,) = requests.steps(TRAIN, [asked(30, 2), asked(17), asked(2, 4, replacement=put)], same=True)
+    order = [30, 2, 17, 4]
+    assert same(found.forget, Samples(*(part[order] for part in TRAIN))) and found.indices is None
+    assert same(found.retain, requests.standing(TRAIN, [asked(30, 2), asked(17), asked(2, 4, replacement=put)])[0])

@@ -81,9 +81,9 @@ def served(
 
 def run(name: str, model: models.Network, forget: Samples, retain: Samples = RETAIN, **given: Any) -> models.Network:
     """The same by the method's name, with all that any of them may want."""
-    initial = {"initial": lambda: models.fresh(model, 2)}
+    there = {"initial": lambda: models.fresh(model, 2), "splits": {"spare": samples(40, seed=9)}, "original": model}
     return served(
-        import_module(f"palimpsest.unlearners.{name}"), model, forget, retain, **{"seed": 7, **initial, **given}
+        import_module(f"palimpsest.unlearners.{name}"), model, forget, retain, **{"seed": 7, **there, **given}
     )
 
 

@@ -8,7 +8,7 @@ with job(globals().get("snakemake")) as run:
     from palimpsest import data, models, requests, train, unlearners
 
     images = data.read(run.input.images).to(run.device)
-    rule = requests.Rule(run.asks.method, run.asks.keywords)
+    rule = requests.Rule(run.asks.method, run.asks.keywords, getattr(run.asks, "spares", ""))
     seeds = {number: run.seed(number) for number in run.numbers}
     against = recipe = None
     if "unlearner" in rule.needs:
@@ -20,9 +20,10 @@ with job(globals().get("snakemake")) as run:
         try:
             model = models.load(run.input.model, number).to(run.device)
             surrogate = models.load(run.input.surrogate, number).to(run.device) if "surrogate" in run.input else None
+            kept = run.read_tensors(run.input.kept, number) if "kept" in run.input else None
         except models.Diverged as reason:
             return reason
-        return rule.choose(images, requests.Choice(seeds[number], number, model, against, surrogate, recipe))
+        return rule.choose(images, requests.Choice(seeds[number], number, model, against, surrogate, recipe, kept))
 
     with run.writing(run.output.request) as path:
         requests.write({number: chosen(number) for number in run.numbers}, path, images, rule, seeds)

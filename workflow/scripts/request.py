@@ -5,7 +5,8 @@ from palimpsest.pipeline.job import job
 with job(globals().get("snakemake")) as run:
     from palimpsest import data, requests
 
-    images, rule = data.read(run.input.images), requests.Rule(run.asks.method, run.asks.keywords)
+    images = data.read(run.input.images)
+    rule = requests.Rule(run.asks.method, run.asks.keywords, getattr(run.asks, "spares", ""))
     seeds = {number: run.seed(number) for number in run.numbers}
     made = {number: rule.choose(images, requests.Choice(seed, number)) for number, seed in seeds.items()}
     with run.writing(run.output.request) as path:

@@ -17,6 +17,7 @@ with job(globals().get("snakemake")) as run:
         served = requests.steps(images.splits["train"], asked, same=run.asks.same, size=0)
         *_, (forget, retain, indices, replacement) = served
         base = models.load(run.input.before[0], number).to(run.device)
+        original = models.load(run.input.original, number).to(run.device) if "original" in run.input else None
         at = unlearners.Step(
             seed=run.seed(number),
             recipe=train.recipe_from(run.asks.recipe),
@@ -24,6 +25,8 @@ with job(globals().get("snakemake")) as run:
             indices=indices,
             replacement=replacement,
             kept=run.read_tensors(run.input.kept[0], number),
+            splits=images.held_back,
+            original=original,
             initial=lambda: models.fresh(base, run.seed_of_base(number)),
         )
 

@@ -31,6 +31,7 @@ with job(globals().get("snakemake")) as run:
             run.read_tensors(run.input.kept[place], start),
         )
         base = made.network
+        original = models.load(run.input.original, start).to(run.device) if "original" in run.input else None
         served = requests.steps(images.splits["train"], asked, same=run.asks.same, size=run.asks.served)
         for part, (forget, retain, indices, replacement) in enumerate(served):
             run.facts |= {"forget": len(forget.labels), "retain": len(retain.labels)}
@@ -41,6 +42,8 @@ with job(globals().get("snakemake")) as run:
                 indices=indices,
                 replacement=replacement,
                 kept=made.kept,
+                splits=images.held_back,
+                original=original,
                 # The weights with which training began depend on its seed alone.
                 initial=lambda: models.fresh(base, run.seed_of_base(start)),
                 checkpoint=run.checkpoint(number, part),

@@ -105,6 +105,11 @@ class Images:
         return self.splits["test"].labels
 
     @property
+    def held_back(self) -> dict[str, Samples]:
+        """The splits that are neither trained on nor tested on, by name."""
+        return {name: split for name, split in self.splits.items() if name not in ("train", "test")}
+
+    @property
     def kind(self) -> Literal["images", "features"]:
         """What the samples are; features have no pixels, so no range and no grey levels."""
         return "images" if self.train_images.dtype == torch.uint8 else "features"
@@ -113,7 +118,7 @@ class Images:
     def digest(self) -> str:
         """SHA-256 over shapes, pixels, labels and class names: the identity of the data."""
         hasher = hashlib.sha256(json.dumps(self.classes).encode())
-        for split in ("train", "test", *sorted(self.splits.keys() - {"train", "test"})):
+        for split in ("train", "test", *sorted(self.held_back)):
             for name, tensor in zip(Samples._fields, self.splits[split], strict=True):
                 hasher.update(f"{split}_{name}{tuple(tensor.shape)}".encode())
                 hasher.update(tensor.cpu().contiguous().numpy().data)

@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any
 
 from palimpsest.pipeline import method
-from palimpsest.pipeline.cells import ORIGINAL, SAME, STEP, Plan, Run
+from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
 from palimpsest.pipeline.configuration import (
     ROOT,
     SECTIONS,
@@ -32,6 +32,7 @@ from palimpsest.pipeline.configuration import (
     task_of,
 )
 from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
+from palimpsest.pipeline.values import SAME, STEP
 from palimpsest.seeds import numbers, stable_seed
 
 PLAIN = "plain"  # the base model that the one training loop makes, without an unlearner's own `train_base`
@@ -232,12 +233,12 @@ class Addresses:
         told, modules = self._told("requests", request), [self._module("requests", request)]
         above: dict[str, Any] = {"images": self._images(dataset)}
         run = Run.of_chain(dataset, model, chain)
-        if run:
-            above |= {"model": self.model(run, block)["model"], "requests": self.requests(run, block)}
-        else:
-            above["model"] = self._shared(dataset, model, chain, block)["model"]
+        made = self.model(run, block) if run else self._shared(dataset, model, chain, block)
+        above["model"] = made["model"]
+        if "kept" in method.needs("requests", told["method"]):
+            above["kept"] = made["kept"]
         if "against" in entry:
-            told["against"] = self._told("unlearners", entry["against"])
+            told["against"] = self._told("unlearners", entry["against"], "", dataset)
             told["recipe"] = recipe_of(self.config, dataset, model)
             modules.append(self._module("unlearners", entry["against"]))
             above |= self._begins(model)
@@ -264,7 +265,7 @@ class Addresses:
         above: dict[str, Any] = {"images": self._images(dataset), **self._begins(model)}
         modules = ["train", self._module("models", model), f"tasks.{told['task']}"]
         if base != PLAIN:
-            told["trainer"] = self._told("unlearners", base, "train_base")
+            told["trainer"] = self._told("unlearners", base, "train_base", dataset)
             modules.append(self._module("unlearners", base))
             if "requests" in method.needs("unlearners", told["trainer"]["method"]):
                 above["requests"] = self._known_before(dataset, model, base, block)
@@ -317,7 +318,7 @@ class Addresses:
         held_out = self.plan.request(request).get("held_out_base") and block != self.plan.held_out
         if held_out:  # all repetitions begin from one base, that of no table; tuning has bases of its own
             before = self.base(run, str(self.config["tuning"]["first"]))
-        told = self._told("unlearners", unlearner, "unlearn")
+        told = self._told("unlearners", unlearner, "unlearn", run.dataset)
         told["keywords"] = {key: value for key, value in told["keywords"].items() if key not in grid}
         told |= {
             "recipe": recipe_of(self.config, run.dataset, run.model),
@@ -335,6 +336,8 @@ class Addresses:
             "requests": self.requests(run, block),
             **self._begins(run.model),
         }
+        if "original" in method.needs("unlearners", told["method"]):
+            above["original"] = self.base(run, block)["model"]
         modules = [self._module("unlearners", unlearner), f"tasks.{told['task']}"]
         if backbone := told["keywords"].get("backbone"):
             modules.append(method.module("unlearners", backbone))
@@ -502,10 +505,13 @@ class Addresses:
     def _images(self, dataset: str) -> File:
         return self("data", dataset=dataset)["images"]
 
-    def _told(self, section: str, name: str, function: str = "") -> dict[str, Any]:
-        """Return the name of a method's file and its keywords, or only those that one `function` of the file takes."""
-        keywords = keywords_of(self.config, section, name, function)
-        return {"method": method_of(self.config, section, name), "keywords": keywords}
+    def _told(self, section: str, name: str, function: str = "", dataset: str = "") -> dict[str, Any]:
+        """Return the name of a method's file and its keywords on a data set, or those of one `function` of the file."""
+        keywords = keywords_of(self.config, section, name, function, dataset)
+        told = {"method": method_of(self.config, section, name), "keywords": keywords}
+        if section == "requests" and "spares" in self.config[section][name]:
+            told["spares"] = self.config[section][name]["spares"]
+        return told
 
     def _module(self, section: str, name: str) -> str:
         return method.module(SECTIONS[section], method_of(self.config, section, name))

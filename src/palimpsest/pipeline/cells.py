@@ -27,14 +27,12 @@ from palimpsest.pipeline.configuration import (
 )
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.pipeline.papers import COLUMNS
-from palimpsest.pipeline.values import SEVERAL, Kind, Missing, Reduction, Status, Why
+from palimpsest.pipeline.values import SAME, SEVERAL, STEP, Kind, Missing, Reduction, Status, Why
 from palimpsest.seeds import blocks, numbers
 
 ORIGINAL = "original"  # the model before unlearning, in the place of an unlearner
 NO_ATTACK = "none"
 NO_DEFENSE = ""
-STEP = "-"  # between the steps of a chain
-SAME = "same"  # the request of a step that forgets nothing new and only changes the model further
 SHAPE = ("dataset", "model", "forget", "attack", "epsilon", "defense", "screening", "metric")
 BEFORE = "_before"  # the ending of a metric's name that means the model before unlearning
 
@@ -205,11 +203,18 @@ class Plan:
                 for section, name in (("requests", request), ("unlearners", unlearner)):
                     if name not in (SAME, ORIGINAL):
                         self._check(section, name, numbers, run)
+                spares = self.request(request).get("spares")
+                held_back = self.config["datasets"][run.dataset].get("hold_back", {})
+                if spares is not None and spares not in held_back:
+                    raise ConfigError(
+                        f"requests.{request}: spares cannot be {spares!r}; {run.dataset} holds back "
+                        f"{', '.join(held_back) or 'nothing'}."
+                    )
 
     def _check(self, section: str, name: str, facts: Mapping[str, float], run: Run) -> None:
         valid = method.every_keyword(SECTIONS[section], method_of(self.config, section, name))
         grid = grid_of(self.config, name) if section == "unlearners" else {}
-        for key, value in keywords_of(self.config, section, name).items():
+        for key, value in keywords_of(self.config, section, name, "", run.dataset).items():
             for one in grid.get(key, [value]):
                 if key in valid and (
                     refusal := ranges.parse(valid[key], **facts).refusal(f"{section}.{name}", key, one)
@@ -465,7 +470,18 @@ class Plan:
 def _each(row: Mapping[str, str]) -> list[dict[str, str]]:
     """Return a row of several data sets or unlearners as rows of one each."""
     return [
-        {**row, "dataset": dataset, "model": model, "unlearner": unlearner}
+        {**row, "dataset": dataset, "model": model, "unlearner": unlearner, "forget": _served(row["forget"], unlearner)}
         for dataset, model in zip(row["dataset"].split(SEVERAL), row["model"].split(SEVERAL), strict=True)
         for unlearner in row["unlearner"].split(SEVERAL)
     ]
+
+
+def _served(forget: str, unlearner: str) -> str:
+    """Return a chain's requests without the last ones that ask nothing new, where its unlearners end before them.
+
+    So in a table what a step begins from stands in one block with what the step made of it.
+    """
+    requests, steps = forget.split(STEP), 1 if unlearner == ORIGINAL else unlearner.count(STEP) + 1
+    while len(requests) > steps and requests[-1] == SAME:
+        requests.pop()
+    return STEP.join(requests)

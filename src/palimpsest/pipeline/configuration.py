@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[3]
 RESERVED = {
     "datasets": {"method", "subset", "hold_back"},
     "models": {"method", "task", "pretrained"},
-    "requests": {"method", "repetitions", "served", "against", "surrogate", "held_out_base"},
-    "unlearners": {"method", "also_in", "from_nearest"},
+    "requests": {"method", "repetitions", "served", "against", "surrogate", "held_out_base", "spares"},
+    "unlearners": {"method", "also_in", "from_nearest", "on"},
     "attacks": {"method", "images", "equally_sure", "towards", "made_on", "shadows"},
     "defenses": {"method"},
 }
@@ -120,18 +120,24 @@ def method_of(config: Mapping[str, Any], section: str, name: str) -> str:
     return str(config[section][name].get("method", name))
 
 
-def keywords_of(config: Mapping[str, Any], section: str, name: str, function: str = "") -> dict[str, Any]:
+def keywords_of(
+    config: Mapping[str, Any], section: str, name: str, function: str = "", dataset: str = ""
+) -> dict[str, Any]:
     """Return the keywords of an entry, or only those that one `function` of its method takes.
 
     A variant (`method: other`) starts from those of the other entry.
     """
     entry = config[section][name]
     parent = method_of(config, section, name)
-    inherited = keywords_of(config, section, parent) if parent != name and parent in config[section] else {}
+    inherits = parent != name and parent in config[section]
+    inherited = keywords_of(config, section, parent, "", dataset) if inherits else {}
     found = {**inherited, **{key: value for key, value in entry.items() if key not in RESERVED[section]}}
+    if section == "unlearners":
+        found |= entry.get("on", {}).get(dataset, {})
     if "backbone" in found:  # a method that wraps another entry gets that entry's keywords as its settings
         backbone = found["backbone"]
-        found["settings"] = {**keywords_of(config, section, backbone), **found.get("settings", {})}
+        own = keywords_of(config, section, backbone, "", dataset)
+        found["settings"] = {**own, **found.get("settings", {})}
         found["backbone"] = method_of(config, section, backbone)
     taken = method.keywords(SECTIONS[section], parent, function) if function else found
     return {key: value for key, value in found.items() if key in taken}
@@ -180,6 +186,10 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
     fixed = {key: value for key, value in entry.items() if key not in tuned}
     for given in (fixed, *({key: one} for key, value in tuned.items() for one in value["tune"])):
         _check_keywords(where, given, valid, RESERVED[section])
+    for dataset, own in entry.get("on", {}).items() if section == "unlearners" else ():
+        if dataset not in config["datasets"]:
+            raise ConfigError(unknown(f"{where}.on", "data set", dataset, config["datasets"]))
+        _check_keywords(f"{where}.on.{dataset}", own, valid)
     for key, words in CHOICES.items():
         if section == "attacks" and entry.get(key, words[0]) not in words:
             raise ConfigError(unknown(f"{where}.{key}", "word", str(entry[key]), words))

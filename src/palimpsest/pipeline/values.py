@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 SEVERAL = "+"  # between the data sets, or the unlearners, of a row that is their mean
+STEP = "-"  # between the steps of a chain
+SAME = "same"  # the request of a step that forgets nothing new and only changes the model further
 ARROW = " → "
 
 
@@ -73,5 +75,9 @@ class Reduction:
 
 
 def named(several: str, names: Mapping[str, str]) -> str:
-    """Return the paper's name of something, or of each of several."""
-    return names.get(several) or ", ".join(names.get(name, name) for name in several.split(SEVERAL))
+    """Return the paper's name of something, of each of several, or of each step of a chain."""
+    if several in names or not {SEVERAL, STEP} & {*several}:
+        return names.get(several, several)
+    if SEVERAL in several:
+        return ", ".join(named(one, names) for one in several.split(SEVERAL))
+    return ", then ".join(named(step, names) for step in several.split(STEP) if step != SAME)

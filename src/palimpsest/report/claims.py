@@ -197,7 +197,7 @@ def _why(empty: Sequence[Case], about: Mapping[str, Any]) -> str:
         one = case.one
         shown = one.verdict in (compare.Verdict.NOT_RUN, compare.Verdict.DIVERGED)
         reason = one.short if shown else "without a partner"
-        found.setdefault(reason, {})[names.get(one.cell.unlearner, one.cell.unlearner)] = None
+        found.setdefault(reason, {})[named(one.cell.unlearner, names)] = None
     return "; ".join(f"{reason}: {', '.join(unlearners)}" for reason, unlearners in found.items())
 
 
@@ -205,7 +205,7 @@ def _name(cell: Cell, about: Mapping[str, Any]) -> str:
     names = about.get("names", {})
     items = {**about.get("tables", {}), **about.get("figures", {})}
     table = items.get(cell.table, {}).get("title", cell.table).split(".")[0]
-    parts = [table, names.get(cell.dataset, cell.dataset), names.get(cell.unlearner, cell.unlearner)]
+    parts = [table, named(cell.dataset, names), named(cell.unlearner, names)]
     if cell.screening:
         how = f"{cell.attack} {cell.screening}"
         parts = [table, names.get(how, how), *parts[1:]]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import jinja2
 
 from palimpsest.pipeline.configuration import ROOT
-from palimpsest.pipeline.values import Status
+from palimpsest.pipeline.values import Status, named
 from palimpsest.report.compare import JUDGED, Compared, Verdict
 from palimpsest.report.tables import Column, Line, Table
 
@@ -173,7 +173,7 @@ def environment() -> jinja2.Environment:
     )
     made.globals.update(
         ours=ours, printed=printed, bracketed=bracketed, spread=spread, tooltip=tooltip, notes=notes, below=below,
-        tex_cells=tex_cells, zip=zip,
+        named=named, tex_cells=tex_cells, zip=zip,
     )  # fmt: skip
     made.filters.update(tex=escape, any=any)
     return made

@@ -16,6 +16,7 @@ from typing import Any
 from palimpsest.pipeline import paths
 from palimpsest.pipeline.cells import ORIGINAL, Plan, Run
 from palimpsest.pipeline.configuration import grid_of
+from palimpsest.pipeline.values import named
 
 Record = Mapping[str, Any]
 
@@ -119,7 +120,7 @@ def searches(plan: Plan, runs: Iterable[Run], names: Mapping[str, str], results:
         content = json.loads((results / path).read_text())
         ((keyword, chosen),) = content["chosen"].items()
         trials = tuple((f"{keyword} {one['value']:g}", one["gap"], one["value"] == chosen) for one in content["trials"])
-        where = f"{names.get(run.dataset, run.dataset)}, {names.get(run.forget, run.forget)}"
-        unlearner = names.get(run.unlearner, run.unlearner)
+        where = f"{named(run.dataset, names)}, {named(run.forget, names)}"
+        unlearner = named(run.unlearner, names)
         found.append(Search(unlearner, where, trials, content["edge"], paths.record_of(path)))
     return found

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from palimpsest.pipeline import method
-from palimpsest.pipeline.cells import STEP, Cell
+from palimpsest.pipeline.cells import Cell
 from palimpsest.pipeline.configuration import SECTIONS, keywords_of, method_of
-from palimpsest.pipeline.values import SEVERAL
+from palimpsest.pipeline.values import SEVERAL, STEP
 
 DEFAULT, TUNED = "its default", "a tuned value"
 

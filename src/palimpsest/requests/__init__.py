@@ -5,7 +5,8 @@ Each file of this package is one kind of request and has one function,
     choose(images, at, *, ...) -> Request
 
 `at` is what the workflow gives, a `Choice`; what stands after `*` are the kind's own keywords. A kind that needs more
-than the data and a seed declares it: `NEEDS = ("model",)`, any of the fields `model`, `unlearner` and `surrogate`.
+than the data and a seed declares it: `NEEDS = ("model",)`, any of the fields `model`, `unlearner`, `surrogate` and
+`kept`.
 
 Indices count into the training set as it was before anything was forgotten, whatever was forgotten since; `split` finds
 them in what is left. The UMA paper forgets whole classes or 5,000 random images (Section 5.1). The label-leakage paper
@@ -58,8 +59,9 @@ class Choice:
 
     seed: of all that is random. repetition: which of several that are compared, from 0. model: a network of the chain
     so far. unlearner: what a crafted request is made against, the method's function; its settings are `.keywords`.
-    surrogate: a network that stands in for `model` where that is not known. These three are None for a kind that does
-    not name them in `NEEDS`. recipe: how the base models were trained, as the `Step` of `unlearner` takes it.
+    surrogate: a network that stands in for `model` where that is not known. kept: the tensors that the base training or
+    the last step left beside `model`. These four are None for a kind that does not name them in `NEEDS`. recipe: how
+    the base models were trained, as the `Step` of `unlearner` takes it.
     """
 
     seed: int
@@ -68,20 +70,28 @@ class Choice:
     unlearner: partial[Any] | None = None
     surrogate: Network | None = None
     recipe: Recipe | None = None
+    kept: Mapping[str, torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How requests are chosen: a file of this package, and its keywords."""
+    """How requests are chosen: a file of this package, and its keywords.
+
+    spares: the split in which there must be a spare for each sample that is asked for, of its class; none by default.
+    """
 
     method: str
     keywords: Mapping[str, Any] = field(default_factory=dict)
+    spares: str = ""
 
     def choose(self, images: Images, at: Choice) -> Request:
         """The request, checked; `RequestError` where the data has none such or `at` lacks what the kind needs."""
         if lacking := [name for name in self.needs if getattr(at, name) is None]:
-            raise RequestError(f"{self.method}: the request is chosen with a {lacking[0]}, and none was given")
-        return check(images, self._module().choose(images, at, **self.keywords))
+            raise RequestError(f"{self.method}: the request is chosen with `{lacking[0]}`, and none was given")
+        request = check(images, self._module().choose(images, at, **self.keywords))
+        if self.spares:
+            _check_spares(images, request, self.spares)
+        return request
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -108,6 +118,18 @@ def check(images: Images, request: Request, keep_classes: bool = False) -> Reque
         if gone := sorted(set(labels.tolist()) - left):
             raise RequestError(f"the request leaves no sample of class {gone[0]}, which it must keep")
     return request
+
+
+def _check_spares(images: Images, request: Request, split: str) -> None:
+    """Raise `RequestError` where `split` has fewer samples of a class than the request names."""
+    kinds = (images.train_labels[request.indices], images.splits[split].labels)
+    asked, there = (torch.bincount(labels.cpu(), minlength=len(images.classes)).tolist() for labels in kinds)
+    for name, wanted, left in zip(images.classes, asked, there, strict=True):
+        if wanted > left:
+            raise RequestError(
+                f"the request names {wanted} samples of class {name!r}, and {split!r} has {left} that could take their "
+                "places; hold back a larger share or ask for fewer"
+            )
 
 
 def _asked(indices: torch.Tensor, count: int) -> torch.Tensor:
@@ -212,10 +234,14 @@ def steps(samples: Samples, asked: Sequence[Request], *, same: bool = False, siz
     once.
 
     samples: the whole training set. size: 0 serves the request whole. same: whether the step has no request of its own
-    and follows all of `asked`; its forget set is then the union of these.
+    and follows all of `asked`; its forget set is then the union of these, each sample as it was at first and where it
+    was asked for first.
     """
     if same:
-        yield Split(all_of(samples, asked)[0], standing(samples, asked)[0], None, None)
+        order = torch.tensor(list(dict.fromkeys(torch.cat([one.indices for one in asked]).tolist())))
+        yield Split(
+            Samples(*(part[order.to(part.device)] for part in samples)), standing(samples, asked)[0], None, None
+        )
         return
     *already, now = asked
     for part in served(now, size) if size else [now]:

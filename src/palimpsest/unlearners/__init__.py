@@ -5,7 +5,8 @@
 
 The workflow gives what stands before `*`. What stands after it is a hyper-parameter, with the paper's value as its
 default and its range in its annotation (`palimpsest.ranges`). A method that trains the model on has `training`, a
-`Recipe`. `NEEDS` of a file lists the features that not every method has: `penalty`, or in its base training `requests`.
+`Recipe`. `NEEDS` of a file lists the features that not every method has: `penalty`, `original`, or in its base training
+`requests`.
 `kept` are tensors that a further step of the same method needs; they describe the training set as it is after this
 step.
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,8 +53,10 @@ class Step:
     for. indices: `int64` (n,), the positions of the forget set's samples, in their order, in the training set as it is
     before this step; None where they are gone already. replacement: what shall stand in the places of the forget set's
     samples, one for each, `uint8` or float in [0, 1]; None where they shall be removed. kept: what the base training or
-    the step before left. initial: makes the network with which training began. checkpoint: where a long training may
-    resume. penalty: (model, batch) to a scalar that `adversarial` adds to the loss of the method that it wraps.
+    the step before left. splits: by name, samples that the data set held back from training. original: the base model
+    of the chain, for a method that names it in `NEEDS`. initial: makes the network with which training began.
+    checkpoint: where a long training may resume. penalty: (model, batch) to a scalar that `adversarial` adds to the
+    loss of the method that it wraps.
     """
 
     seed: int
@@ -62,6 +65,8 @@ class Step:
     indices: torch.Tensor | None = None
     replacement: Samples | None = None
     kept: Mapping[str, torch.Tensor] | None = None
+    splits: Mapping[str, Samples] = field(default_factory=dict)
+    original: Network | None = None
     initial: Callable[[], Network] | None = None
     checkpoint: Checkpoint | None = None
     penalty: Loss | None = None

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from palimpsest.data import pixels
+from palimpsest.features import entering
 from palimpsest.models import ModelError, finite
 from palimpsest.seeds import stable_seed
 
@@ -144,17 +144,12 @@ def features(model: nn.Module, images: torch.Tensor, batch_size: int = 500) -> t
     not finite.
     """
     layer = final_layer(model)
-    caught: list[torch.Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].float()))
-    model.eval()
-    try:
-        for number, batch in enumerate(images.split(batch_size)):
-            logits = finite(model(pixels(batch)), "label_leakage: the server's outputs")
-            if len(caught) != number + 1 or not torch.allclose(layer.forward(caught[-1]), logits):
-                raise ModelError("label_leakage: the server's last linear layer does not give its logits")
-    finally:
-        handle.remove()
-    return torch.cat(caught)
+    found = []
+    for (inputs,), outputs in entering(model, [layer], images, batch_size):
+        if not torch.allclose(layer.forward(inputs), finite(outputs, "label_leakage: the server's outputs")):
+            raise ModelError("label_leakage: the server's last linear layer does not give its logits")
+        found.append(inputs)
+    return torch.cat(found)
 
 
 def leave_class_out(shadows: Iterable[Known], forgotten: torch.Tensor) -> list[Known]:
