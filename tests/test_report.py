@@ -198,6 +198,10 @@ def test_a_printed_mean_of_trials_is_held_against_the_mean_of_as_many() -> None:
 
 def test_a_number_of_another_unit_that_was_run_once_has_no_interval() -> None:
     assert judge(cell(), rows_of([90.0], unit="seconds")).verdict == "no interval"
+    chosen = compare.replace(cell(), status=Status.CALIBRATED)
+    assert judge(chosen, rows_of([90.0, 91.0])).verdict == "calibrated", "whatever the interval"
+    reduced = compare.replace(chosen, reductions=(Reduction(Kind.STAND_IN, "dataset", "cifar10", "digits"),))
+    assert judge(reduced, rows_of([90.0, 91.0])).verdict == "stand-in"
 
 
 def test_a_stand_in_is_never_judged_however_close_it_is() -> None:

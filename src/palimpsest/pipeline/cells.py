@@ -380,11 +380,12 @@ class Plan:
         where = f"config/papers/{paper}/{table}.csv:{line}"
         if row["dataset"].count(SEVERAL) != row["model"].count(SEVERAL):
             raise ConfigError(f"{where}: as many networks as data sets, one for each; both separated by {SEVERAL}.")
-        first, *later = row["forget"].split(STEP)
+        chains = [chain.split(STEP) for chain in row["forget"].split(SEVERAL)]
+        asked = [name for first, *later in chains for name in (first, *(one for one in later if one != SAME))]
         for section, names in (
             ("datasets", row["dataset"].split(SEVERAL)),
             ("models", row["model"].split(SEVERAL)),
-            ("requests", [first, *(name for name in later if name != SAME)]),
+            ("requests", asked),
         ):
             for name in names:
                 if name not in self.config[section]:

@@ -2,7 +2,8 @@
 has.
 
 The columns of a CSV are `COLUMNS`. `dataset` and `unlearner` may name several (`mnist+svhn`): the row is then the mean
-over them. `status` says what the paper has where it has no number: `not_applicable` (a dash), `unreadable`, or nothing.
+over them. `status` says what the paper has where it has no number: `not_applicable` (a dash), `unreadable`, or nothing;
+or that a value of ours was chosen so that the printed number comes out: `calibrated`.
 `derive` computes a row's number from other numbers of the same shape:
 
     minus unlearner=original; control=ours   this number less the one that differs in these fields, by repetition

@@ -13,11 +13,15 @@ ARROW = " → "
 
 
 class Status(StrEnum):
-    """What the paper prints in a cell: a number (or a blank), a dash, or something that cannot be read."""
+    """What the paper prints in a cell: a number (or a blank), a dash, or something that cannot be read.
+
+    A calibrated number is printed too, and a value of ours was chosen so that it comes out.
+    """
 
     PRINTED = ""
     NOT_APPLICABLE = "not_applicable"
     UNREADABLE = "unreadable"
+    CALIBRATED = "calibrated"
 
 
 class Why(StrEnum):

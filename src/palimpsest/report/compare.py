@@ -62,6 +62,11 @@ class Verdict(StrEnum):
     DIVERGED = "diverged", "!", "a repetition diverged, so nothing is compared"
     ELSEWHERE = "another machine", "≈", "seconds of another machine than the paper's, so the two are not compared"
     UNREADABLE = "unreadable", "?", "the published number cannot be read"
+    CALIBRATED = (
+        "calibrated",
+        "○",
+        "a value of ours was chosen so that this number comes out, so it is not judged",
+    )
     NO_INTERVAL = "no interval", "1", "ours ran once, so it has no interval"
     NOT_APPLICABLE = "not applicable", "–"
     NOT_RUN = "not run"
@@ -288,6 +293,8 @@ def _verdict(one: Compared, lost: int) -> tuple[Verdict, str]:
         return (Verdict.UNREADABLE if cell.status is Status.UNREADABLE else Verdict.NO_PUBLISHED), cell.note
     if cell.reductions:
         return Verdict.STAND_IN, "; ".join(map(str, cell.reductions))
+    if cell.status is Status.CALIBRATED:
+        return Verdict.CALIBRATED, cell.note
     if one.kind == SECONDS:
         return Verdict.ELSEWHERE, f"measured on another machine: {'; '.join(one.devices)}"
     if one.successes and (theirs := published_successes(one)):
