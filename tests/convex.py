@@ -50,6 +50,8 @@ def minimum(samples: Samples, decay: float) -> torch.Tensor:
     vector = torch.zeros(21, dtype=torch.float64)
     for _ in range(50):
         slope = torch.func.grad(objective)(vector, samples, decay)
+        if slope.norm() < 1e-14:
+            break
         vector = vector - torch.linalg.solve(hessian(vector, samples, decay), slope)
     assert slope.norm() < 1e-12
     return vector

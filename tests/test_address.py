@@ -428,7 +428,7 @@ def test_a_row_whose_unlearners_end_before_the_last_steps_is_the_model_before_th
 
 def test_a_value_of_one_data_set_is_its_own_and_needs_a_data_set_that_is_there(folder: Path) -> None:
     ask(folder, "class_0,l1_sparse")
-    own = {"l1_sparse": {"alpha": 1.0e-5, "on": {"digits": {"alpha": 0.5}, "mnist": {"alpha": 0.25}}}}
+    own = {"l1_sparse": {"alpha": 1.0e-5, "where": {"digits": {"alpha": 0.5}, "mnist": {"alpha": 0.25}}}}
     at = planned(unlearners=own)
     job = at("unlearn", **BASE, forget="class_0", unlearner="l1_sparse", block="0-1")
     other = at("unlearn", **{**BASE, "dataset": "svhn"}, forget="class_0", unlearner="l1_sparse", block="0-1")
@@ -455,6 +455,54 @@ def test_a_request_chosen_with_a_model_at_hand_lies_under_the_chain_that_it_was_
     assert found[0].of.inputs["model"] == at.model(later.before, "0-1").outputs["model"]
     assert [file.of.stage for file in at.requests(later, "0-1")] == ["request", "choose"]
     assert found[1].of.seed(0) != at("request", dataset="digits", request="class_0", block="0-1").seed(0)
+
+
+def test_a_request_that_takes_another_in_depends_on_its_code_and_needs_what_it_needs(
+    edited: Callable[[str], None],
+) -> None:
+    entries: dict[str, Any] = {
+        "worst": {"method": "margin", "count": 20},
+        "some": {"method": "samples", "count": 20},
+        "aimed": {"method": "shard", "count": 20},
+    }
+    entries |= {f"with_{name}": {"method": "mixed", "hostile": name, "count": 50} for name in entries}
+
+    def asked(name: str) -> Address:
+        (found,) = planned(requests=entries).requests(Run(**BASE, forget=name, unlearner="retrain"), "0-1")
+        return found.of
+
+    before = {name: asked(name) for name in entries}
+    assert {name: one.stage for name, one in before.items() if "with" in name} == {
+        "with_worst": "choose",
+        "with_some": "request",
+        "with_aimed": "choose",
+    }
+    assert "kept" in before["with_aimed"].inputs and "kept" not in before["with_worst"].inputs
+    keywords = {"hostile": "margin", "settings": {"count": 20}, "count": 50}
+    assert before["with_worst"].asks.items() >= {"method": "mixed", "keywords": keywords}.items()
+    edited("requests/margin.py")
+    changed = {name for name in before if asked(name).key != before[name].key}
+    assert changed == {"worst", "with_worst"}
+
+
+def test_a_file_that_somebody_brings_is_an_input_and_its_content_is_part_of_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "request.txt"
+    entries = {"listed": {"method": "file", "path": str(path)}, "with_it": {"method": "mixed", "hostile": "listed"}}
+
+    def asked(name: str) -> Address:
+        (found,) = planned(requests=entries).requests(Run(**BASE, forget=name, unlearner="retrain"), "0-1")
+        return found.of
+
+    with pytest.raises(ConfigError, match=r"requests.listed cannot read '.*request.txt' \(No such file"):
+        asked("listed")
+    path.write_text("1\n")
+    before = [asked(name) for name in entries]
+    assert [(one.stage, one.inputs["files"]) for one in before] == [("request", [str(path)])] * 2
+    path.write_text("2\n")
+    assert not {one.key for one in before} & {asked(name).key for name in entries}
+    path.write_text("1\n")
+    assert [asked(name).key for name in entries] == [one.key for one in before]
+    assert "files" not in planned()("request", dataset="digits", request="class_0", block="0-1").inputs
 
 
 def test_what_a_file_says_that_it_needs_it_is_given_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,24 @@ def test_the_paper_scale_reduces_nothing_and_the_others_say_what_they_reduce() -
         ({"recipes": {"new": {"epochs": 1}}}, "recipes.new must give at least epochs, batch_size and lr"),
         ({"requests": {"class_0": {"class": [0]}}}, "has no keyword 'class'; Did you mean 'classes'?"),
         ({"repetitions": 0}, "repetitions cannot be 0: how often everything random is repeated, 1 or more"),
+        (
+            {"requests": {"blended": {"method": "mixed", "hostile": "class_1"}}},
+            "requests.blended.hostile cannot be 'class_1'; it takes class_0, class_4, classes_4_12",
+        ),
+        ({"requests": {"blended": {"method": "mixed"}}}, "requests.blended.hostile cannot be ''; it takes class_0"),
+        (
+            {
+                "requests": {
+                    "one": {"method": "mixed", "hostile": "class_0"},
+                    "two": {"method": "mixed", "hostile": "one"},
+                }
+            },
+            "requests.two.hostile cannot be 'one'; it takes",
+        ),
+        (
+            {"requests": {"blended": {"method": "mixed", "hostile": "class_0", "settings": {"random": 0}}}},
+            "requests.blended.settings: random cannot be 0",
+        ),
         ({"models": {"../x": {}}}, "small letters, digits and underscores"),
         ({"unlearners": {"x": {"method": "../train"}}}, "has no method '../train'"),
     ],
@@ -89,16 +107,22 @@ def test_a_misspelt_entry_is_one_sentence_that_lists_the_valid_ones(change: dict
     assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
+def blended(hostile: str, **values: Any) -> dict[str, Any]:
+    """A change by which a mixed request is asked for instead of class 0."""
+    entries = {"blended": {"method": "mixed", "hostile": hostile, **values}}
+    return {"requests": entries, "stand_ins": {"requests": {"class_0": "blended"}}}
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"attacks": {"uma": {"epsilons": ["-8/255"]}}}, "uma: epsilons cannot be ['-8/255']; it takes a list, each"),
         ({"did_not_forget": {"nearer": "forget_acuracy"}}, "no metric 'forget_acuracy'; Did you mean 'forget_ac"),
         (
-            {"unlearners": {"finetune": {"on": {"digit": {}}}}},
-            "finetune.on has no data set 'digit'; Did you mean 'digits'",
+            {"unlearners": {"finetune": {"where": {"digit": {}}}}},
+            "finetune.where has no data set 'digit'; Did you mean 'digits'",
         ),
-        ({"unlearners": {"finetune": {"on": {"digits": {"lr": -1}}}}}, "finetune.on.digits: lr cannot be -1"),
+        ({"unlearners": {"finetune": {"where": {"digits": {"lr": -1}}}}}, "finetune.where.digits: lr cannot be -1"),
         ({"attacks": {"uma": {"epsilons": "8/255"}}}, "uma: epsilons cannot be '8/255'; it takes a list, each"),
         ({"unlearners": {"salun": {"ratio": 5}}}, "unlearners.salun: ratio cannot be 5; it takes a number in [0, 1]"),
         ({"unlearners": {"salun": {"variant": "best"}}}, "salun: variant cannot be 'best'; it takes corrected, as_rel"),
@@ -114,6 +138,11 @@ def test_a_misspelt_entry_is_one_sentence_that_lists_the_valid_ones(change: dict
         # Of the data set and the recipe that the value meets.
         ({"requests": {"class_0": {"classes": [77]}}}, "requests.class_0: classes cannot be [77]; it takes"),
         ({"requests": {"class_0": {"classes": None, "random": 11}}}, "requests.class_0: random cannot be 11"),
+        (
+            blended("class_4", settings={"classes": [77]}),
+            "requests.blended: classes cannot be [77]; it takes",
+        ),
+        (blended("class_4", count=99999), "requests.blended: count cannot be 99999; it takes"),
         ({"requests": {"class_0": {"spares": "backup"}}}, "requests.class_0: spares cannot be 'backup'; "),
         ({"unlearners": {"sisa": {"slices": 20, "also_in": "uma_table1"}}}, "unlearners.sisa: slices cannot be 20"),
     ],

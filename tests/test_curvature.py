@@ -83,6 +83,22 @@ class TestAgainstFiniteDifferences:
             assert relative(torch.cat(blocks), one_at_a_time) < 1e-12
         assert len(blocks) == 1
 
+    def test_slopes_are_each_samples_gradient_along_a_direction(self, name: str) -> None:
+        model, samples = network(name), some(9)
+        along = direction(model)
+        wanted = torch.cat(list(curvature.per_sample_gradients(model, samples))) @ along
+        assert relative(curvature.slopes(model, samples, along, batch_size=4), wanted) < 1e-12
+
+    def test_conjugate_gradients_solve_the_damped_system_of_the_fisher_matrix(self, name: str) -> None:
+        model, samples = network(name), some(9)
+        vector = curvature.gradient(model, samples)
+
+        def product(u: torch.Tensor) -> torch.Tensor:
+            return curvature.fisher_product(model, samples, u, labels="model")
+
+        found = curvature.conjugate_gradients(product, vector, damping=0.1, steps=200, tolerance=1e-10)
+        assert relative(product(found) + 0.1 * found, vector) < 1e-9
+
     def test_modes_and_running_statistics_stay_as_they_were(self, name: str) -> None:
         model = network(name)
         next(model.children()).eval()  # a mixture, as a frozen BatchNorm makes one
@@ -93,6 +109,7 @@ class TestAgainstFiniteDifferences:
         list(curvature.per_sample_gradients(model, some(9)))
         curvature.hessian_product(model, some(9), along)
         curvature.fisher_product(model, some(9), along)
+        curvature.slopes(model, some(9), along)
         assert [module.training for module in model.modules()] == modes
         assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
@@ -159,6 +176,28 @@ def test_lissa_stops_when_its_change_no_longer_shrinks_and_says_when_it_diverges
     assert 20 < len(steps) < 200
     with pytest.raises(Diverged, match="larger scale"):
         curvature.lissa(lambda u, step: matrix @ u, vector, damping=0.0, scale=0.1, depth=1000)
+
+
+def test_conjugate_gradients_end_in_as_many_steps_as_a_matrix_has_eigenvalues_or_earlier() -> None:
+    matrix = torch.diag(torch.tensor([1.0, 2.0, 2.0, 7.0, 0.0], dtype=torch.float64))
+    vector = torch.ones(5, dtype=torch.float64)
+    taken: list[int] = []
+
+    def product(u: torch.Tensor) -> torch.Tensor:
+        taken.append(1)
+        return matrix @ u
+
+    def solved(steps: int, tolerance: float) -> torch.Tensor:
+        taken.clear()
+        return curvature.conjugate_gradients(product, vector, damping=0.5, steps=steps, tolerance=tolerance)
+
+    exact = 1 / (matrix.diagonal() + 0.5)
+    assert relative(solved(99, 1e-8), exact) < 1e-8 and len(taken) == 4
+    rough = solved(99, 0.5)
+    assert len(taken) < 4 and relative((matrix.diagonal() + 0.5) * rough, vector) <= 0.5
+    assert torch.equal(rough, solved(len(taken), 0.0)), "the same steps, counted"
+    with pytest.raises(Diverged, match="more damping"):
+        curvature.conjugate_gradients(lambda u: u * torch.nan, vector, damping=0.5, steps=3, tolerance=0.1)
 
 
 def test_lissa_converges_exactly_where_the_docstring_says() -> None:

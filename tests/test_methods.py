@@ -185,6 +185,23 @@ def test_an_unlearner_that_reads_the_original_says_that_it_needs_it() -> None:
         assert ("'original'" in "".join(said)) == read, name
 
 
+@every_folder
+def test_what_a_method_says_that_it_reads_are_keywords_of_its_own_that_hold_text(folder: str) -> None:
+    for name, tree in methods(folder):
+        (function, *_) = called(tree, folder).values()
+        taken = {one.arg: ast.unparse(one.annotation) for one, _ in keywords(function) if one.annotation}
+        said = [
+            ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["READS"]
+        ]
+        opens = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & {"read_text", "read_bytes"}
+        if folder == "requests":
+            assert [taken.get(one) for one in sum(said, ())] == ["str"] * len(opens), f"{name} says {said}"
+        else:
+            assert not said, f"{folder}/{name}: only requests have READS"
+
+
 @pytest.mark.parametrize(("stage", "names"), [("on_images", ["OnImages"]), ("on_labels", ["OnLabels", "Judging"])])
 def test_what_the_workflow_gives_cannot_be_changed_by_a_method(stage: str, names: list[str]) -> None:
     tree = ast.parse((PACKAGE / "attacks" / stage / "__init__.py").read_text())

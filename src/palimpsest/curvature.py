@@ -9,7 +9,7 @@ a Hessian or a Fisher matrix here is the mean over the samples given.
 
 Hessian times vector is forward-over-reverse differentiation (Pearlmutter, Neural Computation 1994); the Fisher
 products are a Jacobian-vector and a vector-Jacobian product; H^-1 v is LiSSA (Agarwal et al., JMLR 2017) in the form
-of Warnecke et al.'s code (docs/methods.md 2.4).
+of Warnecke et al.'s code (docs/methods.md 2.4), or conjugate gradients.
 
 BatchNorm: everything here is computed in evaluation mode. A batch's statistics would tie its samples together, and
 there would be no gradient of one sample. Running statistics are constants; scale and shift are parameters.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -100,6 +101,21 @@ def per_sample_gradients(model: nn.Module, samples: Samples, *, memory: int = 2*
         for images, labels in _batches(samples, micro_batch(model, samples, memory)):
             found = of_each(held, pixels(images, some.dtype), labels)
             yield torch.cat([part.reshape(len(labels), -1) for part in found.values()], 1)
+
+
+def slopes(model: nn.Module, samples: Samples, vector: torch.Tensor, *, batch_size: int = 512) -> torch.Tensor:
+    """Each sample's gradient times `vector` (N,): how fast its loss rises along it. No gradient is computed."""
+    found = []
+    with evaluated(model):
+        held, direction = _along(model, vector)
+        for images, labels in _batches(samples, batch_size):
+
+            def losses(given: Named, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+                return F.cross_entropy(functional_call(model, given, (images,)), labels, reduction="none")
+
+            of_batch = partial(losses, images=pixels(images, vector.dtype), labels=labels)
+            found.append(jvp(of_batch, (held,), (direction,))[1])
+    return torch.cat(found)
 
 
 def fisher_diagonal(model: nn.Module, samples: Samples, *, memory: int = 2**29) -> torch.Tensor:
@@ -218,6 +234,35 @@ def lissa(
     return u / scale
 
 
+def conjugate_gradients(
+    product: Callable[[torch.Tensor], torch.Tensor],
+    vector: torch.Tensor,
+    *,
+    damping: float,
+    steps: int,
+    tolerance: float,
+) -> torch.Tensor:
+    """Return (A + damping I)^-1 v (P,) for a matrix A without negative eigenvalues (Hestenes and Stiefel, 1952).
+
+    product: u to A u, the same at every step. steps: how many at most; fewer where the residual becomes as short as
+    `tolerance` times `vector`. Raises `Diverged` where a number is not finite.
+    """
+    solved, residual, direction = torch.zeros_like(vector), vector, vector
+    length = residual @ residual
+    enough, taken = tolerance**2 * length, 0
+    while taken < steps and not length <= enough:  # so that a length that is no number does not end it
+        bent = product(direction) + damping * direction
+        along = length / (direction @ bent)
+        solved, residual = solved + along * direction, residual - along * bent
+        before, length = length, residual @ residual
+        direction = residual + length / before * direction
+        taken += 1
+    if not solved.isfinite().all():
+        raise Diverged("the result of conjugate gradients is not finite; more damping may mend it")
+    log.info("conjugate gradients: %d steps, residual %.3g of %.3g", taken, float(length.sqrt()), float(vector.norm()))
+    return solved
+
+
 def _mean_product(
     model: nn.Module,
     samples: Samples,
@@ -230,12 +275,17 @@ def _mean_product(
         raise ValueError("curvature is a mean over samples, and there are none: nothing is retained")
     total = torch.zeros_like(vector)
     with evaluated(model):
-        held = _detached(model)
-        parts = vector.split(_sizes(model))
-        direction = {name: part.view(held[name].shape) for name, part in zip(held, parts, strict=True)}
+        held, direction = _along(model, vector)
         for images, labels in _batches(samples, batch_size):
             total += flat(list(product(held, direction, pixels(images, vector.dtype), labels).values()))
     return total / len(samples.labels)
+
+
+def _along(model: nn.Module, vector: torch.Tensor) -> tuple[Named, Named]:
+    """The parameters, and `vector` (P,) in their shapes, both by name."""
+    held = _detached(model)
+    parts = zip(held, vector.split(_sizes(model)), strict=True)
+    return held, {name: part.view(held[name].shape) for name, part in parts}
 
 
 def _loss_of_one(model: nn.Module) -> Callable[[Named, torch.Tensor, torch.Tensor], torch.Tensor]:

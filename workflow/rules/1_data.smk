@@ -1,6 +1,7 @@
 """Data and requests: each data set as one file, and what shall be forgotten of it.
 
-in: the data root (files that lie there are used; else they are fetched); a model, for a request chosen with one at hand
+in: the data root (files that lie there are used; else they are fetched); a model, for a request chosen with one at hand;
+    a file that somebody brings, for a request that it lists
 out: data/{dataset}.safetensors
      requests/{dataset}/{request}/{block}.safetensors, or …/{dataset}/{model}/{chain}/{request}/… with a model at hand
 """
@@ -30,7 +31,7 @@ rule request:
         **OUT["request"],
     log:
         LOGS["request"],
-    priority: 10
+    priority: 20  # before any training, since a request may be malformed
     localrule: True
     conda:
         "../../environment.yml"

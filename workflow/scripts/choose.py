@@ -23,9 +23,10 @@ with job(globals().get("snakemake")) as run:
             model = models.load(run.input.model, source).to(run.device)
             surrogate = models.load(run.input.surrogate, base).to(run.device) if "surrogate" in run.input else None
             kept = run.read_tensors(run.input.kept, source) if "kept" in run.input else None
+            choice = requests.Choice(seeds[number], number, model, against, surrogate, recipe, kept)
+            return rule.choose(images, choice)
         except models.Diverged as reason:
             return reason
-        return rule.choose(images, requests.Choice(seeds[number], number, model, against, surrogate, recipe, kept))
 
     made = {number: chosen(number) for number in run.numbers}
     with run.writing(run.output.request) as path:

@@ -25,13 +25,17 @@ from palimpsest.pipeline.configuration import (
     ROOT,
     SECTIONS,
     ConfigError,
+    files_of,
     grid_of,
     keywords_of,
     method_of,
+    needs_of,
+    read_by,
     recipe_of,
     task_of,
 )
 from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
+from palimpsest.pipeline.provenance import digest
 from palimpsest.pipeline.values import SAME, STEP
 from palimpsest.seeds import numbers, stable_seed
 
@@ -230,7 +234,7 @@ class Addresses:
 
     def _at_hand(self, request: str) -> bool:
         """Whether a request is chosen with a model at hand."""
-        return bool(method.needs("requests", method_of(self.config, "requests", request)))
+        return bool(needs_of(self.config, "requests", request))
 
     # For each rule: the settings of its script, what it reads, and the modules that it executes
 
@@ -241,18 +245,19 @@ class Addresses:
 
     def _request(self, dataset: str, request: str, block: str) -> tuple[Any, ...]:
         told = self._told("requests", request) | {"once": self.plan.once(request, block)}
-        return told, {"images": self._images(dataset)}, self._module("requests", request)
+        above = {"images": self._images(dataset), **self._files(request)}
+        return told, above, *self._modules("requests", request)
 
     def _choose(self, dataset: str, model: str, chain: str, request: str, block: str) -> tuple[Any, ...]:
         entry = self.config["requests"][request]
-        told, modules = self._told("requests", request), [self._module("requests", request)]
-        above: dict[str, Any] = {"images": self._images(dataset)}
+        told, modules = self._told("requests", request), self._modules("requests", request)
+        above: dict[str, Any] = {"images": self._images(dataset), **self._files(request)}
         run = Run.of_chain(dataset, model, chain)
         bases = self.bases(Run(dataset, model, request, ORIGINAL), block)
         told |= {"once": self.plan.once(request, block), "bases": bases, "first": run is None}
         made = self.model(run, block) if run else self._shared(dataset, model, chain, self._block_of(bases, block))
         above["model"] = made["model"]
-        if "kept" in method.needs("requests", told["method"]):
+        if "kept" in needs_of(self.config, "requests", request):
             above["kept"] = made["kept"]
         if "against" in entry:
             told["against"] = self._told("unlearners", entry["against"], "", dataset)
@@ -346,10 +351,7 @@ class Addresses:
         }
         if "original" in method.needs("unlearners", told["method"]):
             above["original"] = self.base(run, block)["model"]
-        modules = [self._module("unlearners", unlearner), f"tasks.{told['task']}"]
-        if backbone := told["keywords"].get("backbone"):
-            modules.append(method.module("unlearners", backbone))
-        return told, above, *modules
+        return told, above, *self._modules("unlearners", unlearner), f"tasks.{told['task']}"
 
     def _attack(self, attack: str, block: str, **names: str) -> tuple[Any, ...]:
         run = Run(**names)
@@ -525,7 +527,25 @@ class Addresses:
         told = {"method": method_of(self.config, section, name), "keywords": keywords}
         if section == "requests" and "spares" in self.config[section][name]:
             told["spares"] = self.config[section][name]["spares"]
+        if section == "requests" and (files := self._files(name)):
+            told["files"] = {path: self._content(path, name) for path in files["files"]}
         return told
+
+    def _files(self, request: str) -> dict[str, list[str]]:
+        """Return the files that a request's methods read, under the name that a job has for them."""
+        found = read_by(self.config, "requests", request)
+        return {"files": found} if found else {}
+
+    @staticmethod
+    def _content(path: str, request: str) -> str:
+        try:
+            return digest(path)
+        except OSError as error:
+            raise ConfigError(f"requests.{request} cannot read {path!r} ({error.strerror}).") from error
+
+    def _modules(self, section: str, name: str) -> list[str]:
+        """Return the modules that an entry runs: its own, and that of the entry it wraps."""
+        return [method.module(SECTIONS[section], file) for file in files_of(self.config, section, name)]
 
     def _module(self, section: str, name: str) -> str:
         return method.module(SECTIONS[section], method_of(self.config, section, name))

@@ -19,6 +19,7 @@ from palimpsest.pipeline.configuration import (
     PROBES,
     RESERVED,
     SECTIONS,
+    files_of,
     grid_of,
     keywords_of,
     method_of,
@@ -216,14 +217,15 @@ class Plan:
                     )
 
     def _check(self, section: str, name: str, facts: Mapping[str, float], run: Run) -> None:
-        valid = method.every_keyword(SECTIONS[section], method_of(self.config, section, name))
         grid = grid_of(self.config, name) if section == "unlearners" else {}
-        for key, value in keywords_of(self.config, section, name, "", run.dataset).items():
-            for one in grid.get(key, [value]):
-                if key in valid and (
-                    refusal := ranges.parse(valid[key], **facts).refusal(f"{section}.{name}", key, one)
-                ):
-                    raise ConfigError(f"{refusal}, on {run.dataset} with {run.model}.")
+        for file, keywords in files_of(self.config, section, name, run.dataset).items():
+            valid = method.every_keyword(SECTIONS[section], file)
+            for key, value in keywords.items():
+                for one in grid.get(key, [value]):
+                    if key in valid and (
+                        refusal := ranges.parse(valid[key], **facts).refusal(f"{section}.{name}", key, one)
+                    ):
+                        raise ConfigError(f"{refusal}, on {run.dataset} with {run.model}.")
 
     def runs(self, paper: str, name: str | None = None) -> list[Run]:
         """The runs behind a table or figure, or behind all of a paper."""

@@ -23,7 +23,7 @@ RESERVED = {
     "datasets": {"method", "subset", "hold_back"},
     "models": {"method", "task"},
     "requests": {"method", "repetitions", "served", "against", "surrogate", "held_out_base", "once", "spares"},
-    "unlearners": {"method", "also_in", "from_nearest", "on"},
+    "unlearners": {"method", "also_in", "from_nearest", "where"},
     "attacks": {"method", "images", "equally_sure", "towards", "made_on", "shadows"},
     "defenses": {"method"},
 }
@@ -32,6 +32,9 @@ RESERVED = {
 CHOICES = {"images": ("forget", "unseen"), "towards": ("original", "another", "reference")}
 # By section, the folder whose files its entries name.
 SECTIONS = {section: section for section in RESERVED} | {"datasets": "data"}
+# By section, the keyword by which an entry wraps another entry of the section, whose keywords become its `settings`.
+WRAPS = {"unlearners": "backbone", "requests": "hostile"}
+PENALTY = ": it must train on the forget set"  # what an unlearner must do that is wrapped
 PROBES = "probes"  # the budgets that hold for one data set, named `<data set>/<attack on labels>`
 
 
@@ -99,8 +102,9 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         _check_keywords(f"recipes.{name}", recipe, method.settings())
         if "/" not in name and not {"epochs", "batch_size", "lr"} <= set(recipe):
             raise ConfigError(f"recipes.{name} must give at least epochs, batch_size and lr.")
-    for name, entry in merged["unlearners"].items():
-        _check_backbone(merged, name, entry)
+    for section in WRAPS:
+        for name, entry in merged[section].items():
+            _check_wrapped(merged, section, name, entry)
     _check_stand_ins(merged)
     if merged["tuning"]["first"] < merged["repetitions"]:
         raise ConfigError(
@@ -127,20 +131,40 @@ def keywords_of(
 
     A variant (`method: other`) starts from those of the other entry.
     """
-    entry = config[section][name]
-    parent = method_of(config, section, name)
-    inherits = parent != name and parent in config[section]
-    inherited = keywords_of(config, section, parent, "", dataset) if inherits else {}
-    found = {**inherited, **{key: value for key, value in entry.items() if key not in RESERVED[section]}}
-    if section == "unlearners":
-        found |= entry.get("on", {}).get(dataset, {})
-    if "backbone" in found:  # a method that wraps another entry gets that entry's keywords as its settings
-        backbone = found["backbone"]
-        own = keywords_of(config, section, backbone, "", dataset)
-        found["settings"] = {**own, **found.get("settings", {})}
-        found["backbone"] = method_of(config, section, backbone)
-    taken = method.keywords(SECTIONS[section], parent, function) if function else found
+    found, wraps = _stated(config, section, name, dataset), WRAPS.get(section, "")
+    if inner := found.get(wraps):  # a method that wraps another entry gets that entry's keywords as its settings
+        found["settings"] = {**keywords_of(config, section, inner, "", dataset), **found.get("settings", {})}
+        found[wraps] = method_of(config, section, inner)
+    taken = method.keywords(SECTIONS[section], method_of(config, section, name), function) if function else found
     return {key: value for key, value in found.items() if key in taken}
+
+
+def _stated(config: Mapping[str, Any], section: str, name: str, dataset: str = "") -> dict[str, Any]:
+    """The keywords of an entry as they stand there, over those of the entry of which it is a variant."""
+    entry, parent = config[section][name], method_of(config, section, name)
+    inherits = parent != name and parent in config[section]
+    inherited = _stated(config, section, parent, dataset) if inherits else {}
+    found = {**inherited, **{key: value for key, value in entry.items() if key not in RESERVED[section]}}
+    return found | (entry.get("where", {}).get(dataset, {}) if section == "unlearners" else {})
+
+
+def files_of(config: Mapping[str, Any], section: str, name: str, dataset: str = "") -> dict[str, dict[str, Any]]:
+    """The files of methods that an entry runs, each with its keywords: its own, and that of the entry it wraps."""
+    found = keywords_of(config, section, name, "", dataset)
+    inner = found.get(WRAPS.get(section, ""))
+    return {method_of(config, section, name): found} | ({str(inner): found["settings"]} if inner else {})
+
+
+def needs_of(config: Mapping[str, Any], section: str, name: str) -> set[str]:
+    """What the files that an entry runs declare that they need."""
+    return {need for file in files_of(config, section, name) for need in method.needs(SECTIONS[section], file)}
+
+
+def read_by(config: Mapping[str, Any], section: str, name: str) -> list[str]:
+    """The paths of the files that an entry's methods read, as they say by `READS = (keyword, …)`."""
+    found = files_of(config, section, name).items()
+    of = {file: method.literal(method.path(SECTIONS[section], file), "READS") or () for file, _ in found}
+    return [str(keywords.get(keyword, "")) for file, keywords in found for keyword in of[file]]
 
 
 def grid_of(config: Mapping[str, Any], name: str) -> dict[str, list[Any]]:
@@ -182,10 +206,10 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
     fixed = {key: value for key, value in entry.items() if key not in tuned}
     for given in (fixed, *({key: one} for key, value in tuned.items() for one in value["tune"])):
         _check_keywords(where, given, valid, RESERVED[section])
-    for dataset, own in entry.get("on", {}).items() if section == "unlearners" else ():
+    for dataset, own in entry.get("where", {}).items() if section == "unlearners" else ():
         if dataset not in config["datasets"]:
-            raise ConfigError(unknown(f"{where}.on", "data set", dataset, config["datasets"]))
-        _check_keywords(f"{where}.on.{dataset}", own, valid)
+            raise ConfigError(unknown(f"{where}.where", "data set", dataset, config["datasets"]))
+        _check_keywords(f"{where}.where.{dataset}", own, valid)
     for key, words in CHOICES.items():
         if section == "attacks" and entry.get(key, words[0]) not in words:
             raise ConfigError(unknown(f"{where}.{key}", "word", str(entry[key]), words))
@@ -212,23 +236,19 @@ def _check_keywords(
             raise ConfigError(f"{refusal}.")
 
 
-def _check_backbone(config: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> None:
-    if "backbone" not in entry:
+def _check_wrapped(config: Mapping[str, Any], section: str, name: str, entry: Mapping[str, Any]) -> None:
+    """Refuse an entry that shall wrap another and names none, or one that cannot be wrapped."""
+    keyword, others = WRAPS[section], config[section]
+    taken = {other: method.keywords(section, method_of(config, section, other)) for other in others}
+    if keyword not in taken[name]:
         return
-    where, backbone = f"config.yaml: unlearners.{name}", str(entry["backbone"])
-    fit = {
-        other
-        for other in config["unlearners"]
-        if "penalty" in method.needs("unlearners", method_of(config, "unlearners", other))
-        and "backbone" not in keywords_of(config, "unlearners", other)
-    }
-    if backbone not in fit:
-        raise ConfigError(
-            f"{where}.backbone cannot be {backbone!r}: it must train on the forget set; "
-            f"it takes {', '.join(sorted(fit))}."
-        )
-    valid = method.keywords("unlearners", method_of(config, "unlearners", backbone))
-    _check_keywords(f"{where}.settings", entry.get("settings", {}), valid)
+    fit, why = {other for other in others if keyword not in taken[other]}, ""
+    if section == "unlearners":
+        fit, why = {other for other in fit if "penalty" in needs_of(config, section, other)}, PENALTY
+    where, inner = f"config.yaml: {section}.{name}", str(_stated(config, section, name).get(keyword, ""))
+    if inner not in fit:
+        raise ConfigError(f"{where}.{keyword} cannot be {inner!r}{why}; it takes {', '.join(sorted(fit)) or 'none'}.")
+    _check_keywords(f"{where}.settings", entry.get("settings", {}), taken[inner])
 
 
 def _check_stand_ins(config: Mapping[str, Any]) -> None:

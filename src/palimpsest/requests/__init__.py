@@ -8,6 +8,10 @@ Each file of this package is one kind of request and has one function,
 than the data and a seed declares it: `NEEDS = ("model",)`, any of the fields `model`, `unlearner`, `surrogate` and
 `kept`.
 
+A kind that takes some of its samples from another kind names that in the keyword `hostile`; it then needs what that one
+needs. A kind that reads a file says in which keyword its path stands: `READS = ("path",)`; its content is then part of
+the request's key.
+
 Indices count into the training set as it was before anything was forgotten, whatever was forgotten since; `split` finds
 them in what is left. The UMA paper forgets whole classes or 5,000 random images (Section 5.1). The label-leakage paper
 forgets one class, three, or up to nine at random (its Section VI). The healing paper serves its requests in
@@ -95,8 +99,17 @@ class Rule:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What the kind needs besides the data and a seed."""
-        return getattr(self._module(), "NEEDS", ())
+        """What the kind, and the one that it takes samples from, need besides the data and a seed."""
+        return self._declared("NEEDS")
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the rule, the data and a seed are all that decides the request."""
+        return not self._declared("NEEDS") and not self._declared("READS")
+
+    def _declared(self, name: str) -> tuple[str, ...]:
+        inner = self.keywords.get("hostile")
+        return (*getattr(self._module(), name, ()), *(Rule(inner)._declared(name) if inner else ()))
 
     def _module(self) -> Any:
         if self.method not in {file.stem for file in Path(__file__).parent.glob("[!_]*.py")}:  # a name from a file
@@ -268,9 +281,9 @@ def write(
 ) -> None:
     """Write requests by number, the repetition for which `rule` chose them, each with its seed.
 
-    For a kind that needs nothing but the data the rule is enough: the file holds no sample, and `read` chooses again.
-    For any other kind it holds `{number}/indices` and, where there are replacements, `{number}/images` and
-    `{number}/labels`. A `Diverged` stands for a request that should have been chosen with a model that diverged.
+    Where the rule is enough, the file holds no sample, and `read` chooses again. For any other rule it holds
+    `{number}/indices` and, where there are replacements, `{number}/images` and `{number}/labels`. A `Diverged` stands
+    for a request that should have been chosen with a model that diverged.
     once: whether the request of repetition 0 is what all repetitions serve.
     """
     tensors: dict[str, torch.Tensor] = {}
@@ -280,7 +293,7 @@ def write(
             requests[number] = {"seed": seeds[number], "diverged": str(one)}
             continue
         requests[number] = {"seed": seeds[number], "count": len(one.indices), "sha256": _hash(one.indices)}
-        if rule.needs or one.replacement:
+        if one.replacement or not rule.is_enough:
             tensors[f"{number}/indices"] = one.indices
         if one.replacement:
             parts = one.replacement._asdict().items()
@@ -316,8 +329,10 @@ def read(path: Path | str, images: Images, number: int) -> Request:
     if f"{number}/indices" in names:
         put = (file.get_tensor(f"{number}/{name}") for name in Samples._fields)
         request = Request(file.get_tensor(f"{number}/indices"), Samples(*put) if f"{number}/images" in names else None)
-    else:
+    elif rule.is_enough:
         request = rule.choose(images, Choice(one["seed"], number))
+    else:  # nobody wrote it so, and a path in it may be any file's
+        raise RequestError(f"{path} lacks the samples of its request; delete it and run again")
     if _hash(request.indices) != one["sha256"]:
         raise RequestError(f"{path} does not give the request that it did; delete it and run again")
     return check(images, request)

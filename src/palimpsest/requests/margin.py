@@ -15,9 +15,8 @@ from typing import Annotated
 import torch
 
 from palimpsest.data import Images, pixels
-from palimpsest.models import Diverged
 from palimpsest.ranges import checked
-from palimpsest.requests import Choice, Request, RequestError, check
+from palimpsest.requests import Choice, Request, _ranked
 
 NEEDS = ("model",)
 TASKS = ("classification",)
@@ -26,7 +25,7 @@ BATCH = 500  # images at once, as few as any card takes
 
 @checked
 def choose(
-    images: Images, at: Choice, *, count: Annotated[int, "[1, inf)"] = 25, keep_classes: bool = False
+    images: Images, at: Choice, *, count: Annotated[int, "[1, train)"] = 25, keep_classes: bool = False
 ) -> Request:
     """The `count` training samples with the smallest margin under `at.model`, worst first, ties in upstream order.
 
@@ -35,8 +34,7 @@ def choose(
     """
     assert at.model is not None  # NEEDS
     train, device = images.splits["train"], at.model.mean.device
-    if not 0 < count < len(train.labels):
-        raise RequestError(f"cannot forget {count} of {len(train.labels)} training samples")
+    every = _ranked.among(images, None, count)
     at.model.eval()
     margins = []
     with torch.inference_mode():
@@ -44,7 +42,4 @@ def choose(
             logits = at.model(pixels(some.to(device))).double()
             true = torch.nn.functional.one_hot(labels.to(device), logits.shape[1]).bool()
             margins.append((logits[true] - logits.masked_fill(true, -torch.inf).amax(1)).cpu())
-    margin = torch.cat(margins)
-    if not margin.isfinite().all():
-        raise Diverged("the outputs of the model that the request is chosen with are not finite")
-    return check(images, Request(margin.sort(stable=True).indices[:count]), keep_classes)
+    return _ranked.first(images, every, -torch.cat(margins), count, keep_classes)
