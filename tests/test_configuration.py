@@ -23,7 +23,7 @@ SCALES = sorted(file.stem for file in (ROOT / "config" / "scales").glob("*.yaml"
 SCIENCE = (
     *("data", "models", "requests", "tasks", "unlearners", "attacks", "defenses", "metrics"),
     *("train", "tune", "curvature", "membership", "predict", "measure", "families", "features", "numbered", "ranges"),
-    *("processor", "seeds"),
+    *("pretrained", "processor", "seeds"),
 )
 
 
@@ -234,7 +234,7 @@ def test_keywords_are_read_without_importing() -> None:
     finetune = method.keywords("unlearners", "finetune")
     assert finetune.keys() >= {"epochs", "lr", "batch_size"}, "the fields of its training"
     assert not finetune.keys() & {"model", "forget", "retain", "at", "training"}, "not what the workflow gives"
-    assert method.keywords("models", "resnet").keys() == {"depth", "stem", "width"}
+    assert method.keywords("models", "resnet").keys() == {"depth", "stem", "width", "resize"}
     assert method.keywords("unlearners", "salun")["ratio"] == "Annotated[float, '[0, 1]']"
     assert "retrain" in method.files("unlearners") and "../train" not in method.files("unlearners")
     assert "_heads" not in method.files("attacks"), "a helper is no method"

@@ -35,6 +35,7 @@ from palimpsest.data import (
     DataError,
     Images,
     Samples,
+    afhq,
     cifar10,
     cifar100,
     digit_pairs,
@@ -52,6 +53,7 @@ from palimpsest.data import (
 )
 from palimpsest.data import _files as files
 from palimpsest.data import digest as digest_of
+from palimpsest.pipeline.configuration import load as load_config
 
 REPOSITORY = Path(__file__).parents[1]
 DATA = Path(os.environ.get("PALIMPSEST_DATA", REPOSITORY / "data"))
@@ -348,6 +350,41 @@ def make_tiny(
     )
 
 
+def make_afhq(root: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool = False) -> Made:
+    """Three cats, two dogs and one wild animal to train on, one of each to test."""
+    monkeypatch.setattr(afhq, "COUNTS", {"train": (3, 2, 1), "val": (1, 1, 1)})
+    monkeypatch.setattr(afhq, "SIDE", 16)
+    members = {
+        f"{split}/{name}/{source}_{name}_{number:06d}.jpg": jpeg("RGB", 10 * at + number, side=16)
+        for split, counts in afhq.COUNTS.items()
+        for at, (name, count) in enumerate(zip(afhq.CLASSES, counts, strict=True), len(split))
+        for number, source in enumerate(("pixabay", "flickr", "flickr")[:count])
+    }
+    archive = root / "afhq.zip"
+    if zipped:
+        with zipfile.ZipFile(archive, "w") as file:
+            for name, data in members.items():
+                file.writestr(f"afhq/{name}", data)
+        monkeypatch.setattr(afhq, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
+    else:
+        for name, data in members.items():
+            (root / "afhq" / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / "afhq" / name).write_bytes(data)
+    train, test = (
+        [pixels_of(members[name]) for name in sorted(members) if name.startswith(s)] for s in ("train", "val")
+    )
+    return Made(
+        partial(afhq.load, root, size=16),
+        np.stack(train),
+        np.array([0, 0, 0, 1, 1, 2]),
+        np.stack(test),
+        np.array([0, 1, 2]),
+        archive,
+        afhq.SHA256,
+        afhq.URL,
+    )
+
+
 MAKERS: dict[str, Callable[[Path, pytest.MonkeyPatch], Made]] = {
     "mnist": partial(make_idx, mnist, "MNIST"),
     "fashion_mnist": partial(make_idx, fashion_mnist, "FashionMNIST"),
@@ -359,10 +396,13 @@ MAKERS: dict[str, Callable[[Path, pytest.MonkeyPatch], Made]] = {
     "cifar100_archive": partial(make_cifar100, archived=True),
     "tiny_imagenet": make_tiny,
     "tiny_imagenet_zip": partial(make_tiny, zipped=True),
+    "afhq": make_afhq,
+    "afhq_zip": partial(make_afhq, zipped=True),
 }
 every_format = pytest.mark.parametrize("name", MAKERS)
 every_checksummed_file = pytest.mark.parametrize(
-    "name", [name for name in MAKERS if name != "tiny_imagenet" and not name.endswith("_archive")]
+    "name",
+    [name for name in MAKERS if name not in ("tiny_imagenet", "afhq", "afhq_zip") and not name.endswith("_archive")],
 )
 
 
@@ -402,7 +442,7 @@ def test_files_in_place_are_read_without_torchvision_and_nothing_is_written(name
 
 
 def test_importing_the_loaders_does_not_import_torchvision():
-    loaders = "cifar10, cifar100, digit_pairs, digits, fashion_mnist, mnist, svhn, tiny_imagenet"
+    loaders = "afhq, cifar10, cifar100, digit_pairs, digits, fashion_mnist, mnist, svhn, tiny_imagenet"
     code = f"import sys; from palimpsest.data import {loaders}; sys.exit('torchvision' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
@@ -466,7 +506,7 @@ def test_a_cifar_archive_without_a_member_says_which(tmp_path, monkeypatch):
     fails(made.load, "no data_batch_6", cifar10.URL)
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if not name.startswith("tiny")])
+@pytest.mark.parametrize("name", [name for name in MAKERS if not name.startswith(("tiny", "afhq"))])
 def test_another_number_of_images_is_an_error_that_gives_both(name, tmp_path, monkeypatch):
     made = MAKERS[name](tmp_path, monkeypatch)
     module = sys.modules[made.load.func.__module__]
@@ -834,6 +874,7 @@ def test_a_split_that_leaves_a_class_empty_is_refused(fraction, tmp_path):
         (digit_pairs.load, {"train_per_class": 0}),
         (cifar100.load, {"per_class": (-1, 1)}),
         (tiny_imagenet.load, {"wnids": [3]}),
+        (afhq.load, {"size": 513}),
     ],
 )
 def test_a_value_outside_its_range_is_refused_before_anything_is_read(load, wrong, tmp_path):
@@ -1022,6 +1063,26 @@ def test_wnids_take_these_classes_whole_and_rank_them_anew(zipped, tmp_path, mon
         assert torch.equal(getattr(two, f"{split}_labels"), labels[kept] // 2)
 
 
+def test_groups_make_one_class_of_several_in_the_order_of_their_names(tmp_path, monkeypatch):
+    made = make_tiny(tmp_path, monkeypatch)
+    every = made.load()
+    grouped = made.load(groups={"plants": ["n02000000"], "animals": ["n03000000", "n01000000"]})
+    assert grouped.classes == ("animals", "plants")
+    for split in ("train", "test"):
+        labels = getattr(every, f"{split}_labels")
+        assert torch.equal(getattr(grouped, f"{split}_images"), getattr(every, f"{split}_images"))
+        assert torch.equal(getattr(grouped, f"{split}_labels"), (labels == 1).long())
+    part = made.load(groups={"one": ["n01000000"], "other": ["n03000000"]})
+    assert torch.equal(part.train_images, made.load(wnids=["n01000000", "n03000000"]).train_images)
+
+
+def test_groups_that_share_a_wnid_or_stand_beside_wnids_are_refused(tmp_path, monkeypatch):
+    load = make_tiny(tmp_path, monkeypatch).load
+    fails(partial(load, groups={"a": WNIDS[:2], "b": WNIDS[1:]}), "one group", WNIDS[1])
+    fails(partial(load, groups={"a": WNIDS[:2]}, wnids=WNIDS), "wnids and groups")
+    fails(partial(load, groups={"a": WNIDS[:2], "b": ["n09999999"]}), "n09999999", "wnids.txt")
+
+
 def test_the_part_folder_gives_the_same_images_where_the_whole_is_missing(tmp_path, monkeypatch):
     whole = make_tiny(tmp_path / "whole", monkeypatch).load(wnids=WNIDS)
     part = make_tiny(tmp_path / "part", monkeypatch, folder="tiny-imagenet-20").load(wnids=WNIDS)
@@ -1084,6 +1145,46 @@ def test_a_list_of_fewer_classes_is_not_taken_for_the_whole(tmp_path, monkeypatc
     made = make_tiny(tmp_path, monkeypatch)
     (tmp_path / "tiny-imagenet-200" / "wnids.txt").write_text(f"{WNIDS[0]}\n")
     fails(made.load, "3 classes", "found 1")
+
+
+# AFHQ
+
+
+def test_afhq_is_resized_by_its_loader(tmp_path, monkeypatch):
+    made = make_afhq(tmp_path, monkeypatch)
+    images = afhq.load(tmp_path, size=8)
+    assert images.train_images.shape == (6, 3, 8, 8) and images.classes == ("cat", "dog", "wild")
+    first = Image.fromarray(made.train_images[0].transpose(1, 2, 0)).resize((8, 8), Image.Resampling.BICUBIC)
+    assert np.array_equal(images.train_images[0].numpy(), np.array(first).transpose(2, 0, 1))
+
+
+def test_the_afhq_folder_and_its_zip_give_the_same_images(tmp_path, monkeypatch):
+    for name in ("folder", "zip"):
+        (tmp_path / name).mkdir()
+    assert (
+        make_afhq(tmp_path / "folder", monkeypatch).load().digest
+        == make_afhq(tmp_path / "zip", monkeypatch, zipped=True).load().digest
+    )
+
+
+def test_an_absent_afhq_says_what_to_get_and_where_to_put_it_and_is_not_downloaded(tmp_path, monkeypatch):
+    made = make_afhq(tmp_path, monkeypatch, zipped=True)
+    made.file.unlink()
+    assert "no network" not in fails(made.load, *made.message_parts)
+
+
+def test_an_afhq_archive_with_another_checksum_is_named_with_both(tmp_path, monkeypatch):
+    made = make_afhq(tmp_path, monkeypatch, zipped=True)
+    made.file.write_bytes(flip(made.file.read_bytes()))
+    found = hashlib.sha256(made.file.read_bytes()).hexdigest()
+    fails(made.load, *made.message_parts, f"sha256 {found}")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_an_afhq_class_with_another_number_of_images_is_named_with_both_numbers(zipped, tmp_path, monkeypatch):
+    made = make_afhq(tmp_path, monkeypatch, zipped=zipped)
+    monkeypatch.setattr(afhq, "COUNTS", {"train": (3, 2, 1), "val": (1, 2, 1)})
+    fails(made.load, "val/dog", "expected 2 images", "found 1", afhq.URL)
 
 
 # The real files
@@ -1170,3 +1271,12 @@ def test_the_real_20_tiny_imagenet_classes_have_500_and_50_images_and_148_grey_o
         int((pixels == pixels[:, :1]).flatten(1).all(1).sum()) for pixels in (images.train_images, images.test_images)
     )
     assert grey >= 148  # as many files are grey; a colour file may show a grey picture too
+
+
+def test_the_real_animals_are_three_classes_of_different_size():
+    real("tiny-imagenet-20")
+    groups = load_config()["datasets"]["tiny_animals"]["groups"]
+    images = tiny_imagenet.load(DATA, groups=groups)
+    assert images.classes == ("cat", "dog", "wild")
+    assert images.train_labels.bincount().tolist() == [1000, 2000, 1500]
+    assert images.test_labels.bincount().tolist() == [100, 200, 150]

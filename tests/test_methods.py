@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "palimpsest"
 # Of each folder the functions of its files with what the workflow gives them; the first is the method itself.
 FOLDERS: dict[str, dict[str, tuple[str, ...]]] = {
     "data": {"load": ("root",)},
-    "models": {"build": ("classes", "channels")},
+    "models": {"build": ("classes", "channels"), "pretrained": ("net", "published")},
     "requests": {"choose": ("images", "at")},
     "unlearners": {"unlearn": ("model", "forget", "retain", "at"), "train_base": ("model", "data", "at")},
     "attacks/on_images": {"attack": ("at",)},

@@ -7,7 +7,8 @@ with job(globals().get("snakemake")) as run:
 
     images = data.read(run.input.images)
     network = run.asks.network
-    spec = models.Spec(network["method"], len(images.classes), images.train_images.shape[1], network["keywords"])
+    channels, pretrained = images.train_images.shape[1], run.input.get("pretrained", "")
+    spec = models.Spec(network["method"], len(images.classes), channels, network["keywords"], pretrained)
     statistics = models.channel_statistics(images.train_images)
     images = images.to(run.device)
     task = run.task

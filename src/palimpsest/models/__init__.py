@@ -1,22 +1,23 @@
 """Networks that take pixels in [0, 1], or features, and normalise inside, saved as safetensors.
 
 Each file of this package is one family and has one function, `build(classes, channels, *, ...) -> nn.Module`.
-Every attack and every epsilon is then in pixels, whatever network stands behind it.
+Every attack and every epsilon is then in pixels, whatever network stands behind it. A family of which weights are
+published has a second function, `pretrained(net, published) -> Pretrained`, which gives them the names of its own.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from palimpsest.data import pixels
@@ -37,12 +38,29 @@ class Diverged(Exception):
 class Spec:
     """What a network is: the file of this package that builds it, its classes, its channels (or features), its
     keywords.
+
+    pretrained: the file of published weights with which its training begins, as `palimpsest.pretrained` keeps them; an
+    empty path means fresh weights.
     """
 
     method: str
     classes: int
     channels: int
     keywords: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: str = ""
+
+
+class Pretrained(NamedTuple):
+    """Published weights of a network.
+
+    state: its tensors by the names that the network itself gives them. head: the module that is not taken, since
+    another task has a head of its own. mean, std: of each channel (C,), the normalisation that they were trained with.
+    """
+
+    state: Mapping[str, torch.Tensor]
+    head: str
+    mean: Sequence[float]
+    std: Sequence[float]
 
 
 class Network(nn.Module):
@@ -87,14 +105,38 @@ def channel_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 def create(spec: Spec, mean: torch.Tensor, std: torch.Tensor, seed: int) -> Network:
-    """A network with fresh weights that depend on `seed` alone."""
+    """A network before training: with fresh weights that depend on `seed` alone.
+
+    One that begins with published weights has them and their normalisation in place of `mean` and `std`, as each member
+    of an ensemble has; only its head is fresh. Raises `ModelError` where they cannot be read or do not fit.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Network(spec, mean.cpu(), std.cpu())
+        network = Network(spec, mean.cpu(), std.cpu())
+    if spec.pretrained:
+        _begin(network, spec.pretrained)
+    return network
+
+
+def _begin(network: Network, path: str) -> None:
+    """Put the published weights at `path` into a network or into each member of an ensemble."""
+    try:
+        published = load_file(path)
+    except Exception as error:  # safetensors raises its own untyped error
+        raise ModelError(f"{path} is not a readable file of weights ({error}); delete it and run again") from error
+    for name in ("mean", "std"):
+        if published[name].shape != getattr(network, name).shape:
+            raise ModelError(
+                f"{path} holds the weights of a network of {published[name].shape[1]} channels, and these images have "
+                f"{network.spec.channels}"
+            )
+        getattr(network, name).copy_(published.pop(name))
+    for net in getattr(network.net, "members", [network.net]):
+        net.load_state_dict({**net.state_dict(), **published})
 
 
 def fresh(model: Network, seed: int) -> Network:
-    """A network like `model`, on its device and of its type, with fresh weights that depend on `seed` alone."""
+    """A network like `model`, on its device and of its type, as its training began with `seed`."""
     return create(model.spec, model.mean, model.std, seed).to(model.mean)
 
 

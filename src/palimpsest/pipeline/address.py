@@ -263,9 +263,19 @@ class Addresses:
             told["against"] = self._told("unlearners", entry["against"], "", dataset)
             told["recipe"] = recipe_of(self.config, dataset, model)
             modules.append(self._module("unlearners", entry["against"]))
+            above |= self._begins(model)
         if "surrogate" in entry:
             above["surrogate"] = self._shared(dataset, entry["surrogate"], PLAIN, self._block_of(bases, block))["model"]
         return told, above, *modules
+
+    def _pretrained(self, model: str) -> tuple[Any, ...]:
+        told = {"pretrained": self.config["models"][model]["pretrained"], "root": self.config["data_root"]}
+        return {**self._told("models", model), **told}, {}, "pretrained", self._module("models", model)
+
+    def _begins(self, model: str) -> dict[str, File]:
+        """Return the published weights with which the training of a network begins, if it has any, by their name."""
+        has_any = "pretrained" in self.config["models"][model]
+        return {"pretrained": self("pretrained", model=model)["weights"]} if has_any else {}
 
     def _train(self, dataset: str, model: str, base: str, block: str) -> tuple[Any, ...]:
         told: dict[str, Any] = {
@@ -274,7 +284,7 @@ class Addresses:
             "recipe": recipe_of(self.config, dataset, model),
             "trainer": {},
         }
-        above: dict[str, Any] = {"images": self._images(dataset)}
+        above: dict[str, Any] = {"images": self._images(dataset), **self._begins(model)}
         modules = ["train", self._module("models", model), f"tasks.{told['task']}"]
         if base != PLAIN:
             told["trainer"] = self._told("unlearners", base, "train_base", dataset)
@@ -348,6 +358,7 @@ class Addresses:
             "before": [before["model"]],
             "kept": [before["kept"]],
             "requests": self.requests(run, block),
+            **self._begins(run.model),
         }
         if "original" in method.needs("unlearners", told["method"]):
             above["original"] = self.base(run, block)["model"]

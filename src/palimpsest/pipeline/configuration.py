@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 # Keys of an entry that the workflow reads itself and does not pass to the method.
 RESERVED = {
     "datasets": {"method", "subset", "hold_back"},
-    "models": {"method", "task"},
+    "models": {"method", "task", "pretrained"},
     "requests": {"method", "repetitions", "served", "against", "surrogate", "held_out_base", "once", "spares"},
     "unlearners": {"method", "also_in", "from_nearest", "where"},
     "attacks": {"method", "images", "equally_sure", "towards", "made_on", "shadows"},
@@ -196,6 +196,10 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
         raise ConfigError(unknown(where, "method", file, method.files(folder)))
     if "task" in entry and section == "models" and entry["task"] not in method.files("tasks"):
         raise ConfigError(unknown(where, "task", str(entry["task"]), method.files("tasks")))
+    if "pretrained" in entry and section == "models" and not method.has(folder, file, "pretrained"):
+        raise ConfigError(
+            f"{where}.pretrained: {folder}/{file}.py has no pretrained(), so it takes no published weights."
+        )
     valid = method.every_keyword(folder, file)
     tuned = {key: value for key, value in entry.items() if isinstance(value, dict) and "tune" in value}
     for key, value in tuned.items():

@@ -8,6 +8,7 @@ OUTPUTS: dict[str, dict[str, str]] = {
     "data": {"images": "data/{dataset}.safetensors"},
     "request": {"request": "requests/{dataset}/{request}/{block}.safetensors"},
     "choose": {"request": "requests/{dataset}/{model}/{chain}/{request}/{block}.safetensors"},
+    "pretrained": {"weights": "pretrained/{model}.safetensors"},
     "train": {
         "model": "base/{dataset}/{model}/{base}/{block}.safetensors",
         "kept": "base/{dataset}/{model}/{base}/{block}.kept.safetensors",

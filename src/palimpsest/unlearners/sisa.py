@@ -36,7 +36,7 @@ from typing import Annotated, cast
 import torch
 
 from palimpsest.data import Samples
-from palimpsest.models import Network, Spec, create, ensemble
+from palimpsest.models import Network, create, ensemble
 from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
 from palimpsest.train import Recipe, fit
@@ -72,7 +72,7 @@ def train_base(
             place[:, part] = torch.tensor([[k], [s]])
     place = place.to(data.labels.device)
     keywords = {"method": model.spec.method, "members": shards, "keywords": dict(model.spec.keywords)}
-    spec = Spec("ensemble", model.spec.classes, model.spec.channels, keywords)
+    spec = replace(model.spec, method="ensemble", keywords=keywords)
     network = create(spec, model.mean, model.std, at.seed).to(model.mean)
     steps = [(k, s) for k in range(shards) for s in range(slices)]
     states = _train(network, data, place, steps, {}, at, slices)
@@ -135,7 +135,7 @@ def _train(
     """
     epochs = slice_epochs(at.recipe.epochs, slices)
     of = network.spec.keywords
-    spec = Spec(of["method"], network.spec.classes, network.spec.channels, of["keywords"])
+    spec = replace(network.spec, method=of["method"], keywords=of["keywords"])
     members = cast(ensemble.Ensemble, network.net).members
     done, states = at.checkpoint.restore() if at.checkpoint else (0, {})
     states = {name: tensor.to(network.mean.device) for name, tensor in states.items()}
