@@ -157,8 +157,8 @@ class Job:
         if torch is not None and torch.cuda.is_available():
             torch.cuda.synchronize()
         earlier = sum(self._checkpoint.earlier) if self._checkpoint else 0.0
-        taken = self.seconds.get(number, 0.0) + earlier + time.perf_counter() - started
-        self.seconds[number], self._checkpoint = round(taken, 6), None
+        taken = time.perf_counter() - started + earlier
+        self.seconds[number], self._checkpoint = self.seconds.get(number, 0.0) + taken, None
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Path]:
