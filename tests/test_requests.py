@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,16 +13,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import convex
 import pytest
 import torch
 from card import card
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_unlearners import samples, tiny_model
+from test_unlearners import flat, run, samples, tiny_model
+from test_unlearners import start as started
 
-from palimpsest import models, requests
+from palimpsest import curvature, models, requests
 from palimpsest.data import Images, Samples, pixels, replaced
-from palimpsest.requests import Choice, Request, RequestError, Rule
+from palimpsest.requests import Choice, Request, RequestError, Rule, _ranked
 
 PACKAGE = Path(requests.__file__).parent
 KINDS = sorted(file.stem for file in PACKAGE.glob("[!_]*.py"))
@@ -36,7 +39,12 @@ RULES = {
     "classes": Rule("classes", {"classes": [1, 3]}),
     "samples": Rule("samples", {"count": 7}),
     "margin": Rule("margin", {"count": 5}),
+    "gradient_norm": Rule("gradient_norm", {"count": 5}),
+    "influence": Rule("influence", {"count": 5}),
+    "mixed": Rule("mixed", {"hostile": "margin", "settings": {"count": 5}, "count": 12}),
     "noise": Rule("noise", {"count": 6}),
+    "shard": Rule("shard", {"shard": 1, "count": 5}),
+    "file": Rule("file", {"path": str(Path(__file__).with_name("request.txt"))}),
 }
 
 
@@ -50,7 +58,8 @@ def labelled(labels: torch.Tensor) -> Images:
 
 
 def at(seed: int = 3, repetition: int = 0) -> Choice:
-    return Choice(seed, repetition, tiny_model(), partial(print), tiny_model(2), kept={})
+    kept = {"assignment/shard": torch.arange(40) % 3}
+    return Choice(seed, repetition, tiny_model(), partial(print), tiny_model(2), kept=kept)
 
 
 def chosen(method: str, images: Images, seed: int = 0, repetition: int = 0, **keywords: Any) -> list[int]:
@@ -138,12 +147,216 @@ def test_the_smallest_margins_come_worst_first() -> None:
     assert RULES["margin"].choose(IMAGES, replace(at(), model=model)).indices.tolist() == worst[:5]
 
 
-def test_a_model_without_finite_outputs_chooses_nothing() -> None:
+@pytest.mark.parametrize("layers", ["all", "last"])
+@pytest.mark.parametrize("network", ["one", "an ensemble"])
+def test_the_largest_gradients_come_first(layers: str, network: str) -> None:
+    keywords = {"members": 3, "keywords": {"width": 4, "hidden": 8}}
+    ensemble = models.create(models.Spec("ensemble", 4, 1, keywords), torch.tensor([0.3]), torch.tensor([0.3]), 1)
+    model = (tiny_model() if network == "one" else ensemble).double().train()
+    for module in model.modules():  # which drops nothing in evaluation mode
+        if isinstance(module, torch.nn.Sequential):
+            module.insert(0, torch.nn.Dropout(0.5))
+    model.eval()
+    over = [parameter for name, parameter in model.named_parameters() if layers == "all" or re.search("[89]\\.", name)]
+    assert len(over) == {"one": 1, "an ensemble": 3}[network] * {"all": 8, "last": 2}[layers]
+    norms = []
+    for image, label in zip(*TRAIN, strict=True):
+        loss = torch.nn.functional.cross_entropy(model(pixels(image[None], torch.float64)), label[None])
+        norms.append(float(curvature.flat(torch.autograd.grad(loss, over)).norm()))
+    found = Rule("gradient_norm", {"count": 39, "layers": layers}).choose(IMAGES, replace(at(), model=model.train()))
+    assert found.indices.tolist() == sorted(range(40), key=norms.__getitem__, reverse=True)[:39]
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    of_two = Rule("gradient_norm", {"count": 7, "layers": layers, "classes": [1, 3]})
+    wanted = [index for index in found.indices.tolist() if index % 2][:7]
+    assert of_two.choose(IMAGES, replace(at(), model=model)).indices.tolist() == wanted
+
+
+class TestInfluence:
+    """On softmax regression in its minimum, where the prediction and what it predicts can be computed exactly."""
+
+    DECAY = 0.05
+    TRAIN, OTHER = convex.clouds(60), convex.clouds(40, seed=9)
+    IMAGES = Images.of(("a", "b", "c"), train=TRAIN, test=OTHER, spare=convex.clouds(15, seed=4))
+
+    def ranked(self, count: int = 59, **keywords: Any) -> list[int]:
+        """The request, with the weight decay of the objective as damping: its Hessian is then that of the formula."""
+        model = convex.trained(self.TRAIN, self.DECAY)
+        model.mean = torch.zeros(1, dtype=torch.float64)
+        given = {"count": count, "damping": self.DECAY, "tolerance": 1e-9, **keywords}
+        return Rule("influence", given).choose(self.IMAGES, replace(at(), model=model)).indices.tolist()
+
+    def left(self, *gone: int) -> Samples:
+        stays = [index for index in range(60) if index not in gone]
+        return Samples(*(part[stays] for part in self.TRAIN))
+
+    def loss_without(self, *gone: int) -> float:
+        return float(convex.objective(convex.minimum(self.left(*gone), self.DECAY), self.OTHER, 0.0))
+
+    @pytest.mark.parametrize("on", ["test", "spare"])
+    def test_is_the_formula_with_the_whole_inverse_matrix(self, on: str) -> None:
+        theta, split = convex.minimum(self.TRAIN, self.DECAY), self.IMAGES.splits[on]
+        slope = torch.func.grad(convex.objective)
+        raised = torch.linalg.inv(convex.hessian(theta, self.TRAIN, self.DECAY)) @ slope(theta, split, 0.0)
+        ones = [Samples(*(part[index : index + 1] for part in self.TRAIN)) for index in range(60)]
+        scores = [float(slope(theta, one, 0.0) @ raised) for one in ones]
+        wanted = sorted(range(60), key=scores.__getitem__, reverse=True)
+        assert self.ranked(on=on, samples=None) == self.ranked(on=on) == wanted[:59]
+        of_two = [index for index in wanted if self.TRAIN.labels[index] != 1]
+        assert self.ranked(5, on=on, classes=[0, 2]) == of_two[:5]
+
+    def test_foresees_what_training_without_each_sample_gives(self) -> None:
+        raised = [self.loss_without(index) for index in range(60)]
+        wanted, found = sorted(range(60), key=raised.__getitem__, reverse=True), self.ranked()
+        assert found[:3] == wanted[:3] and raised[found[0]] > self.loss_without() > raised[found[-1]]
+        places = torch.tensor([found.index(index) - wanted.index(index) for index in found], dtype=torch.float64)
+        assert 1 - 6 * places.square().sum() / (60 * (60**2 - 1)) > 0.99, "the rank correlation, but for the last"
+
+    def test_together_they_do_more_harm_than_any_that_are_drawn(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        drawn = [self.loss_without(*torch.randperm(60, generator=generator)[:10].tolist()) for _ in range(50)]
+        assert self.loss_without(*self.ranked(10)) > max(drawn) > self.loss_without()
+
+    def test_a_sample_of_the_training_set_gives_another_curvature_and_the_same_again(self) -> None:
+        few = self.ranked(samples=10)
+        assert few == self.ranked(samples=10) != self.ranked()
+
+    @pytest.mark.parametrize("on", ["train", "backup"])
+    def test_a_split_that_is_not_there_ends_in_a_sentence(self, on: str) -> None:
+        with pytest.raises(RequestError, match=f"influence: on cannot be '{on}'; the data has spare, test"):
+            self.ranked(on=on)
+
+
+@pytest.mark.parametrize("hostile", ["margin", "classes"])
+def test_hostile_samples_stand_anywhere_among_honest_ones(hostile: str) -> None:
+    inner = RULES[hostile].choose(IMAGES, at()).indices.tolist()
+    count = len(inner) + 12
+    rule = Rule("mixed", {"hostile": hostile, "settings": RULES[hostile].keywords, "count": count})
+    found = [rule.choose(IMAGES, at(seed)).indices.tolist() for seed in range(200)]
+    assert all(len(one) == len(set(one)) == count and set(inner) < set(one) for one in found)
+    assert {index for one in found for index in one} == set(range(40)), "anyone may ask honestly"
+    places = {index: torch.tensor([one.index(index) for one in found]).double() for index in inner}
+    for found_at in places.values():
+        assert found_at.min() < 2 and found_at.max() > count - 3, "at both ends"
+        assert abs(found_at.mean() - (count - 1) / 2) < 4 * count / 200**0.5 / 12**0.5
+    assert len({tuple(index for index in one if index in inner) for one in found}) > 80, "in any order"
+
+
+def test_a_request_aimed_at_a_shard_retrains_that_one_and_no_other() -> None:
+    model, kept = started("sisa")
+    assert kept is not None
+    choice = replace(at(), model=model, kept=kept)
+    first = Rule("shard", {"shard": 2, "count": 4}).choose(IMAGES, choice)
+    assert first.indices.tolist() == sorted(first.indices.tolist())
+    assert kept["assignment/shard"][first.indices].tolist() == [2, 2, 2, 2]
+    assert first.indices.tolist() != Rule("shard", {"shard": 2, "count": 4}).choose(IMAGES, at(4)).indices.tolist()
+    forget, retain, indices, _ = requests.split(TRAIN, first)
+    after = run("sisa", model, forget, retain, indices=indices, kept=kept)
+    same_as_before = [
+        all(torch.equal(one, other) for one, other in zip(a.parameters(), b.parameters(), strict=True))
+        for a, b in zip(model.net.members, after.net.members, strict=True)  # type: ignore[arg-type]
+    ]
+    assert same_as_before == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("shards", "keywords", "sentence"),
+    [
+        (None, {}, "the model keeps no shards to aim at"),
+        (torch.zeros(39), {}, "are of 39 samples of 40; such a request must be the first"),
+        (torch.arange(40) % 3, {"shard": 3}, "there is no shard 3; the model's are 0..2"),
+        (torch.arange(40) % 3, {"shard": 1, "count": 14}, "cannot forget 14 of 13 training samples"),
+        (torch.arange(40) % 4, {"count": 10, "keep_classes": True}, "no sample of class 0, which it must keep"),
+    ],
+)
+def test_a_shard_that_cannot_be_asked_for_ends_in_a_sentence(
+    shards: torch.Tensor | None, keywords: dict[str, Any], sentence: str
+) -> None:
+    kept = {} if shards is None else {"assignment/shard": shards.long()}
+    with pytest.raises(RequestError, match=sentence):
+        Rule("shard", keywords).choose(IMAGES, replace(at(), kept=kept))
+
+
+def test_a_file_is_served_in_its_order(tmp_path: Path) -> None:
+    path = tmp_path / "request.txt"
+    path.write_bytes(b"# worst first\r\n 30 # wing\r\n\r\n007\n2\r\n39")
+    for seed in (0, 1):
+        assert chosen("file", IMAGES, seed, path=str(path)) == [30, 7, 2, 39]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"3\n40\n", "request.txt:2 names '40'; a training sample has an index in 0..39"),
+        (b"# all\n\n-1", "request.txt:3 names '-1'; a training sample has"),
+        (b"1, 2", "request.txt:1 names '1, 2'; a"),
+        (b"1.0", "request.txt:1 names '1.0'; a"),
+        ("٣".encode(), "request.txt:1 names '٣'; a"),
+        (b"9" * 5000, f"request.txt:1 names '{'9' * 40}'; a"),
+        (b"5\n2\n05", "request.txt:3 names training sample 5, as line 1 did already"),
+        (b"# nobody\n\n", "request.txt names no training sample"),
+        (b"", "request.txt names no training sample"),
+        (b"\xff\xfe3", "it is no text file that can be read"),
+        (None, "it is no text file that can be read"),
+        ("\n".join(map(str, range(40))).encode(), "the forget set is the whole training set"),
+        ("\n".join(map(str, range(2, 40, 4))).encode(), "leaves no sample of class 2, which it must keep"),
+    ],
+)
+def test_every_fault_of_a_file_is_a_sentence_with_its_line(
+    content: bytes | None, sentence: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "request.txt"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(RequestError) as refused:
+        Rule("file", {"path": str(path), "keep_classes": True}).choose(IMAGES, Choice(0))
+    assert sentence in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_request_that_a_file_listed_stays_though_the_file_goes(tmp_path: Path) -> None:
+    (tmp_path / "request.txt").write_text("30\n1\n")
+    listed = Rule("file", {"path": str(tmp_path / "request.txt")})
+    for rule in (listed, Rule("mixed", {"hostile": "file", "settings": listed.keywords, "count": 5})):
+        (tmp_path / "request.txt").write_text("30\n1\n")
+        made = rule.choose(IMAGES, Choice(0))
+        requests.write({0: made}, tmp_path / "kept", IMAGES, rule, {0: 0})
+        (tmp_path / "request.txt").unlink()
+        assert torch.equal(requests.read(tmp_path / "kept", IMAGES, 0).indices, made.indices)
+
+
+def test_a_foreign_request_file_cannot_have_another_file_read(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("1\n")
+    sha = hashlib.sha256(torch.tensor([1]).numpy().tobytes()).hexdigest()
+    keywords = {"path": str(tmp_path / "secret")}
+    about = {
+        "data": IMAGES.digest,
+        "method": "file",
+        "keywords": keywords,
+        "requests": {"0": {"seed": 0, "sha256": sha}},
+    }
+    save_file({}, tmp_path / "file", {"about": json.dumps(about)})
+    with pytest.raises(RequestError, match="lacks the samples of its request"):
+        requests.read(tmp_path / "file", IMAGES, 0)
+
+
+def test_samples_that_a_score_cannot_tell_apart_come_in_upstream_order() -> None:
+    scores = torch.tensor([1.0, 3.0, 2.0]).repeat(13)
+    found = _ranked.first(IMAGES, torch.arange(1, 40), scores, 30, False).indices.tolist()
+    assert found == [*range(2, 40, 3), *range(3, 40, 3), *range(1, 40, 3)][:30]
+
+
+def test_a_network_without_a_dense_layer_has_no_last_one_to_rank_by() -> None:
+    model = tiny_model()
+    model.net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 8), torch.nn.Flatten())
+    with pytest.raises(RequestError, match="this network has no dense layer"):
+        Rule("gradient_norm", {"layers": "last"}).choose(IMAGES, replace(at(), model=model))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if RULES[kind].needs == ("model",)])
+def test_a_model_without_finite_outputs_chooses_nothing(kind: str) -> None:
     model = tiny_model()
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
     with pytest.raises(models.Diverged, match="not finite"):
-        RULES["margin"].choose(IMAGES, replace(at(), model=model))
+        RULES[kind].choose(IMAGES, replace(at(), model=model))
 
 
 @pytest.mark.parametrize("values", ["float", "8-bit"])
@@ -183,6 +396,26 @@ CANNOT = {
     "cannot forget 11 of 10 training samples": ("samples", {"count": 11, "classes": [4]}),
     "cannot forget 0 of 100 training samples": ("samples", {"share": 0.001}),
     "leaves no sample of class 4, which it must keep": ("samples", {"count": 10, "classes": [4], "keep_classes": True}),
+    "it takes a kind of request as hostile, and none is named": ("mixed", {}),
+    "there is no kind of request requests/nobody.py": ("mixed", {"hostile": "nobody"}),
+    "10 hostile samples and honest ones cannot make 10 of 100": (
+        "mixed",
+        {"hostile": "samples", "settings": {"count": 10}, "count": 10},
+    ),
+    "5 hostile samples and honest ones cannot make 100 of 100": (
+        "mixed",
+        {"hostile": "samples", "settings": {"count": 5}, "count": 100},
+    ),
+    "leaves no sample of class 4, which": (
+        "mixed",
+        {"hostile": "classes", "settings": {"classes": [4]}, "count": 11, "keep_classes": True},
+    ),
+    "noise replaces samples, and a request that removes others cannot do both": (
+        "mixed",
+        {"hostile": "noise", "settings": {"count": 5}},
+    ),
+    "mixed: the request is chosen with `model`, and none was given": ("mixed", {"hostile": "margin"}),
+    "shard: the request is chosen with `kept`, and none was given": ("shard", {}),
     "there is no kind of request requests/../data.py": ("../data", {}),
     "there is no kind of request requests/__init__.py": ("__init__", {}),
     "margin: the request is chosen with `model`, and none was given": ("margin", {"count": 1}),
@@ -233,7 +466,8 @@ def test_a_kind_takes_the_data_and_a_choice_and_says_what_it_needs_in_words_that
         for node in body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NEEDS"
     ]
-    assert tuple(*named) == RULES[kind].needs
+    inner = Rule(RULES[kind].keywords["hostile"]).needs if kind == "mixed" else ()
+    assert (*tuple(*named), *inner) == RULES[kind].needs
     assert set(RULES[kind].needs) <= Choice.__dataclass_fields__.keys()
     for name in RULES[kind].needs:
         with pytest.raises(RequestError, match=f"is chosen with `{name}`, and none was given"):
@@ -254,6 +488,17 @@ def test_a_kind_leaves_the_data_and_the_model_alone_and_chooses_the_same_again(k
     assert one.replacement is None or again.replacement is None or same(one.replacement, again.replacement)
     assert replace(images).digest == IMAGES.digest
     assert all(torch.equal(tensor, before[name]) for name, tensor in choice.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["first_order", "sisa"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_chosen_with_what_an_unlearner_starts_from_and_served_by_it(kind: str, name: str) -> None:
+    model, kept = started(name)
+    request = RULES[kind].choose(IMAGES, replace(at(), model=model, kept=kept or at().kept))
+    forget, retain, indices, replacement = requests.split(TRAIN, request)
+    assert len(forget.labels) == len(request.indices) and len(forget.labels) + len(retain.labels) == 40
+    after = run(name, model, forget, retain, indices=indices, replacement=replacement, kept=kept)
+    assert flat(after).isfinite().all() and not torch.equal(flat(after), flat(model))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -347,7 +592,7 @@ def test_requests_survive_their_file_and_hold_no_index_where_the_rule_is_enough(
         assert (again.replacement is None) == (request.replacement is None)
         assert again.replacement is None or request.replacement is None or same(again.replacement, request.replacement)
     names, about = kept(tmp_path / "file")
-    assert bool(names) == (kind in ("margin", "noise"))
+    assert bool(names) == (bool(rule.needs) or kind in ("noise", "file"))
     assert about["method"] == rule.method and about["requests"]["5"]["seed"] == 12
     with pytest.raises(RequestError, match="has no request 3; it has 2, 5"):
         requests.read(tmp_path / "file", IMAGES, 3)
@@ -520,18 +765,20 @@ def test_requests_one_after_the_other_leave_what_one_request_for_all_leaves() ->
     assert same(last.retain, requests.split(TRAIN, asked(*order)).retain)
 
 
-def test_after_mini_batches_too_a_step_that_forgets_nothing_new_gets_all_of_them() -> None:
-    first, second = asked(30, 1, 6, 12, 3), asked(7, 6, 20)
-    served = [*requests.steps(TRAIN, [first, second], size=2)]
-    assert [len(part.forget.labels) for part in served] == [1, 1], "in mini-batches, without what is gone"
-    (union,) = requests.steps(TRAIN, [first, second], same=True)
-    order = [30, 1, 6, 12, 3, 7, 20]
-    assert same(union.forget, Samples(*(part[order] for part in TRAIN))) and same(union.retain, served[-1].retain)
-
-
 def test_a_step_that_forgets_nothing_new_gets_all_that_was_asked_for_in_that_order() -> None:
     put = inverted(2, 4)
     (found,) = requests.steps(TRAIN, [asked(30, 2), asked(17), asked(2, 4, replacement=put)], same=True)
     order = [30, 2, 17, 4]
     assert same(found.forget, Samples(*(part[order] for part in TRAIN))) and found.indices is None
     assert same(found.retain, requests.standing(TRAIN, [asked(30, 2), asked(17), asked(2, 4, replacement=put)])[0])
+
+
+def test_a_step_that_forgets_nothing_new_has_all_that_was_forgotten_as_its_forget_set() -> None:
+    first, second = asked(30, 1, 6, 12, 3), asked(7, 6, 20)
+    served = [*requests.steps(TRAIN, [first, second], size=2)]
+    assert [len(part.forget.labels) for part in served] == [1, 1], "in mini-batches, without what is gone"
+    (union,) = requests.steps(TRAIN, [first, second], same=True)
+    gone = torch.zeros(40, dtype=torch.bool).index_fill(0, torch.cat([first.indices, second.indices]), True)
+    order = [30, 1, 6, 12, 3, 7, 20]
+    assert same(union.forget, Samples(*(part[order] for part in TRAIN))) and union.indices is None
+    assert same(union.retain, Samples(*(part[~gone] for part in TRAIN))) and same(union.retain, served[-1].retain)
