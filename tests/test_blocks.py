@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from palimpsest import models, seeds
 from palimpsest.pipeline import cells, configuration
 from palimpsest.pipeline.address import Addresses
 from palimpsest.pipeline.configuration import ConfigError
-from palimpsest.pipeline.job import Job
+from palimpsest.pipeline.job import Job, nearest_to_the_mean
 from palimpsest.pipeline.job import job as run_job
 from palimpsest.report import compare
 
@@ -182,3 +183,20 @@ def test_a_base_training_is_told_the_requests_of_its_block_alone() -> None:
 
     assert told("mnist", "lenet", "0-3") == ["single_class/0-3.safetensors", "three_classes/0-3.safetensors"]
     assert told("cifar10_10k", "resnet18_quarter_imagenet", "0-3") == ["single_class/0-3.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("values", "nearest"), [([90, 70, 84], 2), ([90, None, 70], 0), ([None, None], 0), ([None, 90], 1)]
+)
+def test_what_goes_on_from_the_nearest_run_goes_on_from_a_diverged_one_only_where_all_are(
+    values: list[float | None], nearest: int, tmp_path: Path
+) -> None:
+    of_all = {"metric": "test_accuracy_full", "attack": "none", "defense": ""}
+    rows = [
+        {"repetition": number, "status": "diverged"} if value is None
+        else {"repetition": number, "status": "ok", "value": value, **of_all}
+        for number, value in enumerate(values)
+    ]  # fmt: skip
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert nearest_to_the_mean(str(file), "test_accuracy_full") == nearest

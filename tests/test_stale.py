@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import psutil
 import pytest
 import yaml
 from test_crash import assert_nothing_is_half_written, tables
-from test_workflow import copied, snakemake
+from test_workflow import copied, only, snakemake
 
 TRIALS = int(os.environ.get("PALIMPSEST_TRIALS", "10"))  # in CI; 100 outside
 KEPT = {"uma": ["table4", "purification"], "leakage": ["table3"]}
@@ -40,19 +39,7 @@ VALUES: list[dict[str, Any]] = [
 
 def three_tables(project: Path) -> Path:
     """The project with three tables, and without any other table, figure or claim."""
-    copied(project)
-    for folder in (project / "config" / "papers").iterdir():
-        if folder.name not in KEPT:
-            shutil.rmtree(folder)
-            continue
-        about = yaml.safe_load((folder / "paper.yaml").read_text())
-        about["tables"] = {name: about["tables"][name] for name in KEPT[folder.name]}
-        about |= {"figures": {}, "claims": []}
-        (folder / "paper.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
-        for file in folder.glob("*.csv"):
-            if file.stem not in about["tables"]:
-                file.unlink()
-    return project
+    return only(copied(project), KEPT)
 
 
 def start(project: Path, value: dict[str, Any]) -> subprocess.Popen[bytes]:

@@ -36,13 +36,22 @@ PLACE = "digits/small_cnn_narrow"
 CELL = f"results/tiny/{{}}/{PLACE}"
 TINY = {
     "stand_ins": {
-        "datasets": dict.fromkeys(("cifar10", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "svhn"), "digits"),
-        "models": dict.fromkeys(("resnet50", "lenet", "resnet18_imagenet"), "small_cnn_narrow"),
+        "datasets": {
+            **dict.fromkeys(
+                ("cifar10", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "svhn", "afhq"), "digits"
+            ),
+            **dict.fromkeys(("mnist_spares", "cifar10_spares", "afhq_spares"), "digits_spares"),
+        },
+        "models": dict.fromkeys(
+            ("resnet50", "lenet", "resnet18_imagenet", "resnet50_imagenet", "efficientnet_b0"), "small_cnn_narrow"
+        ),
         "requests": {
             "classes_5_16_25_34_78": "class_0",
             "classes_4_12_66_72_97_143_149_165_175_190": "class_0",
             "random_5000": "random_tenth",
             "random_10000": "random_tenth",
+            "class_4_25": "class_7_25",
+            "class_2_25": "class_7_25",
         },
     },
     "budgets": {
@@ -53,6 +62,7 @@ TINY = {
             "l1_sparse": {"epochs": 1, "alpha": {"tune": [1e-4, 1e-3]}},
             "influence_woodfisher": {"alpha": 1, "samples": 20},
             "influence_woodfisher_corrected": {"alpha": 1, "samples": 20},
+            **{name: {"depth": 3} for name in ("influence_25", "influence_25_mean", "influence_calibrated")},
             # The methods with a base training of their own stand in no table yet.
             "amnesiac": {"also_in": "uma_table1"},
             "sisa": {"also_in": "uma_table1", "shards": 2},
@@ -69,7 +79,8 @@ TINY = {
     "requests": {
         f"{number}_classes" if number != "single" else "single_class": {"repetitions": 2}
         for number in ("single", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    },
+    }
+    | {request: {"repetitions": 2} for request in ("class_7_25", "worst_25", "percent_5")},
     "block": {"other": 2},
     "recipes": {"small_cnn": {"epochs": 2}},
     "repetitions": 1,
@@ -119,6 +130,27 @@ def copied(copy: Path) -> Path:
             shutil.copy(source, copy / name)
     (copy / "config" / "scales" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     return copy
+
+
+def only(project: Path, kept: dict[str, list[str]]) -> Path:
+    """The project with these tables and figures of these papers, and with the claims about them alone."""
+    for folder in (project / "config" / "papers").iterdir():
+        if folder.name not in kept:
+            shutil.rmtree(folder)
+            continue
+        about = yaml.safe_load((folder / "paper.yaml").read_text())
+        for kind in ("tables", "figures"):
+            about[kind] = {name: own for name, own in about.get(kind, {}).items() if name in kept[folder.name]}
+        there = {*about["tables"], *about["figures"]}
+        about["claims"] = [
+            claim for claim in about.get("claims", [])
+            if there >= ({claim["table"]} if isinstance(claim["table"], str) else {*claim["table"]})
+        ]  # fmt: skip
+        (folder / "paper.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
+        for file in folder.glob("*.csv"):
+            if file.stem not in there:
+                file.unlink()
+    return project
 
 
 @pytest.fixture

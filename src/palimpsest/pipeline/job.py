@@ -266,13 +266,19 @@ class Job:
 
 
 def nearest_to_the_mean(rows: str, metric: str) -> int:
-    """Return the repetition whose value of a metric, without attack or defense, lies nearest the mean of the run."""
+    """Return the repetition whose value of a metric, without attack or defense, lies nearest the mean of the run.
+
+    Where every repetition diverged it is the first, from which whatever follows diverges too.
+    """
     every = [json.loads(line) for line in Path(rows).read_text().splitlines()]
     found = {
         int(row["repetition"]): float(row["value"])
         for row in every
         if row["status"] == "ok" and (row["metric"], row["attack"], row["defense"]) == (metric, "none", "")
     }
+    lost = [int(row["repetition"]) for row in every if row["status"] == "diverged"]
+    if not found and lost:
+        return min(lost)
     if not found:
         raise ConfigError(
             f"{rows} has no {metric} to go on from; name another in from_nearest, or ask for it in a table."
