@@ -30,7 +30,7 @@ def build(
     """
     net = timm.create_model(architecture, num_classes=classes, in_chans=channels)
     # Timm draws the head within 1 / sqrt(classes), which suits a thousand; with three the first loss would be 7.
-    cast(nn.Linear, net.get_classifier()).reset_parameters()
+    cast(Any, net).get_classifier().reset_parameters()
     return resized(net, resize)
 
 
