@@ -314,6 +314,12 @@ def test_efficientnets_train_and_have_gradients_sample_by_sample(architecture: s
     torch.testing.assert_close(each[head].mean(0), dict(network.named_parameters())[head].grad, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("architecture", ["efficientnet_b0", "tf_efficientnet_lite0"])
+def test_a_fresh_head_knows_nothing_of_few_classes(architecture: str) -> None:
+    head = efficientnet.build(3, 3, architecture=architecture).classifier
+    assert float(head.weight.abs().max()) <= head.in_features**-0.5
+
+
 def test_efficientnets_take_timms_names_and_the_packages_order() -> None:
     net = efficientnet.build(1000, 3, architecture="tf_efficientnet_lite0")
     own = net.state_dict()

@@ -28,7 +28,10 @@ def build(
 
     architecture: timm's name. resize: to how many pixels a side the network enlarges its images; none leaves them.
     """
-    return resized(timm.create_model(architecture, num_classes=classes, in_chans=channels), resize)
+    net = timm.create_model(architecture, num_classes=classes, in_chans=channels)
+    # Timm draws the head within 1 / sqrt(classes), which suits a thousand; with three the first loss would be 7.
+    cast(Any, net).get_classifier().reset_parameters()
+    return resized(net, resize)
 
 
 def pretrained(net: nn.Module, published: Mapping[str, torch.Tensor]) -> Pretrained:
