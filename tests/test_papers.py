@@ -108,7 +108,7 @@ def derived(plan: Plan, tmp_path: Path, values: dict[str, list[float]], **row: s
     one = plan._cell("uma", "table1", 2, ROW | row)
     for name, of in values.items():
         unlearner, attack = name.split()
-        file = tmp_path / Run("cifar10", "resnet50", "class_0", unlearner).rows
+        file = tmp_path / Run("cifar10", "resnet50", "class_0" + "-same" * unlearner.count("-"), unlearner).rows
         file.parent.mkdir(parents=True, exist_ok=True)
         measured = cell(attack=attack, epsilon="" if attack == "none" else "8/255")
         with file.open("a") as handle:
@@ -181,6 +181,12 @@ def test_seconds_are_not_judged_but_their_ratio_is(plan: Plan, tmp_path: Path) -
     metrics = layout["metrics"] | {"unlearning_seconds": {"column": "UA", "says": "seconds"}}
     table = tables.arrange({**plan.papers["uma"], "layout": layout | {"metrics": metrics}}, "paper", [found])
     assert "Seconds were measured on A processor." in table.footnotes
+
+
+def test_the_best_of_several_chains_is_named_by_the_steps_in_which_they_differ(plan: Plan, tmp_path: Path) -> None:
+    values = {"retrain-finetune uma": [10.0, 20.0], "retrain-salun uma": [11.0, 22.0]}
+    several = {"unlearner": "retrain-finetune+retrain-salun", "forget": "class_0-same"}
+    assert derived(plan, tmp_path, values, derive="highest unlearner", **several).winner == "salun"
 
 
 def test_the_best_of_several_is_not_told_before_all_were_run(plan: Plan, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from scipy.special import fdtri, stdtrit
 
 from palimpsest.pipeline import papers, paths
 from palimpsest.pipeline.cells import Cell
-from palimpsest.pipeline.values import Status
+from palimpsest.pipeline.values import STEP, Status
 
 
 class Verdict(StrEnum):
@@ -93,8 +94,8 @@ class Compared:
     the verdict. record: the record of the rows, below results/<scale>/; empty where there is none. images: how many
     images stand behind each value. successes: for a proportion of attempts, how many succeeded and how many there were,
     over all repetitions. kind: what the numbers are (`families.KINDS`). devices: on which seconds were taken. winner:
-    where the cell is the highest or lowest of several, the name of that one. marks: what
-    its row must say of itself (`marks.Mark`).
+    where the cell is the highest or lowest of several, the name of that one, of chains from the first step on in which
+    they differ. marks: what its row must say of itself (`marks.Mark`).
     """
 
     cell: Cell
@@ -201,7 +202,9 @@ def derive(cell: Cell, parts: Sequence[Compared]) -> Compared:
         several = parts[:-1] if how["held"] else parts
         if all(one.mean is not None for one in several):
             found = papers.BEST[how["best"]](several, key=lambda one: one.mean or 0.0)
-            found = replace(found, winner=getattr(found.cell, how["field"]))
+            chains = [getattr(one.cell, how["field"]).split(STEP) for one in several]
+            alike = sum(1 for _ in takewhile(lambda names: len({*names}) == 1, zip(*chains, strict=False)))
+            found = replace(found, winner=STEP.join(getattr(found.cell, how["field"]).split(STEP)[alike:]))
         else:
             found = replace(found, values={}, mean=None, sd=None, half=None)
     if how["held"]:
