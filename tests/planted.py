@@ -149,7 +149,7 @@ tables:
   three_tenths: {method: samples, share: 0.1, repetitions: 3, once: true}
   crafted_10: {method: crafted, count: 10, against: first_order, surrogate: small_cnn}
 unlearners:
-  finetune_nearest: {method: finetune, epochs: 1, from_nearest: forget_accuracy}
+  finetune_nearest: {method: finetune, epochs: 1, from_nearest: true}
 """,
     "methods.csv": """dataset,model,forget,unlearner,attack,epsilon,metric,published,note
 inverted,small_cnn_narrow,first_20,toy,none,,forget_count,,planted

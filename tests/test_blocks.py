@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -189,14 +188,6 @@ def test_a_base_training_is_told_the_requests_of_its_block_alone() -> None:
     ("values", "nearest"), [([90, 70, 84], 2), ([90, None, 70], 0), ([None, None], 0), ([None, 90], 1)]
 )
 def test_what_goes_on_from_the_nearest_run_goes_on_from_a_diverged_one_only_where_all_are(
-    values: list[float | None], nearest: int, tmp_path: Path
+    values: list[float | None], nearest: int
 ) -> None:
-    of_all = {"metric": "test_accuracy_full", "attack": "none", "defense": ""}
-    rows = [
-        {"repetition": number, "status": "diverged"} if value is None
-        else {"repetition": number, "status": "ok", "value": value, **of_all}
-        for number, value in enumerate(values)
-    ]  # fmt: skip
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    assert nearest_to_the_mean(str(file), "test_accuracy_full") == nearest
+    assert nearest_to_the_mean(dict(enumerate(values))) == nearest

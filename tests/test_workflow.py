@@ -569,7 +569,7 @@ def test_every_repetition_goes_on_from_the_run_nearest_the_mean(project: Path) -
         for names in (("three_tenths", "finetune"), ("three_tenths-same", "finetune-finetune_nearest"))
     )
     rows = [json.loads(row) for row in (project / "results/tiny" / before.run.rows).read_text().splitlines()]
-    values = {row["repetition"]: row["value"] for row in rows if row["metric"] == "forget_accuracy"}
+    values = {row["repetition"]: row["value"] for row in rows if row["metric"] == "test_accuracy_full"}
     mean = sum(values.values()) / 3
     nearest = min(values, key=lambda number: (abs(values[number] - mean), number))
     assert sorted(values) == [0, 1, 2]

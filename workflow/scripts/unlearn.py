@@ -15,18 +15,30 @@ with job(globals().get("snakemake")) as run:
     tuned = json.loads(Path(run.input.tuned).read_text())["chosen"] if "tuned" in run.input else {}
     run.facts["tuned"] = tuned
     keywords = unlearners.gathered(unlearn, run.asks.keywords | tuned)
-    # Every repetition goes on from its own run of the step before, or all from one of those runs.
-    nearest = nearest_to_the_mean(run.input.rows, run.asks.from_nearest) if run.asks.from_nearest else None
+
+    def before(number):
+        place = next(i for i, block in enumerate(run.asks.blocks) if number in numbers(block))
+        kept = run.read_tensors(run.input.kept[place], number)
+        return unlearners.Unlearned(models.load(run.input.before[place], number).to(run.device), kept)
+
+    def right(number):
+        test = images.splits["test"]
+        try:
+            answers = models.predict(before(number).network, test.images, task=task)
+        except models.Diverged:
+            return None
+        return (task.decided(answers) == task.targets(test)).double().mean().item()
+
+    # Every repetition goes on from its own run of the step before, or all from the one nearest the mean accuracy.
+    every = [number for block in run.asks.blocks for number in numbers(block)] if run.asks.from_nearest else []
+    nearest = nearest_to_the_mean({number: right(number) for number in every}) if every else None
+    run.facts["nearest"] = nearest
 
     def stepped(number):
         base = run.base(number)
         source = base if run.asks.first else number if nearest is None else nearest
-        place = next(i for i, block in enumerate(run.asks.blocks) if source in numbers(block))
         asked = [requests.read(file, images, number) for file in run.input.requests]
-        made = start = unlearners.Unlearned(
-            models.load(run.input.before[place], source).to(run.device),
-            run.read_tensors(run.input.kept[place], source),
-        )
+        made = start = before(source)
         original = models.load(run.input.original, base).to(run.device) if "original" in run.input else None
         served = requests.steps(images.splits["train"], asked, same=run.asks.same, size=run.asks.served)
         forgotten = 0

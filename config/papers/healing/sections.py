@@ -54,7 +54,7 @@ def sections(context: Context) -> list[tuple[str, str]]:
     made = []
     of_start = [one for one in context.found if one.cell.table == "table6" and not one.cell.derive]
     if runs := [one for one in of_start if one.values and one.unit == "%"]:
-        nearest = [min(one.values.values(), key=lambda value: abs(value - (one.mean or 0))) for one in runs]
+        nearest = [min(one.values, key=lambda number: abs(one.values[number] - (one.mean or 0))) for one in runs]
         made.append(("The runs one by one", context.render("runs.html.j2", runs=list(zip(runs, nearest, strict=True)))))
     if found := pairs(context.found):
         counts = {rival: Counter(pair.better for pair in found if pair.rival == rival) for rival in RIVALS}

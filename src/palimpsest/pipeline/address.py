@@ -321,7 +321,7 @@ class Addresses:
         last = run.steps[-1][1]
         if grid_of(self.config, last):
             above["tuned"] = self("tune", **self.plan.tuned_on(run).names)["tuned"]
-        told["from_nearest"] = self.config["unlearners"][last].get("from_nearest", "")
+        told["from_nearest"] = self.config["unlearners"][last].get("from_nearest", False)
         if told["from_nearest"]:  # every repetition starts from the same run of the step before
             if not run.before:
                 raise ConfigError(f"unlearners.{last}.from_nearest needs a step before it; {forget} is the first.")
@@ -333,7 +333,6 @@ class Addresses:
             told["blocks"] = self.plan.blocks(run.before)
             every = [self.model(run.before, one) for one in told["blocks"]]
             above |= {"before": [one["model"] for one in every], "kept": [one["kept"] for one in every]}
-            above["rows"] = self("measure", **run.before.names)["rows"]
         return told, above, *modules
 
     def _step(self, run: Run, block: str) -> tuple[Any, ...]:

@@ -265,26 +265,14 @@ class Job:
             return None
 
 
-def nearest_to_the_mean(rows: str, metric: str) -> int:
-    """Return the repetition whose value of a metric, without attack or defense, lies nearest the mean of the run.
+def nearest_to_the_mean(values: Mapping[int, float | None]) -> int:
+    """Return the repetition whose value lies nearest the mean of all that did not diverge (None).
 
     Where every repetition diverged it is the first, from which whatever follows diverges too.
     """
-    every = [json.loads(line) for line in Path(rows).read_text().splitlines()]
-    found = {
-        int(row["repetition"]): float(row["value"])
-        for row in every
-        if row["status"] == "ok" and (row["metric"], row["attack"], row["defense"]) == (metric, "none", "")
-    }
-    lost = [int(row["repetition"]) for row in every if row["status"] == "diverged"]
-    if not found and lost:
-        return min(lost)
-    if not found:
-        raise ConfigError(
-            f"{rows} has no {metric} to go on from; name another in from_nearest, or ask for it in a table."
-        )
-    mean = statistics.fmean(found.values())
-    return min(found, key=lambda number: (abs(found[number] - mean), number))
+    found = {number: value for number, value in values.items() if value is not None}
+    mean = statistics.fmean(found.values()) if found else 0
+    return min(found or values, key=lambda number: (abs(found.get(number, 0) - mean), number))
 
 
 @contextmanager
