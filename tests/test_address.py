@@ -251,7 +251,7 @@ def test_a_methods_code_changes_the_keys_of_its_jobs_and_what_is_downstream(
 
 
 def test_a_key_covers_every_module_of_the_science_that_its_script_imports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its own code or by that of a job upstream; a base that is `plain` asks no unlearner and no request."""
+    """By its own code or by that of a job upstream, but for what a job does not ask: a `plain` base no unlearner."""
     plain, of_hash = method.code, dict[str, set[Path]]()
 
     def code(*modules: str) -> str:
@@ -271,6 +271,8 @@ def test_a_key_covers_every_module_of_the_science_that_its_script_imports(monkey
         science = {file for file in imported if "pipeline" not in file.relative_to(PACKAGE).parts}
         if one.names.get("base") == "plain":
             science -= {PACKAGE / "unlearners/__init__.py", PACKAGE / "requests/__init__.py"}
+        if stage == "choose" and "against" not in one.asks:  # no unlearner is asked
+            science -= {PACKAGE / "unlearners/__init__.py"}
         if stage == "train" and "requests" not in one.above:  # this base need not know them
             science -= {PACKAGE / "requests/__init__.py"}
         assert not science - covers(one), f"{name_of(one)} does not depend on {science - covers(one)}"
@@ -359,7 +361,9 @@ def test_blocks_cover_each_repetition_once_and_bases_are_shared(folder: Path, si
                 needed = numbers(one.names["block"])
                 if one.stage == "attack" and name == "original":
                     needed = [one.asks["aims"][place]]  # perhaps another repetition's
-                elif name in ("before", "kept", "original") and one.asks.get("first"):
+                elif (name in ("before", "kept") and one.asks.get("first")) or (
+                    name == "original" and "bases" in one.asks
+                ):
                     needed = one.asks["bases"]  # perhaps the one that all repetitions begin from
                 elif name in ("before", "kept") and one.asks.get("from_nearest"):
                     needed = numbers(one.asks["blocks"][place])
