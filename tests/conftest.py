@@ -6,14 +6,7 @@ from pathlib import Path
 
 import pytest
 from planted import plant
-from test_workflow import copied, only, snakemake
-
-# Every table of the first two papers, a figure of each kind, and what of the third one is like nothing of these.
-KEPT = {
-    "uma": ["table1", "table2", "table4", "memory", "released", "purification", "pictures", "steps"],
-    "leakage": [*(f"table{number}" for number in range(3, 9)), "figure3", "figure4", "figure5", "figure9", "figure16"],
-    "healing": ["table1", "table6", "exact"],
-}
+from test_workflow import KEPT, copied, only, snakemake
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,7 @@ def test_what_paper_yaml_cannot_mean_ends_in_one_sentence(
     [
         ("dataset,metrik\n", "no column 'metrik'; Did you mean 'metric'"),
         ("dataset,metric\n", "lacks the columns attack, forget, model, note, published, unlearner; it may leave out"),
-        ("{head},status\n{row},unreadible\n", "table.csv:2: status is not_applicable, unreadable or empty"),
+        ("{head},status\n{row},unreadible\n", "table.csv:2: status is calibrated, not_applicable, unreadable or empty"),
         ("{head},derive\n{row},minus\n", "derive cannot be 'minus'; it takes `minus field=value"),
         ("{head},derive\n{row},highest unlerner\n", "derive cannot be 'highest unlerner'"),
         ("{head},derive\n{row},sd unlearner\n", "derive cannot be 'sd unlearner'"),

@@ -143,7 +143,7 @@ def fill(config: Mapping[str, Any]) -> dict[str, Any]:
         cut = scales.get(config["scale"], {})
         _under(cut, part)
         for section, entries in cut.items():
-            _join(own.setdefault(section, {}), entries, section, deeper=section in ("stand_ins", "budgets"))
+            _join(own.setdefault(section, {}), entries, section, {"stand_ins": 2, "budgets": 1}.get(section, 0))
     _under(filled, own)
     for file in sorted(PAPERS.glob("*/paper.yaml")):
         for figure in yaml.safe_load(file.read_text()).get("figures", {}).values():
@@ -163,10 +163,11 @@ def _under(config: dict[str, Any], other: Mapping[str, Any]) -> None:
             _under(config[key], value)
 
 
-def _join(config: dict[str, Any], other: Mapping[str, Any], where: str, deeper: bool) -> None:
+def _join(config: dict[str, Any], other: Mapping[str, Any], where: str, depth: int) -> None:
+    """Add a paper's entries to those of the papers before it, so many levels down one by one."""
     for key, value in other.items():
-        if deeper:
-            _join(config.setdefault(key, {}), value, f"{where}.{key}", deeper=False)
+        if depth and isinstance(value, dict) and isinstance(config.setdefault(key, {}), dict):
+            _join(config[key], value, f"{where}.{key}", depth - 1)
         elif config.setdefault(key, value) != value:
             raise ConfigError(
                 f"{where}.{key} is {config[key]} in one paper and {value} in another: name one otherwise."
