@@ -1,14 +1,13 @@
-"""The healing paper's own sections: twins beside their rivals seed by seed, and every run of what healing starts from."""
+"""The healing paper's own sections: twins beside their rivals, seed by seed, and every run that healing starts from."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scipy import stats
-from test_report import write_results
+from test_report import rows_of
 
 from palimpsest.pipeline import configuration
 from palimpsest.pipeline.cells import Plan
@@ -31,13 +30,7 @@ def setups(plan: Plan, **values: list[float]) -> list[Compared]:
     for cell in plan.tables["healing", "setups"]:
         healed = re.fullmatch(rf"{START}-heal_(\w+)_1", cell.unlearner)
         if cell.dataset == "mnist_spares" and cell.forget == "worst_25-same" and healed and healed[1] in values:
-            own = dict(enumerate(values[healed[1]]))
-            rows = [
-                {"repetition": k, "metric": cell.metric, "value": value, "unit": "%", "n": 359, "status": "ok",
-                 "attack": "none", "epsilon": "", "defense": "", "screening": "", "kind": "samples"}
-                for k, value in own.items()
-            ]  # fmt: skip
-            found.append(compare.judge(cell, rows))
+            found.append(compare.judge(cell, rows_of(values[healed[1]], cell, n=359)))
     assert len(found) == len(values)
     return found
 
@@ -65,13 +58,12 @@ def test_one_seed_decides_nothing_and_a_rival_that_was_not_run_is_left_out(plan:
 
 
 def test_the_page_shows_every_run_and_marks_the_one_that_is_nearest_the_mean(plan: Plan, tmp_path: Path) -> None:
-    results = write_results(plan, tmp_path)
-    found = [one for name in ("table6", "setups") for one in compare.compare(plan.tables["healing", name], results)]
-    ran = [
-        one for one in found if one.cell.table == "table6" and not one.cell.derive and one.unit == "%" and one.values
-    ]
-    chosen = replace(ran[0], values={0: 90.0, 1: 80.0, 2: 84.5}, mean=84.833)
-    context = page.Context(plan, "healing", plan.papers["healing"], [chosen, *found], results)
-    made = dict(sections.sections(context))
+    (cell,) = (
+        one for one in plan.tables["healing", "table6"]
+        if (one.dataset, one.forget, one.unlearner, one.metric, one.derive)
+        == ("mnist_spares", "worst_25", "fisher", "test_accuracy_full", "")
+    )  # fmt: skip
+    found = [compare.judge(cell, rows_of([90.0, 80.0, 84.5], cell)), *setups(plan, raw_l2=[90.0], random=[50.0])]
+    made = dict(sections.sections(page.Context(plan, "healing", plan.papers["healing"], found, tmp_path)))
     assert "90.00, 80.00, <b>84.50</b>" in made["The runs one by one"]
-    assert made["Twins against others"].count("T-RawL2 (1)") >= 1
+    assert "T-RawL2 (1)" in made["Twins against others"] and "+40.00" in made["Twins against others"]
