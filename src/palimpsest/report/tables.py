@@ -183,7 +183,8 @@ def _block(
     def beside(kind: str, theirs: str) -> str:
         """Return the paper's name of a data set, network or forget set, and what stands in for it."""
         ours = SEVERAL.join(dict.fromkeys(getattr(run, kind) for run in runs)) or theirs
-        return named(theirs, names) + (f"{ARROW}{named(ours, names)}" if ours != theirs else "")
+        said = [named(one, names) for one in (theirs, ours)]  # a chain and its first steps may have one name
+        return ARROW.join(dict.fromkeys(said))
 
     network = beside("model", SEVERAL.join(dict.fromkeys(cell.model.split(SEVERAL))))
     return Block(
