@@ -123,6 +123,7 @@ def blended(hostile: str, **values: Any) -> dict[str, Any]:
             "finetune.where has no data set 'digit'; Did you mean 'digits'",
         ),
         ({"unlearners": {"finetune": {"where": {"digits": {"lr": -1}}}}}, "finetune.where.digits: lr cannot be -1"),
+        ({"unlearners": {"finetune": {True: 1}}}, "unlearners.finetune has no keyword 'True'"),
         ({"attacks": {"uma": {"epsilons": "8/255"}}}, "uma: epsilons cannot be '8/255'; it takes a list, each"),
         ({"unlearners": {"salun": {"ratio": 5}}}, "unlearners.salun: ratio cannot be 5; it takes a number in [0, 1]"),
         ({"unlearners": {"salun": {"variant": "best"}}}, "salun: variant cannot be 'best'; it takes corrected, as_rel"),

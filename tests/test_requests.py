@@ -192,17 +192,17 @@ class TestInfluence:
     def loss_without(self, *gone: int) -> float:
         return float(convex.objective(convex.minimum(self.left(*gone), self.DECAY), self.OTHER, 0.0))
 
-    @pytest.mark.parametrize("on", ["test", "spare"])
-    def test_is_the_formula_with_the_whole_inverse_matrix(self, on: str) -> None:
-        theta, split = convex.minimum(self.TRAIN, self.DECAY), self.IMAGES.splits[on]
+    @pytest.mark.parametrize("split", ["test", "spare"])
+    def test_is_the_formula_with_the_whole_inverse_matrix(self, split: str) -> None:
+        theta, other = convex.minimum(self.TRAIN, self.DECAY), self.IMAGES.splits[split]
         slope = torch.func.grad(convex.objective)
-        raised = torch.linalg.inv(convex.hessian(theta, self.TRAIN, self.DECAY)) @ slope(theta, split, 0.0)
+        raised = torch.linalg.inv(convex.hessian(theta, self.TRAIN, self.DECAY)) @ slope(theta, other, 0.0)
         ones = [Samples(*(part[index : index + 1] for part in self.TRAIN)) for index in range(60)]
         scores = [float(slope(theta, one, 0.0) @ raised) for one in ones]
         wanted = sorted(range(60), key=scores.__getitem__, reverse=True)
-        assert self.ranked(on=on, samples=None) == self.ranked(on=on) == wanted[:59]
+        assert self.ranked(split=split, samples=None) == self.ranked(split=split) == wanted[:59]
         of_two = [index for index in wanted if self.TRAIN.labels[index] != 1]
-        assert self.ranked(5, on=on, classes=[0, 2]) == of_two[:5]
+        assert self.ranked(5, split=split, classes=[0, 2]) == of_two[:5]
 
     def test_foresees_what_training_without_each_sample_gives(self) -> None:
         raised = [self.loss_without(index) for index in range(60)]
@@ -220,10 +220,10 @@ class TestInfluence:
         few = self.ranked(samples=10)
         assert few == self.ranked(samples=10) != self.ranked()
 
-    @pytest.mark.parametrize("on", ["train", "backup"])
-    def test_a_split_that_is_not_there_ends_in_a_sentence(self, on: str) -> None:
-        with pytest.raises(RequestError, match=f"influence: on cannot be '{on}'; the data has spare, test"):
-            self.ranked(on=on)
+    @pytest.mark.parametrize("split", ["train", "backup"])
+    def test_a_split_that_is_not_there_ends_in_a_sentence(self, split: str) -> None:
+        with pytest.raises(RequestError, match=f"influence: split cannot be '{split}'; the data has spare, test"):
+            self.ranked(split=split)
 
 
 @pytest.mark.parametrize("hostile", ["margin", "classes"])

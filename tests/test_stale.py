@@ -30,9 +30,9 @@ VALUES: list[dict[str, Any]] = [
     {},
     {"recipes": {"small_cnn_narrow": {"lr": 1.0e-3}}},
     {"unlearners": {"random_label": {"momentum": 0.5}}},
-    {"attacks": {"uma": {"relative_step": 1.0}}},
+    {"attacks": {"uma": {"images": "unseen"}}},
     {"defenses": {"jpeg": {"quality": 30}}},
-    {"defenses": {"denoiser": {"noise": "64/255"}}},
+    {"defenses": {"denoiser": {"lr": 0.1}}},
     {"requests": {"class_0": {"classes": [1]}}},
 ]
 

@@ -22,7 +22,7 @@ class ConfigError(SystemExit):
 
 def unknown(where: str, what: str, name: str, valid: Iterable[str]) -> str:
     """The sentence about a name that is not among the valid ones."""
-    known = sorted(valid)
+    known, name = sorted(valid), str(name)  # YAML reads a bare `on` as true
     near = get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"{where} has no {what} {name!r};{hint} it takes {', '.join(known) or 'none'}."

@@ -7,7 +7,7 @@ weights by 1/n H^-1 dl(z), and so the mean loss L on other data by 1/n times
 
 The request is the samples with the largest I(z): to first order also the set of that size whose removal raises L most,
 since predictions add up. This is the strongest adversary that the healing paper names and does not run (its Section 3):
-it knows the parameters, the training data, and by `on` the very data on which the model will be measured.
+it knows the parameters, the training data, and by `split` the very data on which the model will be measured.
 
 For H stands the true Fisher matrix, the Gauss-Newton matrix of the cross entropy, plus `damping` times the identity, as
 in later work (Bae et al., NeurIPS 2022): a trained network's Hessian has negative eigenvalues, on which the formula
@@ -38,7 +38,7 @@ def choose(
     at: Choice,
     *,
     count: Annotated[int, "[1, train)"] = 25,
-    on: str = "test",
+    split: str = "test",
     damping: Annotated[float, "(0, inf)"] = 0.01,
     steps: Annotated[int, "[1, inf)"] = 50,
     tolerance: Annotated[float, "[0, 1)"] = 1e-3,
@@ -49,27 +49,27 @@ def choose(
 ) -> Request:
     """The `count` training samples with the largest I(z) under `at.model`, largest first, ties in upstream order.
 
-    on: the split whose loss shall rise. damping: of H; 0.01 is ours. steps, tolerance: of conjugate gradients, which
+    split: whose loss shall rise. damping: of H; 0.01 is ours. steps, tolerance: of conjugate gradients, which
     end at the first that is reached; ours. samples: of how many training samples, drawn with the seed, H is the mean;
     None takes all. classes: choose among the samples of these alone. keep_classes: whether a class may not lose its
     last sample. batch_size: samples at once.
-    Raises `RequestError` where there are too few and where the data has no split `on`, `Diverged` where a number is not
+    Raises `RequestError` where there are too few and where the data has no such split, `Diverged` where a number is not
     finite.
     """
     assert at.model is not None  # NEEDS
     model = at.model
     device, train = model.mean.device, images.splits["train"]
-    if on == "train" or on not in images.splits or not len(images.splits[on].labels):
+    if split == "train" or split not in images.splits or not len(images.splits[split].labels):
         others = ", ".join(sorted(name for name, part in images.splits.items() if name != "train" and len(part.labels)))
-        raise RequestError(f"influence: on cannot be {on!r}; the data has {others or 'nothing besides train'}")
+        raise RequestError(f"influence: split cannot be {split!r}; the data has {others or 'nothing besides train'}")
     found = _ranked.among(images, classes, count)
 
-    def of(split: Samples, index: torch.Tensor) -> Samples:
-        return Samples(*(part[index.to(part.device)].to(device) for part in split))
+    def of(samples: Samples, index: torch.Tensor) -> Samples:
+        return Samples(*(part[index.to(part.device)].to(device) for part in samples))
 
     generator = torch.Generator().manual_seed(stable_seed(at.seed, "influence"))
     bent = of(train, torch.randperm(len(train.labels), generator=generator)[:samples])
-    other = Samples(*(part.to(device) for part in images.splits[on]))
+    other = Samples(*(part.to(device) for part in images.splits[split]))
     solved = conjugate_gradients(
         lambda u: fisher_product(model, bent, u, labels="model", batch_size=batch_size),
         gradient(model, other, batch_size=batch_size) / len(other.labels),
