@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from palimpsest import models
 from palimpsest.curvature import gradient, hessian_product, place, weights
 from palimpsest.data import Samples, pixels
+from palimpsest.seeds import stable_seed
 from palimpsest.train import Recipe, fit
 from palimpsest.unlearners import (
     Base,
@@ -24,6 +25,7 @@ from palimpsest.unlearners import (
     first_order,
     influence_lissa,
     second_order,
+    sisa,
     unrolling_sgd,
 )
 
@@ -128,6 +130,45 @@ class TestReplacedSamples:
             at = at + u / 3 / 1400
         settings: dict[str, Any] = {"damping": 0.02, "scale": 3.0, "depth": 30, "max_norm": None, "batch_forget": 250}
         assert relative(self.step(influence_lissa, **settings), at - self.start) < 1e-9
+
+
+class TestTrainingOnReplacements:
+    """What trains on anew sees the floats and their labels where their samples stood, and nothing of these."""
+
+    DATA = Samples(*map(torch.cat, zip(FORGET, RETAIN, strict=True)))
+    INDICES = torch.tensor([30, 2, 17, 9])
+    STAYS = torch.ones(40, dtype=torch.bool).index_fill(0, INDICES, False).nonzero().flatten()
+    PUT = Samples(torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(6)), torch.tensor([3, 3, 0, 2]))
+    RECIPE = Recipe(epochs=2, batch_size=4, lr=0.02)
+
+    def served(self, method: Any, base: tuple[models.Network, Any], **settings: Any) -> models.Network:
+        at = Step(3, self.RECIPE, indices=self.INDICES, replacement=self.PUT, kept=base[1])
+        return method.unlearn(
+            base[0], part(self.DATA, self.INDICES), part(self.DATA, self.STAYS), at, **settings
+        ).network
+
+    def now(self) -> Samples:
+        images, labels = self.DATA.images / 255, self.DATA.labels.clone()
+        for place_of, image, label in zip(self.INDICES.tolist(), *self.PUT, strict=True):
+            assert label != labels[place_of]
+            images[place_of], labels[place_of] = image, label
+        return Samples(images, labels)
+
+    def test_sisa(self) -> None:
+        base = sisa.train_base(tiny_model(), self.DATA, Base(5, self.RECIPE), shards=2)
+        found = self.served(sisa, base)
+        for k, member in enumerate(found.net.members):
+            wanted = models.fresh(tiny_model(), stable_seed(3, k, "initial"))
+            index = (base[1]["assignment/shard"] == k).nonzero().flatten()
+            assert bool(torch.isin(index, self.INDICES).any())
+            fit(wanted, part(self.now(), index), self.RECIPE, seed=stable_seed(3, k, 0))
+            assert torch.equal(weights(member), weights(wanted.net))
+
+    def test_amnesiac(self) -> None:
+        base = amnesiac.train_base(tiny_model(), self.DATA, Base(5, self.RECIPE, requests=[self.INDICES]))
+        wanted = self.served(amnesiac, base, epochs=0)
+        fit(wanted, self.now(), Recipe(epochs=2, batch_size=4, lr=0.05), seed=3)
+        assert torch.equal(weights(self.served(amnesiac, base, epochs=2, lr=0.05)), weights(wanted))
 
 
 class TestInverse:
