@@ -346,7 +346,7 @@ def test_samples_that_a_score_cannot_tell_apart_come_in_upstream_order() -> None
 def test_a_network_without_a_dense_layer_has_no_last_one_to_rank_by() -> None:
     model = tiny_model()
     model.net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 8), torch.nn.Flatten())
-    with pytest.raises(RequestError, match="this network has no dense layer"):
+    with pytest.raises(models.ModelError, match="this network has no dense layer"):
         Rule("gradient_norm", {"layers": "last"}).choose(IMAGES, replace(at(), model=model))
 
 
