@@ -694,6 +694,25 @@ def test_where_a_request_is_chosen_once_every_repetition_begins_from_base_model_
     assert {number for several in aims for number in several} == {100}
 
 
+@pytest.mark.parametrize("size", [2, 10])
+def test_requests_may_differ_where_all_begin_from_base_model_0(folder: Path, size: int) -> None:
+    add_requests(folder, {"each": {"method": "margin", "count": 20, "one_base": True, "repetitions": 4}})
+    ask(folder, "each,original", "each,finetune")
+    with (folder / "uma/table4.csv").open("a") as file:
+        file.write("cifar10,resnet50,each,finetune,none,,test_accuracy_full_before,,,,planted\n")
+    at = planned(block={"other": size})
+    run, alone = (Run(**BASE, forget="each", unlearner=name) for name in ("finetune", ORIGINAL))
+    base = at.base(run, "0").outputs["model"]
+    for block in at.plan.blocks(run):
+        (request,) = at.requests(run, block)
+        assert request.of.names["block"] == block and not request.of.asks["once"], "a request of its own for each"
+        assert request.of.inputs["model"] == base and request.of.asks["bases"] == [0] * len(numbers(block))
+        assert at.model(run, block).inputs["before"] == [base]
+        assert at("predict", **run.names, block=block).inputs["original"] == base
+    assert at.plan.blocks(alone) == ["0"] and [cell.alone for cell in at.plan.asked[alone]] == [True]
+    assert at.requests(alone, "0") == at.requests(run, at.plan.blocks(run)[0]), "and none is made twice"
+
+
 def test_a_shadow_server_begins_from_a_base_model_that_no_table_uses() -> None:
     at = planned()
     run = Run(**BASE, forget="each_class", unlearner="retrain")

@@ -24,7 +24,7 @@ from test_unlearners import start as started
 
 from palimpsest import curvature, models, requests
 from palimpsest.data import Images, Samples, pixels, replaced
-from palimpsest.requests import Choice, Request, RequestError, Rule, _ranked
+from palimpsest.requests import ANY, Aim, Choice, Request, RequestError, Rule, _ranked
 
 PACKAGE = Path(requests.__file__).parent
 KINDS = sorted(file.stem for file in PACKAGE.glob("[!_]*.py"))
@@ -560,6 +560,36 @@ def test_features_may_be_replaced_by_any_finite_float() -> None:
     for wrong, sentence in ((far.byte(), "found torch.uint8"), (far * torch.inf, "must be finite")):
         with pytest.raises(RequestError, match=sentence):
             requests.check(FEATURES, asked(1, replacement=Samples(wrong, labels)))
+
+
+AIMS = {
+    "at test sample 8; there are 0..7": ([8], [0]),
+    "at test sample -1; there are 0..7": ([-1], [0]),
+    "at class 4; there are 0..3": ([0], [4]),
+    "at class -2; there are 0..3": ([0], [-2]),
+    "must be int64 indices and labels (a,), found (2,) and (1,)": ([0, 1], [0]),
+}
+
+
+@pytest.mark.parametrize("sentence", AIMS)
+def test_an_aim_that_cannot_be_ends_in_a_sentence(sentence: str) -> None:
+    request = replace(asked(1), aim=Aim(*(torch.tensor(part) for part in AIMS[sentence])))
+    with pytest.raises(RequestError, match=re.escape(sentence)):
+        requests.check(IMAGES, request)
+    with pytest.raises(RequestError, match="a request's trace must be floats"):
+        requests.check(IMAGES, replace(asked(1), trace=torch.zeros(3, dtype=torch.int64)))
+
+
+def test_an_aim_survives_its_file_and_the_last_one_of_a_chain_counts(tmp_path: Path) -> None:
+    aim = Aim(torch.tensor([7, 0]), torch.tensor([ANY, 3]))
+    traced = replace(asked(1), aim=aim, trace=torch.tensor([1.0, 0.5]))
+    first = replace(asked(2, replacement=inverted(2)), aim=Aim(torch.tensor([1]), torch.tensor([1])))
+    requests.write({0: traced, 1: first, 2: asked(5)}, tmp_path / "file", IMAGES, RULES["margin"], {0: 3, 1: 4, 2: 5})
+    asks = [requests.read(tmp_path / "file", IMAGES, number) for number in (1, 0, 2)]
+    found = requests.aim_of(asks)
+    assert found["aim/indices"].tolist() == [7, 0] and found["aim/labels"].tolist() == [-1, 3]
+    assert found["aim/trace"].tolist() == [1.0, 0.5] and asks[2].aim is None and asks[2].trace is None
+    assert requests.aim_of(asks[:1]).keys() == {"aim/indices", "aim/labels"} and requests.aim_of(asks[2:]) == {}
 
 
 def test_a_class_may_be_emptied_unless_the_request_must_keep_it() -> None:

@@ -185,7 +185,7 @@ class Addresses:
             request = until.steps[-1][0]
             if request == SAME:
                 continue
-            within = self.plan.within(self.plan.repetitions(until), run.model, block)
+            within = self.plan.within(self.plan.asks(until), run.model, block)
             chain = until.before.chain if until.before else self._trainer(until)
             chosen = {"model": run.model, "chain": chain} if self._at_hand(request) else {}
             found.append(self._asked(run.dataset, request, within, **chosen))
@@ -257,7 +257,7 @@ class Addresses:
         told |= {"once": self.plan.once(request, block), "bases": bases, "first": run is None}
         made = self.model(run, block) if run else self._shared(dataset, model, chain, self._block_of(bases, block))
         above["model"] = made["model"]
-        if "kept" in needs_of(self.config, "requests", request):
+        if "kept" in needs_of(self.config, "requests", request) or "against" in entry:
             above["kept"] = made["kept"]
         if "against" in entry:
             told["against"] = self._told("unlearners", entry["against"], "", dataset)
@@ -325,7 +325,7 @@ class Addresses:
         if told["from_nearest"]:  # every repetition starts from the same run of the step before
             if not run.before:
                 raise ConfigError(f"unlearners.{last}.from_nearest needs a step before it; {forget} is the first.")
-            if self.plan.shared_base(run) != 0:
+            if not all(self.plan.once(name, "0") for name, _ in run.steps if name != SAME):
                 raise ConfigError(
                     f"unlearners.{last}.from_nearest: all repetitions of {forget} must forget the same samples: its "
                     "requests must say `once: true`."

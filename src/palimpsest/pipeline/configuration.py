@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[3]
 RESERVED = {
     "datasets": {"method", "subset", "hold_back"},
     "models": {"method", "task", "pretrained"},
-    "requests": {"method", "repetitions", "served", "against", "surrogate", "held_out_base", "once", "spares"},
+    "requests": {
+        *("method", "repetitions", "served", "against", "surrogate", "held_out_base", "one_base", "once", "spares")
+    },
     "unlearners": {"method", "also_in", "from_nearest", "where"},
     "attacks": {"method", "images", "equally_sure", "towards", "made_on", "shadows"},
     "defenses": {"method"},
