@@ -75,6 +75,15 @@ def test_exchanges_leave_a_bad_start(seed: int) -> None:
     assert {*medoids.swap(distances.numpy(), start).tolist()} == centres
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_exchanges_end_where_a_few_points_lie_a_million_times_as_far_out(seed: int) -> None:
+    drawn = torch.randn(15, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    drawn[4:] *= 1e-16
+    distances = torch.cdist(drawn, drawn)
+    found = medoids.cluster(distances, 6)
+    assert {*range(4)} <= {*found.medoids.tolist()} and found.cost < 1e-14
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["apart", "on a grid"])
 def test_lazy_greedy_is_plain_greedy_step_by_step(kind: str, seed: int) -> None:

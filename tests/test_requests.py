@@ -803,6 +803,15 @@ def test_a_step_that_forgets_nothing_new_gets_all_that_was_asked_for_in_that_ord
     assert same(found.retain, requests.standing(TRAIN, [asked(30, 2), asked(17), asked(2, 4, replacement=put)])[0])
 
 
+def test_a_step_that_forgets_nothing_new_is_told_where_the_samples_stand_that_were_replaced() -> None:
+    asks = [asked(30, 2, replacement=inverted(30, 2)), asked(17), asked(2, 4, replacement=inverted(2, 4))]
+    (found,) = requests.steps(TRAIN, [asks[0], asks[2]], same=True)
+    assert found.indices is not None and found.indices.tolist() == [30, 2, 4] and found.replacement is None
+    assert same(Samples(*(part[found.indices] for part in found.retain)), inverted(30, 2, 4))
+    (found,) = requests.steps(TRAIN, asks, same=True)
+    assert found.indices is None, "sample 17 is gone"
+
+
 def test_a_step_that_forgets_nothing_new_has_all_that_was_forgotten_as_its_forget_set() -> None:
     first, second = asked(30, 1, 6, 12, 3), asked(7, 6, 20)
     served = [*requests.steps(TRAIN, [first, second], size=2)]

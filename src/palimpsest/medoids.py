@@ -23,7 +23,6 @@ import torch
 
 log = logging.getLogger(__name__)
 
-LEAST = 1e-12  # of the sum of distances: an exchange that lowers it by less is rounding
 ROUNDING = 1e-14  # of the squared lengths: a squared distance below it is that of equal points
 
 
@@ -107,7 +106,7 @@ def swap(d: np.ndarray, medoids: np.ndarray) -> np.ndarray:
     first, second, near, far = _nearest_two(d[:, medoids])
     is_medoid = np.zeros(points, dtype=bool)
     is_medoid[medoids] = True
-    least = LEAST * float(near.sum())
+    cost = near.sum()
     lost = np.bincount(first, far - near, count)  # what it costs to do without each medoid
     point, tried, done = 0, 0, 0
     while tried < points:
@@ -119,7 +118,9 @@ def swap(d: np.ndarray, medoids: np.ndarray) -> np.ndarray:
             won = np.minimum(at - to, 0).sum()
             change = lost + np.bincount(first[moved], np.maximum(at, to) - instead, count)
             worst = int(change.argmin())
-            if won + change[worst] < -least:
+            # Where a few distances are far longer than all others, a change of the sum may be rounding; a sum is not.
+            then = np.minimum(row, np.where(first == worst, far, near)).sum() if won + change[worst] < 0 else cost
+            if then < cost:
                 is_medoid[medoids[worst]], is_medoid[point] = False, True
                 medoids[worst] = point
                 again = (first == worst) | (second == worst)
@@ -131,7 +132,7 @@ def swap(d: np.ndarray, medoids: np.ndarray) -> np.ndarray:
                     d[np.flatnonzero(again)[:, None], medoids]
                 )
                 lost = np.bincount(first, far - near, count)
-                tried, done = 0, done + 1
+                cost, tried, done = then, 0, done + 1
         point, tried = (point + 1) % points, tried + 1
     log.info("%d exchanges of medoids", done)
     return medoids
