@@ -495,6 +495,26 @@ def test_a_request_that_takes_another_in_depends_on_its_code_and_needs_what_it_n
     assert changed == {"worst", "with_worst"}
 
 
+def test_a_defense_depends_on_what_it_wraps_and_says_of_itself_what_some_cell_needs(
+    edited: Callable[[str], None],
+) -> None:
+    names = {**BASE, "forget": "class_0-same", "block": "0-1"}
+    entries = {"defended": {"method": "medoid_defense", "backbone": "sisa_3x5", "share": 0.2}}
+
+    def step() -> Address:
+        return planned(unlearners=entries)("unlearn", **names, unlearner="sisa_3x5-defended")
+
+    before = step()
+    assert before.asks["keywords"] == {"backbone": "sisa", "settings": {}, "share": 0.2}, "none that train its base"
+    (kept,) = before.inputs["kept"]
+    assert "/sisa_3x5/" in kept and "original" not in before.inputs
+    edited("unlearners/sisa.py")
+    assert step().key != before.key
+    entries["defended"]["backbone"] = "heal"
+    healed = planned(unlearners={**entries, "heal": {}})("unlearn", **names, unlearner="retrain-defended")
+    assert "original" in healed.inputs, "what the one that is wrapped needs"
+
+
 def test_a_file_that_somebody_brings_is_an_input_and_its_content_is_part_of_the_key(tmp_path: Path) -> None:
     path = tmp_path / "request.txt"
     entries = {"listed": {"method": "file", "path": str(path)}, "with_it": {"method": "mixed", "hostile": "listed"}}

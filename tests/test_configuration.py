@@ -94,6 +94,14 @@ def test_the_paper_scale_reduces_nothing_and_the_others_say_what_they_reduce() -
             {"requests": {"blended": {"method": "mixed", "hostile": "class_0", "settings": {"random": 0}}}},
             "requests.blended.settings: random cannot be 0",
         ),
+        (
+            {"unlearners": {"robust": {"method": "adversarial", "backbone": "finetune"}}},
+            "unlearners.robust.backbone cannot be 'finetune': it must train on the forget set (UMA paper, Section 5.3); it",
+        ),
+        (
+            {"unlearners": {"defended": {"method": "medoid_defense", "backbone": "amnesiac"}}},
+            "cannot be 'amnesiac': its base training would have to know what is isolated; it takes finetune, first_order",
+        ),
         ({"models": {"../x": {}}}, "small letters, digits and underscores"),
         ({"unlearners": {"x": {"method": "../train"}}}, "has no method '../train'"),
     ],

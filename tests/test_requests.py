@@ -346,7 +346,7 @@ def test_samples_that_a_score_cannot_tell_apart_come_in_upstream_order() -> None
 def test_a_network_without_a_dense_layer_has_no_last_one_to_rank_by() -> None:
     model = tiny_model()
     model.net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 8), torch.nn.Flatten())
-    with pytest.raises(RequestError, match="this network has no dense layer"):
+    with pytest.raises(models.ModelError, match="this network has no dense layer"):
         Rule("gradient_norm", {"layers": "last"}).choose(IMAGES, replace(at(), model=model))
 
 
@@ -801,6 +801,15 @@ def test_a_step_that_forgets_nothing_new_gets_all_that_was_asked_for_in_that_ord
     order = [30, 2, 17, 4]
     assert same(found.forget, Samples(*(part[order] for part in TRAIN))) and found.indices is None
     assert same(found.retain, requests.standing(TRAIN, [asked(30, 2), asked(17), asked(2, 4, replacement=put)])[0])
+
+
+def test_a_step_that_forgets_nothing_new_is_told_where_the_samples_stand_that_were_replaced() -> None:
+    asks = [asked(30, 2, replacement=inverted(30, 2)), asked(17), asked(2, 4, replacement=inverted(2, 4))]
+    (found,) = requests.steps(TRAIN, [asks[0], asks[2]], same=True)
+    assert found.indices is not None and found.indices.tolist() == [30, 2, 4] and found.replacement is None
+    assert same(Samples(*(part[found.indices] for part in found.retain)), inverted(30, 2, 4))
+    (found,) = requests.steps(TRAIN, asks, same=True)
+    assert found.indices is None, "sample 17 is gone"
 
 
 def test_a_step_that_forgets_nothing_new_has_all_that_was_forgotten_as_its_forget_set() -> None:

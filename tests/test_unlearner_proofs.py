@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from convex import CLASSES as REGRESSION_CLASSES
 from convex import clouds, hessian, minimum, objective, trained
 from scipy import stats
 from test_unlearners import CLASSES, FORGET, NOTHING, RECIPE, RETAIN, flat, samples, served, tiny_model

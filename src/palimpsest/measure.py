@@ -118,6 +118,7 @@ def outputs_of(repetition: int, predicted: Predicted, judged: Mapping[str, Judge
         judged={attack: one for attack, one in says.items() if isinstance(one, Judgement)},
         aim=Aim(tensors["aim/indices"], tensors["aim/labels"]) if "aim/indices" in tensors else None,
         trace=tensors.get("aim/trace"),
+        told={name: float(tensor) for name, tensor in asked.get("told", {}).items()},
     )
 
 

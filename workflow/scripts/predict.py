@@ -36,6 +36,8 @@ with job(globals().get("snakemake")) as run:
             }
             made[number] = predict.outputs(model, images, forget, retain, attacked, defenses(number), before, run.task)
             made[number].tensors.update(requests.aim_of(asked))
+            if "kept" in run.input:
+                made[number].tensors.update(numbered.read(run.input.kept, number, below="told/"))
         except models.Diverged as reason:
             made[number] = predict.diverged(reason, images, retain)
         made[number].header["about"] = {"seed": models.metadata(run.input.model, number).get("seed", "")}

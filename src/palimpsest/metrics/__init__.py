@@ -100,7 +100,7 @@ class Outputs:
     sets: one for each set of samples. forgotten: bool (K,), the classes of which retain has no image. parameters: how
     many weights the network has. judged: what each attack on labels decided. seconds: what `unlearning` and `training`
     took, as far as it is known. aim: what the model's last crafted request is aimed at; trace: float (steps + 1,), what
-    its maker lowered (see `requests.Request`).
+    its maker lowered (see `requests.Request`). told: by name, what the last unlearner said of its own step.
     """
 
     repetition: int
@@ -111,13 +111,14 @@ class Outputs:
     seconds: Mapping[str, Taken] = field(default_factory=dict)
     aim: Aim | None = None
     trace: torch.Tensor | None = None
+    told: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def there(self) -> set[str]:
         """What there is to measure, in the words that families use in NEEDS."""
         clean = {one.of for one in self.sets if one.attack == "none"}
         attacked = {"attacked"} if any(one.attack != "none" for one in self.sets) else set()
-        others = {name for name in ("judged", "seconds", "aim") if getattr(self, name)}
+        others = {name for name in ("judged", "seconds", "aim", "told") if getattr(self, name)}
         return clean | attacked | others
 
     def clean(self, of: str) -> Answers:

@@ -363,7 +363,7 @@ class Addresses:
             "requests": self.requests(run, block),
             **self._begins(run.model),
         }
-        if "original" in method.needs("unlearners", told["method"]):
+        if "original" in needs_of(self.config, "unlearners", unlearner):
             above["original"] = self.base(run, block)["model"]
         return told, above, *self._modules("unlearners", unlearner), f"tasks.{told['task']}"
 
@@ -441,6 +441,8 @@ class Addresses:
         if "before" in self.plan.needs_of(run):
             above["original"] = self.base(run, block)["model"]
             told["bases"] = self.bases(run, block)
+        if "told" in self.plan.needs_of(run):
+            above["kept"] = self.model(run, block)["kept"]
         modules = [f"tasks.{told['task']}", *(self._module("defenses", name) for name in defenses)]
         return told, above, "predict", *modules
 

@@ -144,7 +144,9 @@ def fill(config: Mapping[str, Any]) -> dict[str, Any]:
         cut = scales.get(config["scale"], {})
         _under(cut, part)
         for section, entries in cut.items():
-            _join(own.setdefault(section, {}), entries, section, {"stand_ins": 2, "budgets": 1}.get(section, 0))
+            _join(
+                own.setdefault(section, {}), entries, section, {"stand_ins": 2, "budgets": 1, "plan": 1}.get(section, 0)
+            )
     _under(filled, own)
     for file in sorted(PAPERS.glob("*/paper.yaml")):
         for figure in yaml.safe_load(file.read_text()).get("figures", {}).values():

@@ -247,9 +247,10 @@ def served(request: Request, size: int) -> Iterator[Request]:
 class Split(NamedTuple):
     """The training set as a request divides it; all on the samples' device.
 
-    forget: the request's samples, in its order. retain: all others, in the order of the training set. indices: `int64`,
-    the positions of `forget`'s samples, in their order, in the training set as it is now; None where these samples are
-    gone already. replacement: what shall stand in their places, or None.
+    forget: the request's samples, in its order. retain: all others, in the order of the training set; for a step that
+    has no request of its own, all (`steps`). indices: `int64`, the positions of `forget`'s samples, in their order, in
+    the training set as it is now; None where these samples are gone already. replacement: what shall stand in their
+    places, or None.
     """
 
     forget: Samples
@@ -303,14 +304,16 @@ def steps(samples: Samples, asked: Sequence[Request], *, same: bool = False, siz
     once.
 
     samples: the whole training set. size: 0 serves the request whole. same: whether the step has no request of its own
-    and follows all of `asked`; its forget set is then the union of these, each sample as it was at first and where it
-    was asked for first.
+    and follows all of `asked`; its forget set is then the union of these, each sample as it was at first and in the
+    order in which it was asked for first, its `retain` the whole training set as it stands, and `indices` count into
+    that: the samples were all replaced. They are None where any of them is gone.
     """
     if same:
         order = torch.tensor(list(dict.fromkeys(torch.cat([one.indices for one in asked]).tolist())))
-        yield Split(
-            Samples(*(part[order.to(part.device)] for part in samples)), standing(samples, asked)[0], None, None
-        )
+        stands, first = standing(samples, asked)
+        order = order.to(first.device)
+        indices = torch.searchsorted(first, order) if torch.isin(order, first).all() else None
+        yield Split(Samples(*(part[order] for part in samples)), stands, indices, None)
         return
     *already, now = asked
     for part in served(now, size) if size else [now]:
