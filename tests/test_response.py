@@ -14,8 +14,9 @@ from test_unlearners import CLASSES, FORGET, RETAIN, served, tiny_model
 from torch.nn import functional as F
 
 from palimpsest import models
-from palimpsest.curvature import gradient, place, weights
+from palimpsest.curvature import gradient, hessian_product, place, weights
 from palimpsest.data import Samples, pixels
+from palimpsest.seeds import stable_seed
 from palimpsest.train import Recipe, fit
 from palimpsest.unlearners import (
     Base,
@@ -24,6 +25,7 @@ from palimpsest.unlearners import (
     first_order,
     influence_lissa,
     second_order,
+    sisa,
     unrolling_sgd,
 )
 
@@ -111,8 +113,8 @@ class TestReplacedSamples:
         for step in range(7):
             u = v + 0.99 * u - batches[step % 3] @ u / 2.0
         settings: dict[str, Any] = {"solver": "lissa", "damping": 0.01, "scale": 2.0, "depth": 7, "batch_size": 500}
-        assert relative(self.step(second_order, hessian="remaining", **settings), u / 2.0) < 1e-10
-        many = {**settings, "scale": 30.0, "damping": 0.0, "depth": None, "patience": None}
+        assert relative(self.step(second_order, hessian="remaining", **settings), u / 2.0) < 1e-7  # replaced in float32
+        many = {**settings, "scale": 3.0, "damping": 0.0, "depth": None, "patience": None}
         exact = torch.linalg.solve(hessian(self.start, self.NOW, self.DECAY), v)
         assert relative(self.step(second_order, hessian="remaining", **many), exact) < 0.05
 
@@ -130,28 +132,64 @@ class TestReplacedSamples:
         assert relative(self.step(influence_lissa, **settings), at - self.start) < 1e-9
 
 
+class TestTrainingOnReplacements:
+    """What trains on anew sees the floats and their labels where their samples stood, and nothing of these."""
+
+    DATA = Samples(*map(torch.cat, zip(FORGET, RETAIN, strict=True)))
+    INDICES = torch.tensor([30, 2, 17, 9])
+    STAYS = torch.ones(40, dtype=torch.bool).index_fill(0, INDICES, False).nonzero().flatten()
+    PUT = Samples(torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(6)), torch.tensor([3, 3, 0, 2]))
+    RECIPE = Recipe(epochs=2, batch_size=4, lr=0.02)
+
+    def served(self, method: Any, base: tuple[models.Network, Any], **settings: Any) -> models.Network:
+        at = Step(3, self.RECIPE, indices=self.INDICES, replacement=self.PUT, kept=base[1])
+        return method.unlearn(
+            base[0], part(self.DATA, self.INDICES), part(self.DATA, self.STAYS), at, **settings
+        ).network
+
+    def now(self) -> Samples:
+        images, labels = self.DATA.images / 255, self.DATA.labels.clone()
+        for place_of, image, label in zip(self.INDICES.tolist(), *self.PUT, strict=True):
+            assert label != labels[place_of]
+            images[place_of], labels[place_of] = image, label
+        return Samples(images, labels)
+
+    def test_sisa(self) -> None:
+        base = sisa.train_base(tiny_model(), self.DATA, Base(5, self.RECIPE), shards=2)
+        found = self.served(sisa, base)
+        for k, member in enumerate(found.net.members):
+            wanted = models.fresh(tiny_model(), stable_seed(3, k, "initial"))
+            index = (base[1]["assignment/shard"] == k).nonzero().flatten()
+            assert bool(torch.isin(index, self.INDICES).any())
+            fit(wanted, part(self.now(), index), self.RECIPE, seed=stable_seed(3, k, 0))
+            assert torch.equal(weights(member), weights(wanted.net))
+
+    def test_amnesiac(self) -> None:
+        base = amnesiac.train_base(tiny_model(), self.DATA, Base(5, self.RECIPE, requests=[self.INDICES]))
+        wanted = self.served(amnesiac, base, epochs=0)
+        fit(wanted, self.now(), Recipe(epochs=2, batch_size=4, lr=0.05), seed=3)
+        assert torch.equal(weights(self.served(amnesiac, base, epochs=2, lr=0.05)), weights(wanted))
+
+
 class TestInverse:
     """Second order with its defaults: what it says is inverted is inverted, and what is not is said."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def model(self) -> models.Network:
         data = Samples(*map(torch.cat, zip(FORGET, RETAIN, strict=True)))
-        return fit(tiny_model().double(), data, Recipe(epochs=5, batch_size=8, lr=0.05), seed=0)
+        return fit(tiny_model().double(), data, Recipe(epochs=2, batch_size=8, lr=0.05), seed=0)
 
     def matrix(self, model: models.Network, data: Samples) -> torch.Tensor:
-        """The whole Hessian of the mean loss (P, P), column by column as the change of the gradient."""
-        columns = []
-        for column in torch.eye(len(weights(model)), dtype=torch.float64):
-            ends = [place(deepcopy(model), weights(model) + sign * 1e-5 * column) for sign in (1, -1)]
-            columns.append((gradient(ends[0], data) - gradient(ends[1], data)) / 2e-5)
-        return torch.stack(columns) / len(data.labels)
+        """The whole Hessian of the mean loss (P, P), row by row."""
+        rows = torch.eye(len(weights(model)), dtype=torch.float64)
+        return torch.stack([hessian_product(model, data, row) for row in rows])
 
     def test_a_network_is_inverted_whose_hessian_has_negative_eigenvalues(
         self, model: models.Network, caplog: pytest.LogCaptureFixture
     ) -> None:
         data = Samples(*map(torch.cat, zip(FORGET, RETAIN, strict=True)))
         matrix = self.matrix(model, data)
-        ends = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
+        ends = torch.linalg.eigvalsh(matrix)
         assert ends[0] < -1e-3 * ends[-1], "a thousandth of the largest eigenvalue alone would not do"
         v = gradient(model, FORGET) / 40
         with caplog.at_level(logging.INFO):
@@ -219,13 +257,14 @@ CASES: dict[str, tuple[Any, Callable[[], models.Network], dict[str, Any]]] = {
     "second_order": (second_order, lambda: tiny_model().double(), {"tolerance": 1e-12, "depth": 2000}),
     "second_order of the head": (second_order, lambda: tiny_model().double(), {"layers": "head"}),
     "unrolling_sgd": (unrolling_sgd, lambda: tiny_model().double(), {"lr": 0.05}),
-    "unrolling_sgd at the initialisation": (unrolling_sgd, lambda: normed(1), {"lr": 0.05, "theta_0": "initial"}),
+    "unrolling_sgd at the initialisation": (unrolling_sgd, lambda: normed(1), {"lr": 2e-3, "theta_0": "initial"}),
     "amnesiac, one batch of plain SGD": (amnesiac, lambda: tiny_model().double(), {"lr": 0.05}),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 class TestResponse:
+    FORGET, RETAIN = (Samples(pixels(some.images, torch.float64), some.labels) for some in (FORGET, RETAIN))
     TARGET = Samples(255 - FORGET.images[:3], (FORGET.labels[:3] + 1) % CLASSES)
 
     def given(self, name: str) -> tuple[Any, models.Network, Step, dict[str, Any]]:
@@ -251,19 +290,19 @@ class TestResponse:
         """d Psi / d delta against central differences of the loss of the network that `unlearn` really returns."""
         method, model, at, settings = self.given(name)
         draw = torch.Generator().manual_seed(4)
-        shape = FORGET.images.shape
+        shape = self.FORGET.images.shape
         delta = 0.03 * torch.randn(shape, generator=draw, dtype=torch.float64)
 
         def unlearned(delta: torch.Tensor) -> models.Network:
             step = Step(0, PLAIN, indices=at.indices, kept=at.kept, initial=at.initial, replacement=self.changed(delta))
-            return method.unlearn(model, FORGET, RETAIN, step, **settings).network
+            return method.unlearn(model, self.FORGET, self.RETAIN, step, **settings).network
 
-        found = method.response(model, FORGET, RETAIN, at, **settings)
-        answered = place(deepcopy(model), found.answer(FORGET, self.changed(delta)))
-        assert relative(weights(unlearned(delta)), weights(answered)) < 1e-12
+        found = method.response(model, self.FORGET, self.RETAIN, at, **settings)
+        answered = place(deepcopy(model), found.answer(self.FORGET, self.changed(delta)))
+        assert relative(weights(unlearned(delta)), weights(answered)) < 1e-13
         g = torch.cat([one.flatten() for one in torch.autograd.grad(self.loss(answered), list(answered.parameters()))])
         shown = self.changed(delta).images.requires_grad_()
-        value = F.cross_entropy(found.slope(shown), FORGET.labels, reduction="sum")
+        value = F.cross_entropy(found.slope(shown), self.FORGET.labels, reduction="sum")
         slopes = torch.autograd.grad(value, list(found.slope.parameters()), create_graph=True)
         dot = torch.cat([one.flatten() for one in slopes]) @ found.push(g)
         (by_map,) = torch.autograd.grad(dot, shown)
@@ -278,9 +317,9 @@ class TestResponse:
         method, model, at, settings = self.given(name)
         before = {key: value.clone() for key, value in model.state_dict().items()}
         modes = [module.training for module in model.modules()]
-        found = method.response(model, FORGET, RETAIN, at, **settings)
+        found = method.response(model, self.FORGET, self.RETAIN, at, **settings)
         buffers = [value.clone() for value in found.slope.buffers()]
-        found.slope(pixels(RETAIN.images, torch.float64))
+        found.slope(pixels(self.RETAIN.images, torch.float64))
         rows = torch.randn(3, len(weights(model)), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
         pushed = found.push(rows)
         assert pushed.shape == rows.shape

@@ -54,4 +54,4 @@ def response(
 ) -> Response:
     """The same as a map: tau where a weight moves, else 0."""
     moves = moving(model, layers)
-    return Response(weights(model), deepcopy(model).eval(), lambda vector: tau * moves * vector)
+    return Response(weights(model), deepcopy(model).eval(), lambda vector: tau * (vector * moves))
