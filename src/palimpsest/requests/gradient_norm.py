@@ -18,7 +18,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from palimpsest.curvature import per_sample_gradients
+from palimpsest.curvature import heads, per_sample_gradients
 from palimpsest.data import Images, Samples, pixels
 from palimpsest.models import Network, evaluated
 from palimpsest.ranges import checked
@@ -61,10 +61,10 @@ def choose(
 
 def _of_last_layer(model: Network, samples: Samples) -> Iterator[torch.Tensor]:
     """Yield each sample's norm, `float64` (B,): its gradient is that of the layer's outputs times the inputs."""
-    parts = getattr(model.net, "members", [model.net])
-    heads = [layer for part in parts for layer in [m for m in part.modules() if isinstance(m, nn.Linear)][-1:]]
-    if len(heads) < len(parts):
-        raise RequestError("gradient_norm: this network has no dense layer, so `layers: last` ranks nothing")
+    try:
+        layers = heads(model)
+    except ValueError as error:
+        raise RequestError(f"gradient_norm: {error}, so `layers: last` ranks nothing") from error
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def cut(head: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
@@ -72,7 +72,7 @@ def _of_last_layer(model: Network, samples: Samples) -> Iterator[torch.Tensor]:
         return seen[-1][1]
 
     held = {name: parameter.detach() for name, parameter in model.named_parameters()}  # so that no graph lies below
-    hooks = [head.register_forward_hook(cut) for head in heads]
+    hooks = [head.register_forward_hook(cut) for head in layers]
     try:
         with evaluated(model), torch.enable_grad():
             for images, labels in zip(samples.images.split(BATCH), samples.labels.split(BATCH), strict=True):
@@ -82,7 +82,7 @@ def _of_last_layer(model: Network, samples: Samples) -> Iterator[torch.Tensor]:
                 slopes = torch.autograd.grad(loss, [output for _, output in seen])
                 squares = [
                     slope.double().square().sum(1) * (given.double().square().sum(1) + (head.bias is not None))
-                    for head, slope, (given, _) in zip(heads, slopes, seen, strict=True)
+                    for head, slope, (given, _) in zip(layers, slopes, seen, strict=True)
                 ]
                 yield torch.stack(squares).sum(0).sqrt()
     finally:
