@@ -296,9 +296,7 @@ Layers = list[tuple[nn.Linear, nn.Linear, float, float]]  # of slope and shell, 
 class _Dense:
     """The margins of several attempts against one network and their gradients, by dense layers' inputs and slopes."""
 
-    def __init__(
-        self, first: _Attempt, layers: Layers, attempts: Sequence[_Attempt], asked: SimpleNamespace
-    ) -> None:
+    def __init__(self, first: _Attempt, layers: Layers, attempts: Sequence[_Attempt], asked: SimpleNamespace) -> None:
         self.of, self.beta, self.layers = attempts, asked.beta, layers
         self.labels = torch.cat([one.forget.labels for one in attempts])
         self.targets = torch.cat([one.target for one in attempts])
