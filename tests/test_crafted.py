@@ -245,7 +245,7 @@ def test_the_rate_is_divided_by_ten_every_so_many_steps(monkeypatch: pytest.Monk
         return torch.ones(1), None if last else torch.ones_like(put)
 
     given = asked(steps=6, decay_every=2, rate=1e-3, epsilon="1000")
-    crafted._lowered(objective, [replace(one, noise=0 * one.noise)], FEATURES, given)  # type: ignore[arg-type]
+    crafted.lowered(objective, [replace(one, noise=0 * one.noise)], FEATURES, given)  # type: ignore[arg-type]
     steps = [float((before - after).mean()) for before, after in pairwise(seen)]
     assert steps == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rel=1e-3)
 
@@ -367,7 +367,6 @@ def test_a_request_is_made_on_the_surrogate_where_there_is_one() -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "which of 3 classes is wanted": ({"count": 5}, "first_order"),
     "is of class 1 already, which is wanted": ({"count": 5, "wanted": 1, "from_class": 1}, "first_order"),
     "99 test images shall be tried, and there are ": ({"count": 5, "wanted": 1, "targets": 99}, "first_order"),
     "exactly one of count, share": ({"wanted": 2}, "first_order"),

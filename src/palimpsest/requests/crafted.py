@@ -31,7 +31,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -88,14 +88,15 @@ def choose(
 ) -> Request:
     """The samples that shall be changed, what shall stand in their places, and the test image at which it is aimed.
 
-    count, share, classes: of which samples, as in `samples`. from_class: of the test images that are tried, the first
-    `targets` of the test set, one a repetition in turn; None is any class. wanted: the class that the image shall be
-    taken for; it may be left out where there are two. goal: `untargeted` wants any class but the image's own. epsilon:
-    of pixels in [0, 1], as a fraction; of features, in their own unit, and these are not cut off. values: whether
-    images are handed in as `float32` or rounded to `uint8`, with every loss that of the rounded ones. removes: whether
-    samples are removed whole; those of `classes` are then chosen in `steps` rounds, in each round those whose removal
-    lowers the margin within psi most, to first order. rate: of a step, divided by 10 every `decay_every`. direction: of
-    the gradient or of its sign. batch_size: samples at once, where attempts are made one by one.
+    count, share, classes: of which samples, as in `samples`. from_class: of the test images that are tried, the
+    first `targets` of the test set, one a repetition in turn; None is any class. wanted: the class that the image
+    shall be taken for; None is the class after its own, of two the other. goal: `untargeted` wants any class but
+    the image's own. epsilon: of pixels in [0, 1], as a fraction; of features, in their own unit, and these are not
+    cut off. values: whether images are handed in as `float32` or rounded to `uint8`, with every loss that of the
+    rounded ones. removes: whether samples are removed whole; those of `classes` are then chosen in `steps` rounds,
+    in each round those whose removal lowers the margin within psi most, to first order. rate: of a step, divided by
+    10 every `decay_every`. direction: of the gradient or of its sign. batch_size: samples at once, where attempts
+    are made one by one.
     Raises `RequestError` where there are too few samples or test images, where no class is wanted or the image is of it
     already, and where the unlearner has no `response`; `Diverged` where a number is not finite.
     """
@@ -120,17 +121,16 @@ def choose_all(images: Images, ats: Sequence[Choice], **keywords: Any) -> list[R
         for start in range(0, len(some), at_once):
             part = some[start : start + at_once]
             objective = _Dense(some[0], dense, part, asked) if dense else _Alone(part[0], asked)
-            found = _lowered(objective, part, images, asked)
+            found = lowered(objective, part, images, asked)
             made |= dict(zip(numbers[start : start + at_once], found, strict=True))
     return [made[number] for number in range(len(ats))]
 
 
 @dataclass(frozen=True)
-class _Attempt:
-    """One attempt: what it asks for, at what it is aimed, and how the unlearner responds.
+class Asked:
+    """One attempt: what it asks for, and at what it is aimed.
 
-    noise: of the form of the samples, from -1 to 1. target: the test image (1, ...). shell: the network, in evaluation
-    mode, that is to take it for another class; theta_u are its weights.
+    noise: of the form of the samples, from -1 to 1. target: the test image (1, ...).
     """
 
     indices: torch.Tensor
@@ -139,6 +139,15 @@ class _Attempt:
     target: torch.Tensor
     own: int
     aim: Aim
+
+
+@dataclass(frozen=True)
+class _Attempt(Asked):
+    """An attempt, and how the unlearner responds.
+
+    shell: the network, in evaluation mode, that is to take the target for another class; theta_u are its weights.
+    """
+
     response: Response
     shell: Network
 
@@ -166,7 +175,7 @@ def _attempt(images: Images, at: Choice, asked: SimpleNamespace) -> _Attempt:
         original=network,
         initial=known.initial,
     )
-    aim, own = _aim(images, at.repetition, asked)
+    aim, own = aimed(images, at.repetition, asked)
     return _Attempt(
         indices,
         Samples(pixels(forget.images, like.dtype), forget.labels),
@@ -179,17 +188,19 @@ def _attempt(images: Images, at: Choice, asked: SimpleNamespace) -> _Attempt:
     )
 
 
-def _aim(images: Images, repetition: int, asked: SimpleNamespace) -> tuple[Aim, int]:
-    """Return at what the attempt of a repetition is aimed, and the class of that test image."""
+def aimed(images: Images, repetition: int, asked: SimpleNamespace) -> tuple[Aim, int]:
+    """Return at what the attempt of a repetition is aimed, and the class of that test image.
+
+    asked: the values of from_class, targets, goal and wanted.
+    """
     labels, classes = images.splits["test"].labels.cpu(), len(images.classes)
     tried = (labels >= 0 if asked.from_class is None else labels == asked.from_class).nonzero().flatten()
     if len(tried) < asked.targets:
         raise RequestError(f"crafted: {asked.targets} test images shall be tried, and there are {len(tried)}")
     index = tried[repetition % asked.targets][None]
     own = int(labels[index])
-    wanted = ANY if asked.goal == "untargeted" else 1 - own if classes == 2 and asked.wanted is None else asked.wanted
-    if wanted is None:
-        raise RequestError(f"crafted: which of {classes} classes is wanted? It takes wanted, or goal 'untargeted'")
+    after = (own + 1) % classes if asked.wanted is None else asked.wanted
+    wanted = ANY if asked.goal == "untargeted" else after
     if wanted == own:
         raise RequestError(f"crafted: test image {int(index)} is of class {own} already, which is wanted")
     return Aim(index, torch.tensor([wanted])), own
@@ -204,10 +215,17 @@ def _margins(logits: torch.Tensor, attempts: Sequence[_Attempt]) -> torch.Tensor
     return signs * (logits.masked_fill(of, -torch.inf).amax(1) - logits[of])
 
 
-def _lowered(
-    objective: _Alone | _Dense, attempts: Sequence[_Attempt], images: Images, asked: SimpleNamespace
+def lowered(
+    objective: Callable[..., tuple[torch.Tensor, torch.Tensor | None]],
+    attempts: Sequence[Asked],
+    images: Images,
+    asked: SimpleNamespace,
 ) -> list[Request]:
-    """Return the requests of attempts with as many samples each, crafted together."""
+    """Return the requests of attempts with as many samples each, crafted together.
+
+    objective: of samples (A, n, ...) what shall be lowered (A,) and its gradient, which `last=True` leaves out. asked:
+    the values of epsilon, values, steps, beta, keeps, direction, rate and decay_every.
+    """
     clean = torch.stack([one.forget.images for one in attempts])
     epsilon, eight_bit = float(Fraction(asked.epsilon)), asked.values == "8-bit"
     if eight_bit:
@@ -246,35 +264,58 @@ class _Alone:
     """The margin of one attempt and its gradient, for any network and any `push`."""
 
     def __init__(self, attempt: _Attempt, asked: SimpleNamespace) -> None:
+        slope = attempt.response.slope
         self.of, self.beta, self.batch_size = attempt, asked.beta, asked.batch_size
-        self.parameters = list(attempt.response.slope.parameters())
-        self.taken = request_gradient(attempt.response.slope, attempt.forget, None, batch_size=asked.batch_size)
+        self.taken = request_gradient(slope, attempt.forget, None, batch_size=asked.batch_size)
 
     def __call__(self, put: torch.Tensor, last: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the margin (1,) with the samples `put` (1, n, ...) in place, and d psi / d put; None if `last`."""
-        parts = list(batches(Samples(put[0], self.of.forget.labels), self.batch_size))
-        parts = [Samples(part.images.detach().requires_grad_(), part.labels) for part in parts]
-        together = len(parts) == 1 and not last  # one pass serves both
-        gradients: Sequence[torch.Tensor] = []
-        brought = torch.zeros_like(self.taken)
-        for part in parts:
-            gradients = self._gradients(part, together)
-            brought += flat([one.detach() for one in gradients])
         response = self.of.response
-        margin, slope = slope_at(self.of, response.start + response.push(self.taken - brought), self.beta)
-        if last:
-            return margin, None
-        along = response.push(slope).split([one.numel() for one in self.parameters])
-        found: list[torch.Tensor] = []
-        for part in parts:
-            gradients = gradients if together else self._gradients(part, True)
-            pairs = [(g, v.view_as(g)) for g, v in zip(gradients, along, strict=True) if g.requires_grad]
-            found += torch.autograd.grad([g for g, _ in pairs], part.images, [-v for _, v in pairs])
-        return margin, torch.cat(found)[None]
 
-    def _gradients(self, part: Samples, graph: bool) -> Sequence[torch.Tensor]:
-        loss = F.cross_entropy(self.of.response.slope(part.images), part.labels, reduction="sum")
-        return torch.autograd.grad(loss, self.parameters, create_graph=graph, materialize_grads=True)
+        def margin(brought: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            found, slope = slope_at(self.of, response.start + response.push(self.taken - brought), self.beta)
+            return found, slope if last else -response.push(slope)
+
+        put_in_place = Samples(put[0], self.of.forget.labels)
+        found, slope = through_sum(response.slope, put_in_place, margin, self.batch_size, last)
+        return found, None if slope is None else slope[None]
+
+
+def through_sum(
+    network: Network,
+    put: Samples,
+    function: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    batch_size: int,
+    last: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return a function of the sum of the samples' gradients (P,), and its gradient by the samples; None if `last`.
+
+    function: of that sum the value and its gradient (P,). The second pass goes back through the samples' gradients with
+    that gradient held, batch by batch.
+    """
+    parameters = list(network.parameters())
+    parts = list(batches(put, batch_size))
+    parts = [Samples(part.images.detach().requires_grad_(), part.labels) for part in parts]
+    together = len(parts) == 1 and not last  # one pass serves both
+
+    def gradients(part: Samples, graph: bool) -> Sequence[torch.Tensor]:
+        loss = F.cross_entropy(network(part.images), part.labels, reduction="sum")
+        return torch.autograd.grad(loss, parameters, create_graph=graph, materialize_grads=True)
+
+    made = [gradients(part, together) for part in parts[:1]]
+    brought = flat([one.detach() for one in made[0]])
+    for part in parts[1:]:
+        brought += flat([one.detach() for one in gradients(part, False)])
+    value, slope = function(brought)
+    if last:
+        return value, None
+    along = slope.split([one.numel() for one in parameters])
+    found: list[torch.Tensor] = []
+    for part in parts:
+        of_part = made[0] if together else gradients(part, True)
+        pairs = [(g, v.view_as(g)) for g, v in zip(of_part, along, strict=True) if g.requires_grad]
+        found += torch.autograd.grad([g for g, _ in pairs], part.images, [v for _, v in pairs])
+    return value, torch.cat(found)
 
 
 def slope_at(attempt: _Attempt, theta: torch.Tensor, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
