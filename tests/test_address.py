@@ -495,6 +495,26 @@ def test_a_request_that_takes_another_in_depends_on_its_code_and_needs_what_it_n
     assert changed == {"worst", "with_worst"}
 
 
+def test_a_defense_depends_on_what_it_wraps_and_says_of_itself_what_some_cell_needs(
+    edited: Callable[[str], None],
+) -> None:
+    names = {**BASE, "forget": "class_0-same", "block": "0-1"}
+    entries = {"defended": {"method": "medoid_defense", "backbone": "sisa_3x5", "share": 0.2}}
+
+    def step() -> Address:
+        return planned(unlearners=entries)("unlearn", **names, unlearner="sisa_3x5-defended")
+
+    before = step()
+    assert before.asks["keywords"] == {"backbone": "sisa", "settings": {}, "share": 0.2}, "none that train its base"
+    (kept,) = before.inputs["kept"]
+    assert "/sisa_3x5/" in kept and "original" not in before.inputs
+    edited("unlearners/sisa.py")
+    assert step().key != before.key
+    entries["defended"]["backbone"] = "heal"
+    healed = planned(unlearners={**entries, "heal": {}})("unlearn", **names, unlearner="retrain-defended")
+    assert "original" in healed.inputs, "what the one that is wrapped needs"
+
+
 def test_a_file_that_somebody_brings_is_an_input_and_its_content_is_part_of_the_key(tmp_path: Path) -> None:
     path = tmp_path / "request.txt"
     entries = {"listed": {"method": "file", "path": str(path)}, "with_it": {"method": "mixed", "hostile": "listed"}}
@@ -588,7 +608,9 @@ def test_each_role_draws_for_itself() -> None:
     assert len(seeds) == len(stages)
 
 
-def test_an_own_base_training_refuses_a_request_that_is_chosen_later(folder: Path) -> None:
+def test_an_own_base_training_knows_all_requests_but_those_that_are_chosen_later(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ask(folder, "class_0-random_tenth,amnesiac-amnesiac")
     at = planned()
     run = Run(**BASE, forget="class_0-random_tenth", unlearner="amnesiac-amnesiac")
@@ -596,6 +618,10 @@ def test_an_own_base_training_refuses_a_request_that_is_chosen_later(folder: Pat
     assert [path.split("/")[4] for path in known] == ["class_0", "random_tenth"], "all that may come"
     add_requests(folder, {"worst": {"method": "margin", "count": 20}})
     ask(folder, "worst,amnesiac")
+    late = planned().base(Run(**BASE, forget="worst", unlearner="amnesiac"), "0-1")
+    assert late.inputs["requests"] == [], "one that is chosen later is served by training once more"
+    literal = method.literal
+    monkeypatch.setattr(method, "literal", lambda file, name: None if name == "REPLAYS" else literal(file, name))
     with pytest.raises(ConfigError, match="amnesiac must know its requests before training; worst is chosen with"):
         every(planned())
 
@@ -692,6 +718,25 @@ def test_where_a_request_is_chosen_once_every_repetition_begins_from_base_model_
     # And an attack towards another model finds another.
     aims = [at("attack", **one.names, attack="uma_another", block=block).asks["aims"] for block in blocks]
     assert {number for several in aims for number in several} == {100}
+
+
+@pytest.mark.parametrize("size", [2, 10])
+def test_requests_may_differ_where_all_begin_from_base_model_0(folder: Path, size: int) -> None:
+    add_requests(folder, {"each": {"method": "margin", "count": 20, "one_base": True, "repetitions": 4}})
+    ask(folder, "each,original", "each,finetune")
+    with (folder / "uma/table4.csv").open("a") as file:
+        file.write("cifar10,resnet50,each,finetune,none,,test_accuracy_full_before,,,,planted\n")
+    at = planned(block={"other": size})
+    run, alone = (Run(**BASE, forget="each", unlearner=name) for name in ("finetune", ORIGINAL))
+    base = at.base(run, "0").outputs["model"]
+    for block in at.plan.blocks(run):
+        (request,) = at.requests(run, block)
+        assert request.of.names["block"] == block and not request.of.asks["once"], "a request of its own for each"
+        assert request.of.inputs["model"] == base and request.of.asks["bases"] == [0] * len(numbers(block))
+        assert at.model(run, block).inputs["before"] == [base]
+        assert at("predict", **run.names, block=block).inputs["original"] == base
+    assert at.plan.blocks(alone) == ["0"] and [cell.alone for cell in at.plan.asked[alone]] == [True]
+    assert at.requests(alone, "0") == at.requests(run, at.plan.blocks(run)[0]), "and none is made twice"
 
 
 def test_a_shadow_server_begins_from_a_base_model_that_no_table_uses() -> None:

@@ -288,7 +288,7 @@ def test_it_resists_an_attack_that_opens_random_labels_and_twice_as_many_clean_f
 class TestRefusals:
     @pytest.mark.parametrize("backbone", sorted({*METHODS} - BACKBONES))
     def test_all_backbones_that_do_not_train_on_the_forget_set_itself_among_them(self, backbone: str) -> None:
-        match = f"'{backbone}': it does not train on the forget set .UMA paper, Section 5.3."
+        match = f"'{backbone}': it must train on the forget set .UMA paper, Section 5.3."
         with pytest.raises(ValueError, match=match):
             served(adversarial, tiny_model(), FORGET, RETAIN, backbone=backbone)
 

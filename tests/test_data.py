@@ -40,6 +40,7 @@ from palimpsest.data import (
     cifar100,
     digit_pairs,
     digits,
+    dogfish,
     fashion_mnist,
     hold_back,
     mnist,
@@ -385,6 +386,33 @@ def make_afhq(root: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool = False)
     )
 
 
+def make_dogfish(root: Path, monkeypatch: pytest.MonkeyPatch, source: str = "imagenette") -> Made:
+    """Features of three training and two test samples; the original's labels are floats, and its sums are given."""
+    place = dogfish.SOURCES[source]._replace(width=5)
+    (root / place.folder).mkdir()
+    arrays, sums = {}, {}
+    for at, (split, count) in enumerate((("train", 3), ("test", 2))):
+        features = np.random.default_rng(at).random((count, 5)).astype(np.float16)
+        labels = np.arange(count) % 2
+        arrays[split] = features.astype(np.float32), labels
+        path = root / place.folder / place.file.format(split)
+        np.savez(path, **{place.key: features, "labels": labels * (1.0 if source == "inception" else 1)})
+        sums[split] = md5(path.read_bytes())
+    given = {} if place.md5s else {"md5s": [*sums.values()]}
+    if place.md5s:
+        place = place._replace(md5s=(*sums.values(),))
+    monkeypatch.setitem(dogfish.SOURCES, source, place)
+    monkeypatch.setattr(dogfish, "COUNTS", (3, 2))
+    return Made(
+        partial(dogfish.load, root, source=source, **given),
+        *arrays["train"],
+        *arrays["test"],
+        root / place.folder / place.file.format("train"),
+        sums["train"],
+        place.url,
+    )
+
+
 MAKERS: dict[str, Callable[[Path, pytest.MonkeyPatch], Made]] = {
     "mnist": partial(make_idx, mnist, "MNIST"),
     "fashion_mnist": partial(make_idx, fashion_mnist, "FashionMNIST"),
@@ -398,6 +426,8 @@ MAKERS: dict[str, Callable[[Path, pytest.MonkeyPatch], Made]] = {
     "tiny_imagenet_zip": partial(make_tiny, zipped=True),
     "afhq": make_afhq,
     "afhq_zip": partial(make_afhq, zipped=True),
+    "dogfish": make_dogfish,
+    "dogfish_inception": partial(make_dogfish, source="inception"),
 }
 every_format = pytest.mark.parametrize("name", MAKERS)
 every_checksummed_file = pytest.mark.parametrize(
@@ -1076,10 +1106,16 @@ def test_groups_make_one_class_of_several_in_the_order_of_their_names(tmp_path, 
     assert torch.equal(part.train_images, made.load(wnids=["n01000000", "n03000000"]).train_images)
 
 
+def test_the_first_classes_are_those_of_the_lowest_wnids(tmp_path, monkeypatch):
+    made = make_tiny(tmp_path, monkeypatch)
+    assert made.load(first=2).digest == made.load(wnids=sorted(WNIDS)[:2]).digest
+    fails(partial(made.load, first=2, groups={"a": WNIDS[:2]}), "wnids or first")
+
+
 def test_groups_that_share_a_wnid_or_stand_beside_wnids_are_refused(tmp_path, monkeypatch):
     load = make_tiny(tmp_path, monkeypatch).load
     fails(partial(load, groups={"a": WNIDS[:2], "b": WNIDS[1:]}), "one group", WNIDS[1])
-    fails(partial(load, groups={"a": WNIDS[:2]}, wnids=WNIDS), "wnids and groups")
+    fails(partial(load, groups={"a": WNIDS[:2]}, wnids=WNIDS), "wnids or first")
     fails(partial(load, groups={"a": WNIDS[:2], "b": ["n09999999"]}), "n09999999", "wnids.txt")
 
 

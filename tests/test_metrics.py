@@ -635,6 +635,27 @@ def test_seconds_are_those_of_the_records_and_name_their_device() -> None:
     assert not [row for row in measure.measure(made) if row["unit"] == "s"]
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ((200, 50, 20, 10), {"share": (25, 200), "precision": (20, 50), "recall": (50, 20)}),
+        ((200, 0, 20, 0), {"share": (0, 200), "recall": (0, 20)}),
+        ((200, 50, 0, 0), {"share": (25, 200)}),
+    ],
+)
+def test_what_was_isolated_is_a_share_of_all_and_of_what_was_asked_for(
+    told: tuple[int, ...], expected: dict[str, tuple[float, int]], tmp_path: Path
+) -> None:
+    answers, header = predict.outputs(**small(tiny_model()))
+    names = ("points", "isolated", "asked", "isolated_asked")
+    said = {f"told/{name}": torch.tensor(number) for name, number in zip(names, told, strict=True)}
+    predict.save({0: predict.Predicted(answers | said, header)}, tmp_path / "outputs")
+    rows = [*measure.measure(predict.read(tmp_path / "outputs"), {"isolated_share"})]
+    found = {row["metric"]: (row["value"], row["n"]) for row in rows if row["metric"].startswith("isolated")}
+    assert found == {f"isolated_{name}": pair for name, pair in expected.items()}
+    assert not [row for row in measure.measure({0: predict.Predicted(answers, header)}) if "isolated" in row["metric"]]
+
+
 def test_a_family_whose_needs_are_not_there_measures_nothing() -> None:
     made = {0: predict.outputs(**small(tiny_model()))}
     found = {row["metric"] for row in measure.measure(made)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from scipy.fft import dctn
 
 from palimpsest import models
-from palimpsest.models import whitened_cnn
+from palimpsest.models import mobilenet, vgg, whitened_cnn
 
 
 def made(seed: int) -> models.Network:
@@ -46,3 +47,45 @@ def test_logits_are_scaled() -> None:
     model.net[-1].factor = 1.0
     torch.testing.assert_close(model(images).detach() / 9, found)
     assert float(found.abs().max()) > 0.01
+
+
+@pytest.mark.parametrize(
+    "method, keywords, shape",
+    [
+        ("dense", {}, (3, 40)),
+        ("dense", {"side": 4}, (3, 1, 8, 8)),
+        ("convnet", {"width": 4}, (3, 1, 8, 8)),
+        ("convnet", {"width": 4}, (3, 3, 32, 32)),
+        ("vgg", {"width": 8}, (3, 3, 32, 32)),
+        ("vgg", {"width": 8}, (3, 3, 64, 64)),
+        ("mobilenet", {"width": 0.25}, (3, 3, 32, 32)),
+    ],
+)
+def test_the_malicious_papers_networks_take_their_images_and_every_weight_counts(method, keywords, shape) -> None:
+    channels = shape[1]
+    form = (channels,) if len(shape) == 4 else (1, channels)
+    model = models.create(models.Spec(method, 7, channels, keywords), torch.zeros(form), torch.ones(form), 0).train()
+    found = model(torch.rand(shape))
+    assert found.shape == (3, 7)
+    found.square().sum().backward()
+    assert all(weight.grad is not None and bool(weight.grad.any()) for weight in model.parameters())
+
+
+def test_a_dense_network_on_images_takes_each_pixel_by_itself() -> None:
+    model = models.create(models.Spec("dense", 2, 1, {"side": 3}), torch.zeros(1), torch.ones(1), 0).eval()
+    image = torch.rand(1, 1, 3, 3)
+    _, _, first, _, last = model.net
+    expected = last(torch.relu(first(image.flatten(1))))
+    torch.testing.assert_close(model(image), expected)
+
+
+def test_the_published_networks_have_as_many_weights_as_torchvisions() -> None:
+    def weights(net: torch.nn.Module) -> int:
+        return sum(weight.numel() for weight in net.parameters())
+
+    assert weights(vgg.build(10, 3)) == weights(torchvision.models.vgg16_bn().features) + 512 * 10 + 10
+    assert weights(mobilenet.build(10, 3)) == weights(torchvision.models.mobilenet_v2(num_classes=10))
+
+
+def test_small_images_keep_four_pixels_a_side_to_the_end_of_a_mobilenet() -> None:
+    assert mobilenet.build(10, 3).features(torch.rand(1, 3, 32, 32)).shape[2:] == (4, 4)

@@ -19,12 +19,13 @@ import torch
 from card import card
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_unlearners import flat, run, samples, tiny_model
+from test_unlearners import RECIPE, flat, run, samples, tiny_model
 from test_unlearners import start as started
 
 from palimpsest import curvature, models, requests
 from palimpsest.data import Images, Samples, pixels, replaced
-from palimpsest.requests import Choice, Request, RequestError, Rule, _ranked
+from palimpsest.requests import ANY, Aim, Choice, Request, RequestError, Rule, _ranked
+from palimpsest.unlearners import first_order
 
 PACKAGE = Path(requests.__file__).parent
 KINDS = sorted(file.stem for file in PACKAGE.glob("[!_]*.py"))
@@ -43,6 +44,7 @@ RULES = {
     "influence": Rule("influence", {"count": 5}),
     "mixed": Rule("mixed", {"hostile": "margin", "settings": {"count": 5}, "count": 12}),
     "noise": Rule("noise", {"count": 6}),
+    "crafted": Rule("crafted", {"count": 6, "goal": "untargeted", "steps": 3}),
     "shard": Rule("shard", {"shard": 1, "count": 5}),
     "file": Rule("file", {"path": str(Path(__file__).with_name("request.txt"))}),
 }
@@ -59,7 +61,8 @@ def labelled(labels: torch.Tensor) -> Images:
 
 def at(seed: int = 3, repetition: int = 0) -> Choice:
     kept = {"assignment/shard": torch.arange(40) % 3}
-    return Choice(seed, repetition, tiny_model(), partial(print), tiny_model(2), kept=kept)
+    against = partial(first_order.unlearn, tau=0.01)
+    return Choice(seed, repetition, tiny_model(), against, tiny_model(2), RECIPE, kept)
 
 
 def chosen(method: str, images: Images, seed: int = 0, repetition: int = 0, **keywords: Any) -> list[int]:
@@ -346,7 +349,7 @@ def test_samples_that_a_score_cannot_tell_apart_come_in_upstream_order() -> None
 def test_a_network_without_a_dense_layer_has_no_last_one_to_rank_by() -> None:
     model = tiny_model()
     model.net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 8), torch.nn.Flatten())
-    with pytest.raises(RequestError, match="this network has no dense layer"):
+    with pytest.raises(models.ModelError, match="this network has no dense layer"):
         Rule("gradient_norm", {"layers": "last"}).choose(IMAGES, replace(at(), model=model))
 
 
@@ -562,6 +565,36 @@ def test_features_may_be_replaced_by_any_finite_float() -> None:
             requests.check(FEATURES, asked(1, replacement=Samples(wrong, labels)))
 
 
+AIMS = {
+    "at test sample 8; there are 0..7": ([8], [0]),
+    "at test sample -1; there are 0..7": ([-1], [0]),
+    "at class 4; there are 0..3": ([0], [4]),
+    "at class -2; there are 0..3": ([0], [-2]),
+    "must be int64 indices and labels (a,), found (2,) and (1,)": ([0, 1], [0]),
+}
+
+
+@pytest.mark.parametrize("sentence", AIMS)
+def test_an_aim_that_cannot_be_ends_in_a_sentence(sentence: str) -> None:
+    request = replace(asked(1), aim=Aim(*(torch.tensor(part) for part in AIMS[sentence])))
+    with pytest.raises(RequestError, match=re.escape(sentence)):
+        requests.check(IMAGES, request)
+    with pytest.raises(RequestError, match="a request's trace must be floats"):
+        requests.check(IMAGES, replace(asked(1), trace=torch.zeros(3, dtype=torch.int64)))
+
+
+def test_an_aim_survives_its_file_and_the_last_one_of_a_chain_counts(tmp_path: Path) -> None:
+    aim = Aim(torch.tensor([7, 0]), torch.tensor([ANY, 3]))
+    traced = replace(asked(1), aim=aim, trace=torch.tensor([1.0, 0.5]))
+    first = replace(asked(2, replacement=inverted(2)), aim=Aim(torch.tensor([1]), torch.tensor([1])))
+    requests.write({0: traced, 1: first, 2: asked(5)}, tmp_path / "file", IMAGES, RULES["margin"], {0: 3, 1: 4, 2: 5})
+    asks = [requests.read(tmp_path / "file", IMAGES, number) for number in (1, 0, 2)]
+    found = requests.aim_of(asks)
+    assert found["aim/indices"].tolist() == [7, 0] and found["aim/labels"].tolist() == [-1, 3]
+    assert found["aim/trace"].tolist() == [1.0, 0.5] and asks[2].aim is None and asks[2].trace is None
+    assert requests.aim_of(asks[:1]).keys() == {"aim/indices", "aim/labels"} and requests.aim_of(asks[2:]) == {}
+
+
 def test_a_class_may_be_emptied_unless_the_request_must_keep_it() -> None:
     whole = asked(*range(2, 40, 4))
     assert requests.check(IMAGES, whole) is whole
@@ -771,6 +804,15 @@ def test_a_step_that_forgets_nothing_new_gets_all_that_was_asked_for_in_that_ord
     order = [30, 2, 17, 4]
     assert same(found.forget, Samples(*(part[order] for part in TRAIN))) and found.indices is None
     assert same(found.retain, requests.standing(TRAIN, [asked(30, 2), asked(17), asked(2, 4, replacement=put)])[0])
+
+
+def test_a_step_that_forgets_nothing_new_is_told_where_the_samples_stand_that_were_replaced() -> None:
+    asks = [asked(30, 2, replacement=inverted(30, 2)), asked(17), asked(2, 4, replacement=inverted(2, 4))]
+    (found,) = requests.steps(TRAIN, [asks[0], asks[2]], same=True)
+    assert found.indices is not None and found.indices.tolist() == [30, 2, 4] and found.replacement is None
+    assert same(Samples(*(part[found.indices] for part in found.retain)), inverted(30, 2, 4))
+    (found,) = requests.steps(TRAIN, asks, same=True)
+    assert found.indices is None, "sample 17 is gone"
 
 
 def test_a_step_that_forgets_nothing_new_has_all_that_was_forgotten_as_its_forget_set() -> None:

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from palimpsest.data import Samples, pixels
-from palimpsest.models import Diverged, evaluated
+from palimpsest.models import Diverged, ModelError, Network, evaluated
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +142,75 @@ def per_sample_gradients(model: nn.Module, samples: Samples, *, memory: int = 2*
         for images, labels in _batches(samples, micro_batch(model, samples, memory)):
             found = of_each(held, pixels(images, some.dtype), labels)
             yield torch.cat([part.reshape(len(labels), -1) for part in found.values()], 1)
+
+
+def last_layer_gradients(
+    model: Network, samples: Samples, *, batch_size: int = 500
+) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Yield each sample's gradient over the last dense layer, in order and by batches, as the factors of its matrix.
+
+    The gradient is slope (x) input: slopes (B, K), the loss's over the layer's outputs, and inputs (B, D + 1), what
+    enters it with a one for its bias, if it has one; `float64`. A network has one such pair, an ensemble one for each
+    member. Raises `ModelError` where there is no dense layer.
+    """
+    try:
+        layers = heads(model)
+    except ValueError as error:
+        raise ModelError(f"{model.spec.method}: {error}, so no gradient is that of its last") from error
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def cut(head: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        seen.append((given[0], output.detach().requires_grad_()))
+        return seen[-1][1]
+
+    held = _detached(model)  # so that no graph lies below
+    hooks = [head.register_forward_hook(cut) for head in layers]
+    try:
+        with evaluated(model), torch.enable_grad():
+            for images, labels in _batches(samples, batch_size):
+                seen.clear()
+                # In float64 a sample that the model is sure of keeps its small slope.
+                outputs = functional_call(model, held, (pixels(images, model.mean.dtype),)).double()
+                loss = F.cross_entropy(outputs, labels, reduction="sum")
+                slopes = torch.autograd.grad(loss, [output for _, output in seen])
+                yield [
+                    (slope.double(), F.pad(given.double(), (0, int(head.bias is not None)), value=1.0))
+                    for head, slope, (given, _) in zip(layers, slopes, seen, strict=True)
+                ]
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def gram(
+    model: Network, samples: Samples, of: Literal["last_layer", "logit", "full"], *, memory: int = 2**29
+) -> torch.Tensor:
+    """Return the inner products of all pairs of the samples' gradients, `float64` (N, N).
+
+    of: over the parameters of the last dense layer, where <g_i, g_j> is a product of two inner products and no gradient
+    is written out; over the logits, softmax minus one-hot; or over all parameters. memory: how many bytes the
+    gradients over all parameters may take at once; what does not fit is computed in turns, each with a pass over the
+    samples.
+    """
+    count = len(samples.labels)
+    found = torch.zeros(count, count, dtype=torch.float64, device=samples.labels.device)
+    if of == "full":
+        total = len(weights(model))
+        width = max(1, memory // (8 * max(1, count)))
+        for start in range(0, total, width):
+            blocks = per_sample_gradients(model, samples, memory=memory)
+            part = torch.cat([block[:, start : start + width].double() for block in blocks])
+            found += part @ part.T
+    elif of == "logit":
+        with torch.no_grad(), evaluated(model):
+            outputs = [model(pixels(images, model.mean.dtype)) for images, _ in _batches(samples, 500)]
+        slopes = torch.cat(outputs).double().softmax(1) - F.one_hot(samples.labels, outputs[0].shape[1])
+        found += slopes @ slopes.T
+    else:
+        for factors in zip(*last_layer_gradients(model, samples), strict=True):
+            slopes, inputs = (torch.cat(one) for one in zip(*factors, strict=True))
+            found += (slopes @ slopes.T) * (inputs @ inputs.T)
+    return found
 
 
 def slopes(model: nn.Module, samples: Samples, vector: torch.Tensor, *, batch_size: int = 512) -> torch.Tensor:

@@ -27,6 +27,7 @@ from palimpsest.families import Family, Metric, MetricError
 from palimpsest.metrics import Answers, Number, Outputs, Taken
 from palimpsest.models import Diverged
 from palimpsest.predict import CLEAN, Predicted
+from palimpsest.requests import Aim
 from palimpsest.seeds import numbers
 
 Row = dict[str, Any]
@@ -115,6 +116,9 @@ def outputs_of(repetition: int, predicted: Predicted, judged: Mapping[str, Judge
         forgotten=tensors["forgotten"],
         parameters=int(tensors["parameters"]),
         judged={attack: one for attack, one in says.items() if isinstance(one, Judgement)},
+        aim=Aim(tensors["aim/indices"], tensors["aim/labels"]) if "aim/indices" in tensors else None,
+        trace=tensors.get("aim/trace"),
+        told={name: float(tensor) for name, tensor in asked.get("told", {}).items()},
     )
 
 

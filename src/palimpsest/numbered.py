@@ -37,8 +37,9 @@ def about(path: Path | str) -> dict[int, dict[str, Any]]:
         return {int(number): own for number, own in json.loads((file.metadata() or {})["about"]).items()}
 
 
-def read(path: Path | str, number: int, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-    """Return the tensors of one repetition."""
+def read(path: Path | str, number: int, device: torch.device | str = "cpu", below: str = "") -> dict[str, torch.Tensor]:
+    """Return the tensors of one repetition; only those whose names begin with `below`, if that is given."""
     with safe_open(str(path), framework="pt", device=str(device)) as file:
         start = f"{number}/"
-        return {name.removeprefix(start): file.get_tensor(name) for name in file.keys() if name.startswith(start)}
+        names = [name for name in file.keys() if name.startswith(f"{start}{below}")]
+        return {name.removeprefix(start): file.get_tensor(name) for name in names}

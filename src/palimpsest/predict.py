@@ -16,6 +16,8 @@ samples and K classes:
     attacked/{attack}/labels       int64 (N,), of the samples that it attacked
     attacked/{attack}/loss         float32 (E, N), the attack's loss for each epsilon but "0"
     attacked/{attack}/change       float32 (E + 1,), the largest change of a pixel, in grey levels
+    told/{name}                    (), a number that the last unlearner says of its own step (`unlearners`)
+    aim/{name}                     what a crafted request is aimed at, where one is (`requests.aim_of`)
 
 A defense purifies every image before the model sees it. The attacks did not know of it, so the protection measured here
 is the most that it can give. Where a model or its outputs are not finite there are no outputs, but `Diverged`.

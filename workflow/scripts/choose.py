@@ -16,18 +16,25 @@ with job(globals().get("snakemake")) as run:
         against = partial(function, **unlearners.gathered(function, run.asks.against["keywords"]))
         recipe = train.recipe_from(run.asks.recipe)
 
-    def chosen(number):
+    def choice(number):
         base = run.base(number)
         source = base if run.asks.first else number
-        try:
-            model = models.load(run.input.model, source).to(run.device)
-            surrogate = models.load(run.input.surrogate, base).to(run.device) if "surrogate" in run.input else None
-            kept = run.read_tensors(run.input.kept, source) if "kept" in run.input else None
-            choice = requests.Choice(seeds[number], number, model, against, surrogate, recipe, kept)
-            return rule.choose(images, choice)
-        except models.Diverged as reason:
-            return reason
+        model = models.load(run.input.model, source).to(run.device)
+        surrogate = models.load(run.input.surrogate, base).to(run.device) if "surrogate" in run.input else None
+        kept = run.read_tensors(run.input.kept, source) if "kept" in run.input else None
+        # The weights with which training began depend on its seed alone.
+        initial = partial(models.fresh, model, run.seed_of_base(base)) if against else None
+        return requests.Choice(seeds[number], number, model, against, surrogate, recipe, kept, initial)
 
-    made = {number: chosen(number) for number in run.numbers}
+    def chosen(numbers):
+        try:
+            return dict(zip(numbers, rule.choose_all(images, [choice(number) for number in numbers]), strict=True))
+        except models.Diverged as reason:
+            if len(numbers) == 1:
+                return {numbers[0]: reason}
+            return {number: one for each in numbers for number, one in chosen([each]).items()}
+
+    together = [run.numbers] if rule.chooses_all else [[number] for number in run.numbers]
+    made = {number: one for numbers in together for number, one in chosen(numbers).items()}
     with run.writing(run.output.request) as path:
         requests.write(made, path, images, rule, seeds, once=run.asks.once)

@@ -35,6 +35,9 @@ with job(globals().get("snakemake")) as run:
                 for name, file in zip(run.asks.attacks, run.input.attacked, strict=True)
             }
             made[number] = predict.outputs(model, images, forget, retain, attacked, defenses(number), before, run.task)
+            made[number].tensors.update(requests.aim_of(asked))
+            if "kept" in run.input:
+                made[number].tensors.update(numbered.read(run.input.kept, number, below="told/"))
         except models.Diverged as reason:
             made[number] = predict.diverged(reason, images, retain)
         made[number].header["about"] = {"seed": models.metadata(run.input.model, number).get("seed", "")}

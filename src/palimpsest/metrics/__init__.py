@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from palimpsest.attacks.on_labels import Judgement
+from palimpsest.requests import Aim
 
 
 class Taken(NamedTuple):
@@ -98,7 +99,8 @@ class Outputs:
 
     sets: one for each set of samples. forgotten: bool (K,), the classes of which retain has no image. parameters: how
     many weights the network has. judged: what each attack on labels decided. seconds: what `unlearning` and `training`
-    took, as far as it is known.
+    took, as far as it is known. aim: what the model's last crafted request is aimed at; trace: float (steps + 1,), what
+    its maker lowered (see `requests.Request`). told: by name, what the last unlearner said of its own step.
     """
 
     repetition: int
@@ -107,13 +109,16 @@ class Outputs:
     parameters: int
     judged: Mapping[str, Judgement] = field(default_factory=dict)
     seconds: Mapping[str, Taken] = field(default_factory=dict)
+    aim: Aim | None = None
+    trace: torch.Tensor | None = None
+    told: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def there(self) -> set[str]:
         """What there is to measure, in the words that families use in NEEDS."""
         clean = {one.of for one in self.sets if one.attack == "none"}
         attacked = {"attacked"} if any(one.attack != "none" for one in self.sets) else set()
-        others = {name for name in ("judged", "seconds") if getattr(self, name)}
+        others = {name for name in ("judged", "seconds", "aim", "told") if getattr(self, name)}
         return clean | attacked | others
 
     def clean(self, of: str) -> Answers:

@@ -53,7 +53,11 @@ ROLES = {
     "measure": "measurement",
 }
 # By kind of a figure that shows images, the rules of which it reads an output, and which.
-SHOWN = {"images": {"probe": "probed"}, "pictures": {"attack": "attacked", "predict": "outputs"}}
+SHOWN = {
+    "images": {"probe": "probed"},
+    "pictures": {"attack": "attacked", "predict": "outputs"},
+    "replaced": {"request": "request", "predict": "outputs"},
+}
 LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "front.html.j2", "style.css", "looks.yaml")
 
 
@@ -185,7 +189,7 @@ class Addresses:
             request = until.steps[-1][0]
             if request == SAME:
                 continue
-            within = self.plan.within(self.plan.repetitions(until), run.model, block)
+            within = self.plan.within(self.plan.asks(until), run.model, block)
             chain = until.before.chain if until.before else self._trainer(until)
             chosen = {"model": run.model, "chain": chain} if self._at_hand(request) else {}
             found.append(self._asked(run.dataset, request, within, **chosen))
@@ -257,7 +261,7 @@ class Addresses:
         told |= {"once": self.plan.once(request, block), "bases": bases, "first": run is None}
         made = self.model(run, block) if run else self._shared(dataset, model, chain, self._block_of(bases, block))
         above["model"] = made["model"]
-        if "kept" in needs_of(self.config, "requests", request):
+        if "kept" in needs_of(self.config, "requests", request) or "against" in entry:
             above["kept"] = made["kept"]
         if "against" in entry:
             told["against"] = self._told("unlearners", entry["against"], "", dataset)
@@ -298,11 +302,13 @@ class Addresses:
         place = (dataset, model, base)
         runs = [run for run in self.plan.asked if (run.dataset, run.model, self._trainer(run)) == place]
         known = sorted({request for run in runs for request, _ in run.steps} - {SAME})
-        for request in filter(self._at_hand, known):
+        late = [*filter(self._at_hand, known)]
+        file = method.path("unlearners", method_of(self.config, "unlearners", base))
+        if late and not method.literal(file, "REPLAYS"):
             raise ConfigError(
-                f"{base} must know its requests before training; {request} is chosen with the trained model."
+                f"{base} must know its requests before training; {late[0]} is chosen with the trained model."
             )
-        return [self._asked(dataset, request, block) for request in known]
+        return [self._asked(dataset, request, block) for request in known if request not in late]
 
     def _tune(self, **names: str) -> tuple[Any, ...]:
         run, block = Run(**names), self.plan.held_out
@@ -325,7 +331,7 @@ class Addresses:
         if told["from_nearest"]:  # every repetition starts from the same run of the step before
             if not run.before:
                 raise ConfigError(f"unlearners.{last}.from_nearest needs a step before it; {forget} is the first.")
-            if self.plan.shared_base(run) != 0:
+            if not all(self.plan.once(name, "0") for name, _ in run.steps if name != SAME):
                 raise ConfigError(
                     f"unlearners.{last}.from_nearest: all repetitions of {forget} must forget the same samples: its "
                     "requests must say `once: true`."
@@ -359,7 +365,7 @@ class Addresses:
             "requests": self.requests(run, block),
             **self._begins(run.model),
         }
-        if "original" in method.needs("unlearners", told["method"]):
+        if "original" in needs_of(self.config, "unlearners", unlearner):
             above["original"] = self.base(run, block)["model"]
         return told, above, *self._modules("unlearners", unlearner), f"tasks.{told['task']}"
 
@@ -437,6 +443,8 @@ class Addresses:
         if "before" in self.plan.needs_of(run):
             above["original"] = self.base(run, block)["model"]
             told["bases"] = self.bases(run, block)
+        if "told" in self.plan.needs_of(run):
+            above["kept"] = self.model(run, block)["kept"]
         modules = [f"tasks.{told['task']}", *(self._module("defenses", name) for name in defenses)]
         return told, above, "predict", *modules
 
@@ -492,7 +500,11 @@ class Addresses:
             above["images"] = list({run.dataset: self._images(run.dataset) for run, _ in runs}.values())
             for stage, output in SHOWN[kind].items():
                 above[output] = [
-                    self(stage, **run.names, **({} if stage == "predict" else {"attack": attack}), block=block)[output]
+                    self.requests(run, block)[-1]
+                    if stage == "request"
+                    else self(stage, **run.names, **({} if stage == "predict" else {"attack": attack}), block=block)[
+                        output
+                    ]
                     for run, attack in runs
                     for block in self.plan.blocks(run)[:1]
                 ]

@@ -246,9 +246,11 @@ class Plan:
 
         Where all repetitions begin from one base model, that model itself is there once.
         """
+        return 1 if self._alone(run) else self.asks(run)
+
+    def asks(self, run: Run) -> int:
+        """Return how often the requests of a run are chosen, unless they are chosen once."""
         entries = [self.request(name) for name, _ in run.steps if name != SAME]
-        if self._alone(run):
-            return 1
         return min(int(entry.get("repetitions", self.config["repetitions"])) for entry in entries)
 
     def once(self, request: str, block: str) -> bool:
@@ -265,10 +267,10 @@ class Plan:
 
     def shared_base(self, run: Run) -> int | None:
         """Return the base model from which all repetitions of a run begin, if its requests say so: base model 0
-        (`once`), or one that no table uses (`held_out_base`).
+        (`once`, `one_base`), or one that no table uses (`held_out_base`).
         """
         requests = [self.request(name) for name, _ in run.steps if name != SAME]
-        for word, base in (("once", 0), ("held_out_base", int(self.config["tuning"]["first"]))):
+        for word, base in (("once", 0), ("one_base", 0), ("held_out_base", int(self.config["tuning"]["first"]))):
             said = {bool(request.get(word)) for request in requests}
             if len(said) > 1:
                 raise ConfigError(f"{run.forget}: `{word}` is said of all requests of a chain, or of none.")

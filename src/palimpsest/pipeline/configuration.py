@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[3]
 RESERVED = {
     "datasets": {"method", "subset", "hold_back"},
     "models": {"method", "task", "pretrained"},
-    "requests": {"method", "repetitions", "served", "against", "surrogate", "held_out_base", "once", "spares"},
+    "requests": {
+        *("method", "repetitions", "served", "against", "surrogate", "held_out_base", "one_base", "once", "spares")
+    },
     "unlearners": {"method", "also_in", "from_nearest", "where"},
     "attacks": {"method", "images", "equally_sure", "towards", "made_on", "shadows"},
     "defenses": {"method"},
@@ -32,9 +34,9 @@ RESERVED = {
 CHOICES = {"images": ("forget", "unseen"), "towards": ("original", "another", "reference")}
 # By section, the folder whose files its entries name.
 SECTIONS = {section: section for section in RESERVED} | {"datasets": "data"}
-# By section, the keyword by which an entry wraps another entry of the section, whose keywords become its `settings`.
+# By section, the keyword by which an entry wraps another entry of the section, whose keywords become its `settings`. A
+# file that takes only some others says which (`unlearners`).
 WRAPS = {"unlearners": "backbone", "requests": "hostile"}
-PENALTY = ": it must train on the forget set"  # what an unlearner must do that is wrapped
 PROBES = "probes"  # the budgets that hold for one data set, named `<data set>/<attack on labels>`
 
 
@@ -133,7 +135,8 @@ def keywords_of(
     """
     found, wraps = _stated(config, section, name, dataset), WRAPS.get(section, "")
     if inner := found.get(wraps):  # a method that wraps another entry gets that entry's keywords as its settings
-        found["settings"] = {**keywords_of(config, section, inner, "", dataset), **found.get("settings", {})}
+        function = method.FUNCTIONS[SECTIONS[section]][0]
+        found["settings"] = {**keywords_of(config, section, inner, function, dataset), **found.get("settings", {})}
         found[wraps] = method_of(config, section, inner)
     taken = method.keywords(SECTIONS[section], method_of(config, section, name), function) if function else found
     return {key: value for key, value in found.items() if key in taken}
@@ -222,6 +225,26 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
     for key, other in (("against", "unlearners"), ("surrogate", "models"), ("shadows", "requests")):
         if key in RESERVED[section] and key in entry and entry[key] not in config[other]:
             raise ConfigError(unknown(f"{where}.{key}", other, str(entry[key]), config[other]))
+    if section == "requests":
+        _check_against(config, where, file, entry)
+
+
+def _check_against(config: Mapping[str, Any], where: str, file: str, entry: Mapping[str, Any]) -> None:
+    """Refuse a request that is made against an unlearner and names none, or one that does not say what is needed."""
+    if "unlearner" not in method.needs("requests", file):
+        return
+    needed = method.literal(method.path("requests", file), "AGAINST")
+    fit = [
+        name
+        for name in config["unlearners"]
+        if (own := method_of(config, "unlearners", name)) in method.files("unlearners")
+        and (not needed or method.has("unlearners", own, needed))
+    ]
+    if entry.get("against") not in fit:
+        raise ConfigError(
+            f"{where}.against cannot be {entry.get('against')!r}: requests/{file}.py is made against an unlearner"
+            f"{f' that has a function {needed}()' if needed else ''}; it takes {', '.join(fit) or 'none'}."
+        )
 
 
 def _is_grid(value: object) -> bool:
@@ -247,8 +270,10 @@ def _check_wrapped(config: Mapping[str, Any], section: str, name: str, entry: Ma
     if keyword not in taken[name]:
         return
     fit, why = {other for other in others if keyword not in taken[other]}, ""
-    if section == "unlearners":
-        fit, why = {other for other in fit if "penalty" in needs_of(config, section, other)}, PENALTY
+    if wraps := method.literal(method.path(SECTIONS[section], method_of(config, section, name)), "WRAPS"):
+        needs = {other: needs_of(config, section, other) for other in fit}
+        fit = {other for other in fit if needs[other] >= {*wraps["with"]} and not needs[other] & {*wraps["without"]}}
+        why = f": {wraps['why']}"
     where, inner = f"config.yaml: {section}.{name}", str(_stated(config, section, name).get(keyword, ""))
     if inner not in fit:
         raise ConfigError(f"{where}.{keyword} cannot be {inner!r}{why}; it takes {', '.join(sorted(fit)) or 'none'}.")

@@ -8,6 +8,10 @@ Each file of this package is one kind of request and has one function,
 than the data and a seed declares it: `NEEDS = ("model",)`, any of the fields `model`, `unlearner`, `surrogate` and
 `kept`.
 
+A kind that is chosen faster for several repetitions at once has a second function beside it,
+
+    choose_all(images, ats, *, ...) -> list of Request, what `choose` gives for each of the choices `ats`
+
 A kind that takes some of its samples from another kind names that in the keyword `hostile`; it then needs what that one
 needs. A kind that reads a file says in which keyword its path stands: `READS = ("path",)`; its content is then part of
 the request's key.
@@ -22,7 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -45,16 +49,34 @@ class RequestError(Exception):
 
 
 @dataclass(frozen=True)
+class Aim:
+    """What a request is made to do to a model: how it shall answer some test samples.
+
+    indices: `int64` (a,), into the test split. labels: `int64` (a,), the class that each shall be taken for, or `ANY`
+    where any class but its own will do. Both on the CPU.
+    """
+
+    indices: torch.Tensor
+    labels: torch.Tensor
+
+
+ANY = -1  # in the place of a class that a request is aimed at: any but the sample's own
+
+
+@dataclass(frozen=True)
 class Request:
     """What shall be forgotten.
 
     indices: `int64` (n,), into the whole training set, in the order in which they are served; on the CPU. replacement:
     what shall stand in the place of each, or None where it shall be removed. Images are `uint8`, or floats in [0, 1];
-    their labels may differ from those before. Features are `float32`.
+    their labels may differ from those before. Features are `float32`. aim: what the request is made for, where that is
+    known. trace: float (steps + 1,), what its maker lowered, at first and after each step.
     """
 
     indices: torch.Tensor
     replacement: Samples | None = None
+    aim: Aim | None = None
+    trace: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +86,9 @@ class Choice:
     seed: of all that is random. repetition: which of several that are compared, from 0. model: a network of the chain
     so far. unlearner: what a crafted request is made against, the method's function; its settings are `.keywords`.
     surrogate: a network that stands in for `model` where that is not known. kept: the tensors that the base training or
-    the last step left beside `model`. These four are None for a kind that does not name them in `NEEDS`. recipe: how
-    the base models were trained, as the `Step` of `unlearner` takes it.
+    the last step left beside `model`. These four are None for a kind that does not name them in `NEEDS`; but `kept` is
+    there wherever `unlearner` is, and so are recipe, how the base models were trained, and initial, which makes the
+    network with which their training began, both as the `Step` of `unlearner` takes them.
     """
 
     seed: int
@@ -75,6 +98,7 @@ class Choice:
     surrogate: Network | None = None
     recipe: Recipe | None = None
     kept: Mapping[str, torch.Tensor] | None = None
+    initial: Callable[[], Network] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,12 +114,28 @@ class Rule:
 
     def choose(self, images: Images, at: Choice) -> Request:
         """The request, checked; `RequestError` where the data has none such or `at` lacks what the kind needs."""
-        if lacking := [name for name in self.needs if getattr(at, name) is None]:
-            raise RequestError(f"{self.method}: the request is chosen with `{lacking[0]}`, and none was given")
-        request = check(images, self._module().choose(images, at, **self.keywords))
-        if self.spares:
-            _check_spares(images, request, self.spares)
-        return request
+        return self.choose_all(images, [at])[0]
+
+    def choose_all(self, images: Images, ats: Sequence[Choice]) -> list[Request]:
+        """The request of each choice, all at once where the kind can; else as `choose`."""
+        for at in ats:
+            if lacking := [name for name in self.needs if getattr(at, name) is None]:
+                raise RequestError(f"{self.method}: the request is chosen with `{lacking[0]}`, and none was given")
+        module = self._module()
+        if self.chooses_all and len(ats) > 1:
+            made = module.choose_all(images, ats, **self.keywords)
+        else:
+            made = [module.choose(images, at, **self.keywords) for at in ats]
+        for request in made:
+            check(images, request)
+            if self.spares:
+                _check_spares(images, request, self.spares)
+        return made
+
+    @property
+    def chooses_all(self) -> bool:
+        """Whether the kind can choose several requests at once."""
+        return hasattr(self._module(), "choose_all")
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -126,6 +166,10 @@ def check(images: Images, request: Request, keep_classes: bool = False) -> Reque
     asked = _asked(request.indices, len(labels))
     if replacement is not None:
         _check_replacement(images, len(request.indices), replacement)
+    if request.aim is not None:
+        _check_aim(images, request.aim)
+    if request.trace is not None and (request.trace.ndim != 1 or not request.trace.is_floating_point()):
+        raise RequestError(f"a request's trace must be floats (steps,), found {tuple(request.trace.shape)}")
     if keep_classes:
         left = {*labels[~asked].tolist(), *(replacement.labels.tolist() if replacement else ())}
         if gone := sorted(set(labels.tolist()) - left):
@@ -180,6 +224,18 @@ def _check_replacement(images: Images, count: int, replacement: Samples) -> None
         )
 
 
+def _check_aim(images: Images, aim: Aim) -> None:
+    shapes = tuple(aim.indices.shape), tuple(aim.labels.shape)
+    if {aim.indices.dtype, aim.labels.dtype} != {torch.int64} or aim.indices.ndim != 1 or len({*shapes}) > 1:
+        raise RequestError(f"a request's aim must be int64 indices and labels (a,), found {shapes[0]} and {shapes[1]}")
+    for what, found, low, high in (
+        ("test sample", aim.indices, 0, len(images.splits["test"].labels) - 1),
+        ("class", aim.labels, ANY, len(images.classes) - 1),
+    ):
+        if len(outside := found[(found < low) | (found > high)]):
+            raise RequestError(f"a request is aimed at {what} {int(outside[0])}; there are {max(low, 0)}..{high}")
+
+
 def served(request: Request, size: int) -> Iterator[Request]:
     """Yield the request in mini-batches of up to `size` samples, each a request of its own, in order."""
     for start in range(0, len(request.indices), size):
@@ -191,9 +247,10 @@ def served(request: Request, size: int) -> Iterator[Request]:
 class Split(NamedTuple):
     """The training set as a request divides it; all on the samples' device.
 
-    forget: the request's samples, in its order. retain: all others, in the order of the training set. indices: `int64`,
-    the positions of `forget`'s samples, in their order, in the training set as it is now; None where these samples are
-    gone already. replacement: what shall stand in their places, or None.
+    forget: the request's samples, in its order. retain: all others, in the order of the training set; for a step that
+    has no request of its own, all (`steps`). indices: `int64`, the positions of `forget`'s samples, in their order, in
+    the training set as it is now; None where these samples are gone already. replacement: what shall stand in their
+    places, or None.
     """
 
     forget: Samples
@@ -247,14 +304,16 @@ def steps(samples: Samples, asked: Sequence[Request], *, same: bool = False, siz
     once.
 
     samples: the whole training set. size: 0 serves the request whole. same: whether the step has no request of its own
-    and follows all of `asked`; its forget set is then the union of these, each sample as it was at first and where it
-    was asked for first.
+    and follows all of `asked`; its forget set is then the union of these, each sample as it was at first and in the
+    order in which it was asked for first, its `retain` the whole training set as it stands, and `indices` count into
+    that: the samples were all replaced. They are None where any of them is gone.
     """
     if same:
         order = torch.tensor(list(dict.fromkeys(torch.cat([one.indices for one in asked]).tolist())))
-        yield Split(
-            Samples(*(part[order.to(part.device)] for part in samples)), standing(samples, asked)[0], None, None
-        )
+        stands, first = standing(samples, asked)
+        order = order.to(first.device)
+        indices = torch.searchsorted(first, order) if torch.isin(order, first).all() else None
+        yield Split(Samples(*(part[order] for part in samples)), stands, indices, None)
         return
     *already, now = asked
     for part in served(now, size) if size else [now]:
@@ -270,6 +329,17 @@ def all_of(samples: Samples, asked: Sequence[Request]) -> tuple[Samples, Samples
     return Samples(*(part[chosen] for part in samples)), Samples(*(part[~chosen] for part in samples))
 
 
+def aim_of(asked: Sequence[Request]) -> dict[str, torch.Tensor]:
+    """Return what the last of these requests that is aimed at anything is aimed at, as tensors by name: `aim/indices`,
+    `aim/labels` and, where it was kept, `aim/trace`; none where no request has an aim.
+    """
+    for one in reversed(asked):
+        if one.aim is not None:
+            of_steps = {} if one.trace is None else {"aim/trace": one.trace.cpu()}
+            return {"aim/indices": one.aim.indices.cpu(), "aim/labels": one.aim.labels.cpu()} | of_steps
+    return {}
+
+
 def write(
     made: Mapping[int, Request | Diverged],
     path: Path | str,
@@ -282,8 +352,9 @@ def write(
     """Write requests by number, the repetition for which `rule` chose them, each with its seed.
 
     Where the rule is enough, the file holds no sample, and `read` chooses again. For any other rule it holds
-    `{number}/indices` and, where there are replacements, `{number}/images` and `{number}/labels`. A `Diverged` stands
-    for a request that should have been chosen with a model that diverged.
+    `{number}/indices`, what it is aimed at under `{number}/aim/` (see `aim_of`), and, where there are replacements,
+    `{number}/images` and `{number}/labels`. A `Diverged` stands for a request that should have been chosen with a model
+    that diverged.
     once: whether the request of repetition 0 is what all repetitions serve.
     """
     tensors: dict[str, torch.Tensor] = {}
@@ -295,6 +366,7 @@ def write(
         requests[number] = {"seed": seeds[number], "count": len(one.indices), "sha256": _hash(one.indices)}
         if one.replacement or not rule.is_enough:
             tensors[f"{number}/indices"] = one.indices
+            tensors |= {f"{number}/{name}": tensor for name, tensor in aim_of([one]).items()}
         if one.replacement:
             parts = one.replacement._asdict().items()
             tensors |= {f"{number}/{name}": tensor.cpu().contiguous() for name, tensor in parts}
@@ -327,8 +399,18 @@ def read(path: Path | str, images: Images, number: int) -> Request:
         raise Diverged(one["diverged"])
     names = set(file.keys())
     if f"{number}/indices" in names:
-        put = (file.get_tensor(f"{number}/{name}") for name in Samples._fields)
-        request = Request(file.get_tensor(f"{number}/indices"), Samples(*put) if f"{number}/images" in names else None)
+
+        def some(*parts: str) -> list[torch.Tensor]:
+            """Return the tensors of these names; none where the file has not the first."""
+            return [file.get_tensor(f"{number}/{part}") for part in parts if f"{number}/{parts[0]}" in names]
+
+        put, aim, trace = some(*Samples._fields), some("aim/indices", "aim/labels"), some("aim/trace")
+        request = Request(
+            file.get_tensor(f"{number}/indices"),
+            Samples(*put) if put else None,
+            Aim(*aim) if aim else None,
+            trace[0] if trace else None,
+        )
     elif rule.is_enough:
         request = rule.choose(images, Choice(one["seed"], number))
     else:  # nobody wrote it so, and a path in it may be any file's

@@ -8,7 +8,13 @@ default and its range in its annotation (`palimpsest.ranges`). A method that tra
 `Recipe`. `NEEDS` of a file lists the features that not every method has: `penalty`, `original`, or in its base training
 `requests`.
 `kept` are tensors that a further step of the same method needs; they describe the training set as it is after this
-step.
+step. Among them may be numbers about the step itself, one each, which metrics read: `told/<name>`. No further step gets
+those.
+
+A method that has another do a part of its work names that in the keyword `backbone`, takes its `settings`, and says
+which will do, by what their NEEDS have and have not:
+
+    WRAPS = {"with": ("penalty",), "without": (), "why": "it must …"}
 
 A method whose base model must be trained in a way of its own has a second function,
 
@@ -28,6 +34,8 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from functools import wraps
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -40,6 +48,9 @@ from palimpsest.tasks import Task, classification, loss_of
 
 if TYPE_CHECKING:
     from palimpsest.train import Batch, Checkpoint, Loss, Recipe
+
+
+TOLD = "told/"  # begins the names of numbers about a step among what it leaves
 
 
 class Unlearned(NamedTuple):
@@ -145,6 +156,7 @@ def unlearner(function: Callable[..., Any] | None = None, *, replaces: bool = Fa
 
     @wraps(function)
     def unlearn(model: Network, forget: Samples, retain: Samples, at: Step, **keywords: Any) -> Unlearned:
+        at = replace(at, kept={key: kept for key, kept in (at.kept or {}).items() if not key.startswith(TOLD)} or None)
         count = len(forget.labels)
         if at.replacement is not None:
             if not replaces:
@@ -163,6 +175,22 @@ def unlearner(function: Callable[..., Any] | None = None, *, replaces: bool = Fa
         return Unlearned(finite(network.eval(), f"the weights after {name}"), kept)
 
     return checked(unlearn)
+
+
+def wrapped(outer: str, wraps: Mapping[str, Any], backbone: str) -> Callable[..., Unlearned]:
+    """Return the unlearner that `outer` names as its backbone; wraps: the WRAPS of its file.
+
+    Raises `ValueError` where there is no such unlearner or where it will not do.
+    """
+    refused = f"{outer}: backbone cannot be {backbone!r}"
+    if not backbone.isidentifier() or not Path(__file__).with_name(f"{backbone}.py").is_file():
+        raise ValueError(f"{refused}: there is no file unlearners/{backbone}.py")
+    method = import_module(f"palimpsest.unlearners.{backbone}")
+    needs = {*getattr(method, "NEEDS", ())}
+    if not needs >= {*wraps["with"]} or needs & {*wraps["without"]}:
+        raise ValueError(f"{refused}: {wraps['why']}")
+    function: Callable[..., Unlearned] = method.unlearn
+    return function
 
 
 def gathered(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,6 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from fractions import Fraction
-from importlib import import_module
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -36,9 +34,10 @@ from palimpsest.seeds import stable_seed
 from palimpsest.tasks import at_least_float32
 from palimpsest.tasks.classification import distance
 from palimpsest.train import Batch
-from palimpsest.unlearners import Step, Unlearned, gathered, unlearner
+from palimpsest.unlearners import Step, Unlearned, gathered, unlearner, wrapped
 
 TASKS = ("classification",)
+WRAPS = {"with": ("penalty",), "without": (), "why": "it must train on the forget set (UMA paper, Section 5.3)"}
 
 # Methods that climb: their L_u is -CE.
 ASCENDING = frozenset({"negative_gradient"})
@@ -62,21 +61,12 @@ def unlearn(
     """Return `model` after `backbone`, with `weight` times L_u at the attacked forget images added to every batch's
     loss.
 
-    backbone: another unlearner, one that trains on the forget set: it has `NEEDS = ("penalty",)`. settings: its
-    hyper-parameters. weight: 1 counts an attacked image as much as a clean one. epsilon: radius of the L-infinity ball,
-    a fraction of the pixel range, as text. relative_step: a step is this times epsilon / steps; with 0 steps the method
-    trains on the random start. inner: see the module. Raises `ValueError` for another backbone or setting, and what the
-    backbone raises.
+    backbone: another unlearner, one that trains on the forget set. settings: its hyper-parameters. weight: 1 counts an
+    attacked image as much as a clean one. epsilon: radius of the L-infinity ball, a fraction of the pixel range, as
+    text. relative_step: a step is this times epsilon / steps; with 0 steps the method trains on the random start.
+    inner: see the module. Raises `ValueError` for another backbone or setting, and what the backbone raises.
     """
-    refused = f"adversarial: backbone cannot be {backbone!r}"
-    if not backbone.isidentifier() or not Path(__file__).with_name(f"{backbone}.py").is_file():
-        raise ValueError(f"{refused}: there is no file unlearners/{backbone}.py")
-    method = import_module(f"palimpsest.unlearners.{backbone}")
-    if "penalty" not in getattr(method, "NEEDS", ()):
-        raise ValueError(
-            f"{refused}: it does not train on the forget set (UMA paper, Section 5.3), as random_label and salun do"
-        )
-    train = method.unlearn
+    train = wrapped("adversarial", WRAPS, backbone)
     original = deepcopy(model).eval().requires_grad_(False)
     radius, count = float(Fraction(epsilon)), len(forget.labels)
 
@@ -103,8 +93,7 @@ def unlearn(
         # The clean images' loss is a mean over the whole batch, so each of them weighs one in its length.
         return weight * F.cross_entropy(logits, targets, reduction="sum") / len(batch.index)
 
-    made: Unlearned = train(model, forget, retain, replace(at, penalty=penalty), **gathered(train, settings))
-    return made
+    return train(model, forget, retain, replace(at, penalty=penalty), **gathered(train, settings))
 
 
 def search(
