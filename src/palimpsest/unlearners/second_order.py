@@ -175,7 +175,7 @@ def response(
         else:
             solved = conjugate_gradients(bend, vector, damping=damped, steps=depth, tolerance=tolerance)
         residual = float((vector - bend(solved) - damped * solved).norm() / vector.norm().clamp(min=1e-30))
-        tell = log.info if residual <= 1.1 * tolerance else log.warning  # what is accumulated differs by rounding
+        tell = log.info if residual <= 2 * tolerance else log.warning  # that of the recursion differs by rounding
         tell("second_order: the residual is %.3g of the vector, and %.3g was asked for", residual, tolerance)
         return solved
 
