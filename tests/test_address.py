@@ -608,7 +608,9 @@ def test_each_role_draws_for_itself() -> None:
     assert len(seeds) == len(stages)
 
 
-def test_an_own_base_training_refuses_a_request_that_is_chosen_later(folder: Path) -> None:
+def test_an_own_base_training_knows_all_requests_but_those_that_are_chosen_later(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ask(folder, "class_0-random_tenth,amnesiac-amnesiac")
     at = planned()
     run = Run(**BASE, forget="class_0-random_tenth", unlearner="amnesiac-amnesiac")
@@ -616,6 +618,10 @@ def test_an_own_base_training_refuses_a_request_that_is_chosen_later(folder: Pat
     assert [path.split("/")[4] for path in known] == ["class_0", "random_tenth"], "all that may come"
     add_requests(folder, {"worst": {"method": "margin", "count": 20}})
     ask(folder, "worst,amnesiac")
+    late = planned().base(Run(**BASE, forget="worst", unlearner="amnesiac"), "0-1")
+    assert late.inputs["requests"] == [], "one that is chosen later is served by training once more"
+    literal = method.literal
+    monkeypatch.setattr(method, "literal", lambda file, name: None if name == "REPLAYS" else literal(file, name))
     with pytest.raises(ConfigError, match="amnesiac must know its requests before training; worst is chosen with"):
         every(planned())
 

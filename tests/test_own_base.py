@@ -454,13 +454,13 @@ class TestAmnesiac:
     def test_log_is_a_float64_sum_for_each_set_of_requests_that_a_batch_touches(self) -> None:
         network, kept = self.base(self.recipe())
         names = [name for name, _ in network.named_parameters()]
-        steps = [f"request{number}/indices" for number in range(3)]
+        steps = ["seed", *(f"request{number}/indices" for number in range(3))]
         sets = {key.split("/")[1] for key in kept if key not in steps}
         assert sets == {"001", "011", "111"}, "the requests lie within one another, and every batch is in the last"
         assert kept.keys() == {*steps, *(f"touched/{one}/{name}" for one in sets for name in names)}
-        assert all(tensor.dtype == torch.float64 for name, tensor in kept.items() if "indices" not in name)
+        assert all(tensor.dtype == torch.float64 for name, tensor in kept.items() if name not in steps)
         none = amnesiac.train_base(tiny_model(), DATA, Base(SEED, self.recipe(), requests=[torch.arange(0)]))[1]
-        assert none.keys() == {"request0/indices"}
+        assert none.keys() == {"request0/indices", "seed"}
 
     @pytest.mark.parametrize("at", [15, 38])
     def test_log_of_a_killed_and_resumed_training_is_that_of_an_uninterrupted_one(

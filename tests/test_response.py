@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -169,6 +170,19 @@ class TestTrainingOnReplacements:
         wanted = self.served(amnesiac, base, epochs=0)
         fit(wanted, self.now(), Recipe(epochs=2, batch_size=4, lr=0.05), seed=3)
         assert torch.equal(weights(self.served(amnesiac, base, epochs=2, lr=0.05)), weights(wanted))
+
+    def test_amnesiac_trains_once_more_for_a_first_request_that_it_did_not_know(self) -> None:
+        known = amnesiac.train_base(tiny_model(), self.DATA, Base(5, self.RECIPE, requests=[self.INDICES]))
+        other = amnesiac.train_base(tiny_model(), self.DATA, Base(5, self.RECIPE, requests=[torch.arange(3)]))
+        assert torch.equal(weights(known[0]), weights(other[0]))
+        forget, retain = part(self.DATA, self.INDICES), part(self.DATA, self.STAYS)
+        at = Step(3, self.RECIPE, indices=self.INDICES, replacement=self.PUT, initial=tiny_model)
+        one = amnesiac.unlearn(known[0], forget, retain, replace(at, kept=known[1]), epochs=1, lr=0.05)
+        two = amnesiac.unlearn(other[0], forget, retain, replace(at, kept=other[1]), epochs=1, lr=0.05)
+        assert torch.equal(weights(one.network), weights(two.network))
+        with pytest.raises(ValueError, match="it is not the first"):
+            kept = {"request0/indices": torch.arange(2)}  # what is left after a first request
+            amnesiac.unlearn(two.network, forget, retain, replace(at, kept=kept))
 
 
 class TestInverse:

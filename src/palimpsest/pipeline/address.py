@@ -302,11 +302,13 @@ class Addresses:
         place = (dataset, model, base)
         runs = [run for run in self.plan.asked if (run.dataset, run.model, self._trainer(run)) == place]
         known = sorted({request for run in runs for request, _ in run.steps} - {SAME})
-        for request in filter(self._at_hand, known):
+        late = [*filter(self._at_hand, known)]
+        file = method.path("unlearners", method_of(self.config, "unlearners", base))
+        if late and not method.literal(file, "REPLAYS"):
             raise ConfigError(
-                f"{base} must know its requests before training; {request} is chosen with the trained model."
+                f"{base} must know its requests before training; {late[0]} is chosen with the trained model."
             )
-        return [self._asked(dataset, request, block) for request in known]
+        return [self._asked(dataset, request, block) for request in known if request not in late]
 
     def _tune(self, **names: str) -> tuple[Any, ...]:
         run, block = Run(**names), self.plan.held_out

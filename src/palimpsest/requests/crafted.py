@@ -52,7 +52,7 @@ from palimpsest.requests import ANY, Aim, Choice, Request, RequestError, samples
 from palimpsest.seeds import stable_seed
 from palimpsest.unlearners import Response, Step
 
-NEEDS = ("model", "unlearner")
+NEEDS = ("model", "unlearner", "kept")
 AGAINST = "response"  # the function that an unlearner must have to be attacked
 TASKS = ("classification",)
 # Modules that treat each sample for itself and have no weights, so that those of a network lie in its dense layers.

@@ -42,6 +42,7 @@ from palimpsest.train import Batch, Recipe, fit
 from palimpsest.unlearners import Base, Response, Step, unlearner
 
 NEEDS = ("requests",)  # its base training logs updates for the requests that may come
+REPLAYS = True  # and it can serve others, which cost a training each
 
 
 @checked
@@ -50,12 +51,13 @@ def train_base(model: Network, data: Samples, at: Base) -> tuple[Network, dict[s
 
     The log holds, on the model's device, each request's indices into `data`, `request0/indices`. For each set of
     requests that some batch touched, and for each parameter, it holds the sum of such batches' updates,
-    `touched/101/net.…`, float64; the digits of the set stand for the requests in order.
+    `touched/101/net.…`, float64; the digits of the set stand for the requests in order. `seed` is that of the training.
     """
     network, sums = deepcopy(model), dict[str, torch.Tensor]()
     _logged(network, data, at.recipe, at, at.requests, sums)
     requests = [indices.to(data.labels.device, copy=True) for indices in at.requests]
-    return network, {f"request{number}/indices": one for number, one in enumerate(requests)} | sums
+    log = {f"request{number}/indices": one for number, one in enumerate(requests)} | sums
+    return network, log | {"seed": torch.tensor(at.seed)}
 
 
 @unlearner(replaces=True)
@@ -71,10 +73,12 @@ def unlearn(
     """Return `model` less the logged updates of the request, fine-tuned for `epochs` passes over what remains; and the
     log.
 
-    The log is that of the other requests, for the training set as it is now. With 0 epochs nothing is fine-tuned.
-    Raises `ValueError` where the log is missing or does not know the request, or where nothing is left to fine-tune on.
+    The log is that of the other requests, for the training set as it is now. With 0 epochs nothing is fine-tuned. A
+    first request that the log does not know is served by training once more, with the same draws, which logs it alone.
+    Raises `ValueError` where the log is missing, where it does not know a later request, and where nothing is left to
+    fine-tune on.
     """
-    requests, number, sums = _taken_back(model, at)
+    requests, number, sums = _taken_back(model, forget, retain, at)
     requests.pop(number)
     if at.replacement is None:
         stays = torch.ones(len(forget.labels) + len(retain.labels), dtype=torch.bool, device=retain.labels.device)
@@ -109,7 +113,7 @@ def response(
     takes each batch's statistics, as in training.
     """
     slope = deepcopy(model)
-    _taken_back(slope, at)
+    _taken_back(slope, forget, retain, at)
     slope = of_batches(slope) if len(forget.labels) > 1 else slope.eval()
     count, start = len(retain.labels) + len(forget.labels), weights(slope)
     rate = epochs * lr / min(at.recipe.batch_size, count)
@@ -118,29 +122,34 @@ def response(
     return Response(start, slope, lambda vector: rate * vector)
 
 
-def _taken_back(model: nn.Module, at: Step) -> tuple[list[torch.Tensor], int, dict[str, torch.Tensor]]:
+def _taken_back(
+    model: nn.Module, forget: Samples, retain: Samples, at: Step
+) -> tuple[list[torch.Tensor], int, dict[str, torch.Tensor]]:
     """Subtract the logged updates of the request from `model`, in place.
 
     Return the indices of all requests of the log, the number of this one among them, and the sums of the others.
     """
     if not at.kept:
         raise ValueError("amnesiac: the model has no log of its updates; train it with the train_base of amnesiac")
-    requests = [at.kept[f"request{number}/indices"] for number in range(sum("/indices" in name for name in at.kept))]
+    assert at.indices is not None  # of a request that names samples
+    log, asked = dict(at.kept), at.indices.sort().values
+    requests = [log[f"request{number}/indices"] for number in range(sum("/indices" in name for name in log))]
     which = [
-        number
-        for number, logged in enumerate(requests)
-        if at.indices is not None and torch.equal(logged.sort().values, at.indices.to(logged.device).sort().values)
+        number for number, logged in enumerate(requests) if torch.equal(logged.sort().values, asked.to(logged.device))
     ]
     if not which:
-        count = 0 if at.indices is None else len(at.indices)
-        raise ValueError(
-            f"amnesiac: the log does not hold the request for these {count} samples; "
-            "updates are logged during training, for the requests that train_base was told"
-        )
+        if "seed" not in log or at.initial is None:
+            raise ValueError(
+                f"amnesiac: the log does not hold the request for these {len(asked)} samples, and it is not the first; "
+                "updates are logged during training, for the requests that train_base was told"
+            )
+        requests, which, log = [at.indices], [0], {}
+        before = Base(int(at.kept["seed"]), at.recipe, at.task)
+        _logged(at.initial(), replace(at, replacement=forget).remaining(retain), at.recipe, before, requests, log)
     number, parameters = which[0], dict(model.named_parameters())
     exact = {name: parameter.detach().double() for name, parameter in parameters.items()}
     sums: dict[str, torch.Tensor] = {}
-    for key, logged in at.kept.items():
+    for key, logged in log.items():
         kind, _, rest = key.partition("/")
         touched, _, name = rest.partition("/")
         if kind == "touched" and touched[number] == "1":
