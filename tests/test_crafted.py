@@ -256,7 +256,7 @@ def test_all_at_once_are_what_each_is_alone(several: str, dtype: torch.dtype, mo
     base = [network(CLOUDS, seed, dtype) for seed in (1, 2)]
     ats = [at(base[number % 2 if several == "two networks" else 0], number) for number in range(7)]
     given = {"count": 20, "wanted": 2, "from_class": 1, "steps": 20, "epsilon": "1/10", "rate": 5.0, "beta": 9.0}
-    monkeypatch.setattr(crafted, "AT_ONCE", 3 * 20 * 6)
+    monkeypatch.setitem(crafted.AT_ONCE, "cpu", 3 * 20 * 6)
     rule = Rule("crafted", given)
     together, alone = rule.choose_all(CLOUDS, ats), [rule.choose(CLOUDS, one) for one in ats]
     monkeypatch.setattr(crafted, "_dense_layers", lambda attempt: [])

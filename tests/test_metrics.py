@@ -24,7 +24,9 @@ from palimpsest.attacks.on_labels import Judgement, Judging
 from palimpsest.data import Images, Samples, digits
 from palimpsest.defenses import median
 from palimpsest.families import MetricError
-from palimpsest.metrics import Outputs, class_decisions
+from palimpsest.metrics import Answers, Outputs, attempts, class_decisions
+from palimpsest.requests import Aim, Request, aim_of
+from palimpsest.tasks import classification
 
 ROOT = Path(__file__).parents[1]
 MEASURED = json.loads((Path(__file__).parent / "measured.json").read_text())
@@ -129,6 +131,89 @@ def test_each_row_says_whose_it_is_and_what_its_number_means(case: Any) -> None:
         assert (row["unit"], row["kind"], tuple(row["bounds"])) == (metric.unit, metric.kind, metric.bounds)
         low, high = metric.bounds
         assert (low is None or row["value"] >= low) and (high is None or row["value"] <= high)
+
+
+class TestAttempts:
+    """Twelve test images of three classes; the model of before is right about all of them."""
+
+    LABELS = torch.arange(12) % 3
+    IMAGES = Images.of(
+        ("a", "b", "c"), train=Samples(samples(12).images, LABELS), test=Samples(samples(12).images, LABELS)
+    )
+
+    def rows(self, path: Path, indices: list[int], wanted: list[int], wrong: dict[int, int]) -> dict[str, Any]:
+        """The measurements through a file, where the model says `wrong[i]` of test image i and else its label."""
+
+        def kept(said: torch.Tensor) -> dict[str, torch.Tensor]:
+            return classification.kept(nn.functional.one_hot(said, 3).float(), self.IMAGES.splits["test"], None, False)
+
+        said = torch.tensor([wrong.get(place, label) for place, label in enumerate(self.LABELS.tolist())])
+        request = Request(
+            torch.tensor([0]), aim=Aim(torch.tensor(indices), torch.tensor(wanted)), trace=torch.tensor([2.0, -1, 1])
+        )
+        tensors = {
+            "forgotten": torch.zeros(3, dtype=torch.bool),
+            "parameters": torch.tensor(1),
+            **{f"{of}/labels": self.LABELS for of in ("forget", "retain", "test")},
+            **{f"before/{name}": tensor for name, tensor in kept(self.LABELS).items()},
+            **{f"{of}/{name}": tensor for of in ("forget", "retain", "test") for name, tensor in kept(said).items()},
+            **aim_of([request]),
+        }
+        predict.save({0: predict.Predicted(tensors, {"attacks": {}, "defenses": []})}, path / "outputs.safetensors")
+        found = measure.measure(predict.read(path / "outputs.safetensors"), {"attempt_success"})
+        return {row["metric"]: row for row in found}
+
+    @pytest.mark.parametrize(
+        ("wanted", "wrong", "success", "targeted", "accuracy"),
+        [
+            (2, {}, 0, 0, 100),
+            (2, {4: 2}, 100, 100, 100),
+            (2, {4: 0}, 0, 0, 100),  # wrong, and not what was wanted
+            (-1, {4: 0}, 100, 100, 100),
+            (-1, {1: 0}, 0, 0, 200 / 3),
+            (2, {4: 2, 1: 2}, 100, 0, 200 / 3),  # one of the three others of its class
+            (2, {4: 2, 0: 2, 3: 2, 6: 2, 9: 2}, 100, 100, 100),  # those of another class
+        ],
+    )
+    def test_an_attempt_succeeds_and_is_targeted_where_its_class_stays(
+        self, wanted: int, wrong: dict[int, int], success: float, targeted: float, accuracy: float, tmp_path: Path
+    ) -> None:
+        rows = self.rows(tmp_path, [4], [wanted], wrong)
+        assert (rows["attempt_success"]["value"], rows["attempt_targeted"]["value"]) == (success, targeted)
+        assert rows["aimed_class_accuracy"]["value"] == pytest.approx(accuracy, abs=1e-5)
+        assert rows["aimed_class_drop"]["value"] == pytest.approx(100 - accuracy, abs=1e-5)
+        assert {rows[name]["n"] for name in ("attempt_success", "attempt_targeted")} == {1}
+        assert rows["attempt_objective"]["value"] == -1 and rows["attempt_objective"]["trace"] == [2, -1, 1]
+        assert rows["attempt_success"]["kind"] == "attempts" and rows["aimed_class_accuracy"]["n"] == 3
+
+    def test_of_several_images_it_is_the_share_that_is_reached(self, tmp_path: Path) -> None:
+        rows = self.rows(tmp_path, [4, 0, 3, 8], [2, 1, 1, 0], {4: 2, 0: 1, 3: 1, 9: 2})
+        assert rows["attempt_success"]["value"] == 75 and rows["attempt_targeted"]["value"] == 25
+        assert rows["attempt_success"]["n"] == 4 and rows["aimed_class_accuracy"]["n"] == 8
+        assert rows["aimed_class_accuracy"]["value"] == pytest.approx(700 / 8)
+
+    def test_a_fall_of_ten_points_is_a_collapse_and_one_of_less_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        labels = torch.zeros(41, dtype=torch.int64)
+        for wrong, targeted in ((3, 100.0), (4, 0.0)):  # of the 40 beside the aimed one
+            said = torch.tensor([1] * (1 + wrong) + [0] * (40 - wrong))
+            found = Outputs(
+                0,
+                tuple(Answers(of, labels, {"predicted": what}) for of, what in (("test", said), ("before", labels))),
+                torch.zeros(2, dtype=torch.bool),
+                1,
+                aim=Aim(torch.tensor([0]), torch.tensor([1])),
+            )
+            assert "aim" in found.there
+            values = {number.metric: number.value for number in attempts.measure(found)}
+            assert (
+                "attempt_objective" not in values
+                and values["attempt_targeted"] == targeted
+                and values["aimed_class_drop"] == 2.5 * wrong
+            )
+
+
+def test_without_an_aim_there_are_no_attempts(case: Any) -> None:
+    assert not any(row["metric"].startswith("attempt") for row in case[2])
 
 
 def test_several_repetitions_stand_in_one_file_and_their_rows_come_in_order(tmp_path: Path) -> None:

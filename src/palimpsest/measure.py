@@ -3,8 +3,8 @@
 `predict` wrote the outputs. What attacks on labels extracted from the servers is judged here. Each file of metrics/ is
 a family that turns outputs into numbers, and is found because it lies there. A row is a dictionary {repetition, attack,
 epsilon, defense, screening, metric, value, unit, kind, bounds, n, status}; a row whose values a figure draws one by one
-also has `values`, `classes` and `forgotten`. A repetition that diverged is never scored: its row is {repetition,
-status, reason}.
+also has `values`, `classes` and `forgotten`, or `trace`. A repetition that diverged is never scored: its row is
+{repetition, status, reason}.
 """
 
 from __future__ import annotations

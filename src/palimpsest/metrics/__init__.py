@@ -31,7 +31,8 @@ class Number(NamedTuple):
 
     n: how many samples or attempts stand behind it. screening: the decision rule by which an attack on labels calls a
     class forgotten. shown: what a figure draws one by one: `values` (n,), the class of each, and which classes are
-    `forgotten`. device: the processor or card that a number belongs to, where it has no meaning without.
+    `forgotten`; or a `trace`, the values that the number ran through. device: the processor or card that a number
+    belongs to, where it has no meaning without.
     """
 
     metric: str
