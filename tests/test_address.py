@@ -619,7 +619,7 @@ def test_an_own_base_training_knows_all_requests_but_those_that_are_chosen_later
     add_requests(folder, {"worst": {"method": "margin", "count": 20}})
     ask(folder, "worst,amnesiac")
     late = planned().base(Run(**BASE, forget="worst", unlearner="amnesiac"), "0-1")
-    assert late.inputs["requests"] == [], "one that is chosen later is served by training once more"
+    assert not any("worst" in path for path in late.inputs["requests"]), "it is served by training once more"
     literal = method.literal
     monkeypatch.setattr(method, "literal", lambda file, name: None if name == "REPLAYS" else literal(file, name))
     with pytest.raises(ConfigError, match="amnesiac must know its requests before training; worst is chosen with"):
