@@ -100,7 +100,7 @@ def measure(outputs):
 # Replacements crafted against an unlearner on another network than the one that is asked: up the loss of what the
 # unlearner would make of that network.
 CRAFTED = (
-    "requests/crafted.py",
+    "requests/uphill.py",
     '''"""The first training samples, changed against an unlearner on a surrogate network."""
 
 from typing import Annotated
@@ -149,7 +149,7 @@ tables:
   worst_20: {method: margin, count: 20}
   three_tenths: {method: samples, share: 0.1, repetitions: 3, once: true}
   noisy_30: {method: noise, count: 30}
-  crafted_10: {method: crafted, count: 10, against: first_order, surrogate: small_cnn}
+  crafted_10: {method: uphill, count: 10, against: first_order, surrogate: small_cnn}
 unlearners:
   finetune_nearest: {method: finetune, epochs: 1, from_nearest: true}
   defended: {method: medoid_defense, backbone: sisa, share: 0.1}

@@ -96,11 +96,11 @@ def test_the_paper_scale_reduces_nothing_and_the_others_say_what_they_reduce() -
         ),
         (
             {"unlearners": {"robust": {"method": "adversarial", "backbone": "finetune"}}},
-            "unlearners.robust.backbone cannot be 'finetune': it must train on the forget set (UMA",
+            "robust.backbone cannot be 'finetune': it must train on the forget set (UMA paper, Section 5.3); it takes",
         ),
         (
             {"unlearners": {"defended": {"method": "medoid_defense", "backbone": "amnesiac"}}},
-            "cannot be 'amnesiac': its base training would have to know what is isolated; it takes",
+            "cannot be 'amnesiac': its base training would have to know what is isolated; it takes finetune, f",
         ),
         ({"models": {"../x": {}}}, "small letters, digits and underscores"),
         ({"unlearners": {"x": {"method": "../train"}}}, "has no method '../train'"),
@@ -142,6 +142,15 @@ def blended(hostile: str, **values: Any) -> dict[str, Any]:
         ({"recipes": {"small_cnn": {"momentum": 2}}}, "recipes.small_cnn: momentum cannot be 2; it takes a number in"),
         ({"requests": {"random_tenth": {"share": 1.5}}}, "random_tenth: share cannot be 1.5; it takes a number in"),
         ({"requests": {"random_tenth": {"against": "salon"}}}, "against has no unlearners 'salon'; Did you mean 'sal"),
+        (
+            {"requests": {"new": {"method": "crafted"}}},
+            "new.against cannot be None: requests/crafted.py is made against",
+        ),
+        (
+            {"requests": {"new": {"method": "crafted", "against": "finetune"}}},
+            "new.against cannot be 'finetune': requests/crafted.py is made against an unlearner that has a function "
+            "response(); it takes ",
+        ),
         ({"requests": {"random_tenth": {"surrogate": "lenett"}}}, "surrogate has no models 'lenett'; Did you mean 'l"),
         ({"budgets": {"probes": {"mnist/inversion_black_box": {"generations": -1}}}}, "generations cannot be -1"),
         # Of the data set and the recipe that the value meets.

@@ -132,6 +132,58 @@ def test_curvature_matrices_are_those_of_a_whole_hessian_and_of_outer_products()
     assert relative(empirical, whole) > 0.05
 
 
+@pytest.mark.parametrize("name", SPECS)
+def test_the_hessian_of_the_last_layer_is_that_of_its_products_and_its_ends_are_found(name: str) -> None:
+    model, samples = network(name), some(20)
+    moves = curvature.moving(model, "head")
+    head = next(module for module in reversed(list(model.modules())) if isinstance(module, torch.nn.Linear))
+    assert torch.equal(curvature.weights(model)[moves], curvature.flat([head.weight, head.bias]))
+    eye = torch.eye(len(moves), dtype=torch.float64)[moves]
+    products = torch.stack([curvature.hessian_product(model, samples, row)[moves] for row in eye])
+    found = curvature.head_hessian(model, samples, batch_size=7)
+    assert relative(found, products) < 1e-12
+    ends = curvature.extremes(
+        lambda u: curvature.hessian_product(model, samples, u) * moves, moves.double(), steps=len(found), seed=0
+    )
+    assert ends == pytest.approx([0.0, float(torch.linalg.eigvalsh(found)[-1])], rel=1e-6, abs=1e-6)
+
+
+def test_the_ends_of_an_indefinite_matrix_are_found() -> None:
+    values = torch.linspace(-0.3, 5.0, 60, dtype=torch.float64)
+    low, high = curvature.extremes(lambda u: values * u, torch.ones_like(values), steps=40, seed=0)
+    assert (low, high) == pytest.approx((-0.3, 5.0), rel=1e-3)
+    with pytest.raises(Diverged, match="not finite"):
+        curvature.extremes(lambda u: u * torch.nan, values, steps=3, seed=0)
+
+
+def test_heads_are_the_last_dense_layers_and_an_ensembles_are_no_layer_whose_hessian_is_known() -> None:
+    one = models.Spec("ensemble", 4, 1, {"method": "small_cnn", "members": 2, "keywords": {"width": 3, "hidden": 5}})
+    model = models.create(one, torch.tensor([0.4]), torch.tensor([0.3]), 1)
+    assert [head.out_features for head in curvature.heads(model)] == [4, 4]
+    assert int(curvature.moving(model, "head").sum()) == 2 * (5 * 4 + 4)
+    assert bool(curvature.moving(model, "all").all())
+    alone = models.create(models.Spec("ensemble", 4, 1, {**one.keywords, "members": 1}), *(torch.ones(2, 1)), 1)
+    with pytest.raises(ValueError, match="outputs are not the network's"):
+        curvature.head_hessian(alone, some(9))
+    with pytest.raises(ValueError, match="no dense layer"):
+        curvature.heads(torch.nn.Conv2d(1, 4, 3))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 15, 512])
+def test_no_batch_is_larger_than_asked_and_none_is_a_single_sample_of_several(count: int) -> None:
+    samples = some(count)
+    parts = list(curvature.batches(samples, 7))
+    assert torch.equal(torch.cat([part.images for part in parts]), samples.images)
+    assert torch.equal(torch.cat([part.labels for part in parts]), samples.labels)
+    assert all(min(count, 2) <= len(part.labels) <= 7 for part in parts)
+
+
+def test_conjugate_gradients_say_where_a_matrix_is_indefinite() -> None:
+    values = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    with pytest.raises(Diverged, match="negative"):
+        curvature.conjugate_gradients(lambda u: values * u, values, damping=0.5, steps=9, tolerance=0.0)
+
+
 @pytest.mark.parametrize("damping", [0.0, 0.01])
 def test_lissa_with_all_samples_solves_the_damped_system(damping: float) -> None:
     samples, decay = clouds(500), 0.05

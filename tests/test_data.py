@@ -1106,10 +1106,16 @@ def test_groups_make_one_class_of_several_in_the_order_of_their_names(tmp_path, 
     assert torch.equal(part.train_images, made.load(wnids=["n01000000", "n03000000"]).train_images)
 
 
+def test_the_first_classes_are_those_of_the_lowest_wnids(tmp_path, monkeypatch):
+    made = make_tiny(tmp_path, monkeypatch)
+    assert made.load(first=2).digest == made.load(wnids=sorted(WNIDS)[:2]).digest
+    fails(partial(made.load, first=2, groups={"a": WNIDS[:2]}), "wnids or first")
+
+
 def test_groups_that_share_a_wnid_or_stand_beside_wnids_are_refused(tmp_path, monkeypatch):
     load = make_tiny(tmp_path, monkeypatch).load
     fails(partial(load, groups={"a": WNIDS[:2], "b": WNIDS[1:]}), "one group", WNIDS[1])
-    fails(partial(load, groups={"a": WNIDS[:2]}, wnids=WNIDS), "wnids and groups")
+    fails(partial(load, groups={"a": WNIDS[:2]}, wnids=WNIDS), "wnids or first")
     fails(partial(load, groups={"a": WNIDS[:2], "b": ["n09999999"]}), "n09999999", "wnids.txt")
 
 

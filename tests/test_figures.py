@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from palimpsest.pipeline.address import Addresses
 from palimpsest.pipeline.cells import Plan, Run
 from palimpsest.pipeline.configuration import load
-from palimpsest.report import compare, figures
+from palimpsest.report import compare, figures, pictures
 
 mpl.use("Agg")
 REPETITIONS = 3
@@ -152,7 +152,7 @@ def test_pictures_show_what_was_added_and_both_models_answers(plan: Plan, tmp_pa
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(contents[name][0], path, {"about": json.dumps(contents[name][1])})
     drawn, _ = figures.of(plan, "uma", "pictures", tmp_path)
-    first, second, last = (drawn.axes[row * figures.SHOWN : (row + 1) * figures.SHOWN] for row in range(3))
+    first, second, last = (drawn.axes[row * pictures.SHOWN : (row + 1) * pictures.SHOWN] for row in range(3))
     assert first[0].get_title() == "original: kind 3\nunlearned: kind 1" and last[0].get_title() == "unlearned: kind 3"
     assert [axis.get_title() for axis in last[1:3]] == ["unlearned: kind 3", "unlearned: kind 1"], "then the others"
     assert second[0].get_title() == "times 16"

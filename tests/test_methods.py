@@ -16,7 +16,11 @@ FOLDERS: dict[str, dict[str, tuple[str, ...]]] = {
     "data": {"load": ("root",)},
     "models": {"build": ("classes", "channels"), "pretrained": ("net", "published")},
     "requests": {"choose": ("images", "at")},
-    "unlearners": {"unlearn": ("model", "forget", "retain", "at"), "train_base": ("model", "data", "at")},
+    "unlearners": {
+        "unlearn": ("model", "forget", "retain", "at"),
+        "response": ("model", "forget", "retain", "at"),
+        "train_base": ("model", "data", "at"),
+    },
     "attacks/on_images": {"attack": ("at",)},
     "attacks/on_labels": {"attack": ("at",), "judge": ("found", "at")},
     "defenses": {"purify": ("images",), "prepare": ("retain", "seed")},
@@ -85,6 +89,15 @@ def test_what_the_workflow_gives_stands_before_the_star(folder: str) -> None:
                 f"{folder}/{name}.{function.name}{given}"
             )
             assert arguments.vararg is arguments.kwarg is None, f"{folder}/{name} takes what nobody declared"
+
+
+def test_a_response_has_the_keywords_and_the_defaults_of_its_method() -> None:
+    found = [tree for _, tree in methods("unlearners") if "response" in called(tree, "unlearners")]
+    assert len(found) >= 4
+    for tree in found:
+        both = (called(tree, "unlearners")[name].args for name in ("unlearn", "response"))
+        one, other = ([ast.dump(part) for part in (*args.kwonlyargs, *args.kw_defaults)] for args in both)  # type: ignore[arg-type]
+        assert one == other
 
 
 @every_folder

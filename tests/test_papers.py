@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,16 @@ def test_a_standard_deviation_is_held_against_a_printed_one_of_as_many_trials(pl
     ):
         ours = judge(of_40.parts[0], rows_of([20.0 - gap, 20.0, 20.0 + gap]))
         one = derive(compare.replace(of_40, published=published), [ours])
+        assert one.verdict == verdict, one.why
+
+
+def test_a_standard_error_is_held_against_a_printed_one_as_if_of_as_many_trials(plan: Plan, tmp_path: Path) -> None:
+    values = [0.0] * 20 + [100.0] * 20
+    found = derived(plan, tmp_path, {"finetune uma": values}, derive="se", published="8")
+    assert found.mean == pytest.approx(statistics.stdev(values) / 40**0.5)
+    ours = judge(found.cell.parts[0], rows_of(values))
+    for trials, published, verdict in ((40, 8.0, "agrees"), (40, 4.0, "differs"), (10, 16.0, "too wide to tell")):
+        one = derive(compare.replace(found.cell, printed_trials=trials, published=published), [ours])
         assert one.verdict == verdict, one.why
 
 

@@ -19,12 +19,13 @@ import torch
 from card import card
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_unlearners import flat, run, samples, tiny_model
+from test_unlearners import RECIPE, flat, run, samples, tiny_model
 from test_unlearners import start as started
 
 from palimpsest import curvature, models, requests
 from palimpsest.data import Images, Samples, pixels, replaced
 from palimpsest.requests import ANY, Aim, Choice, Request, RequestError, Rule, _ranked
+from palimpsest.unlearners import first_order
 
 PACKAGE = Path(requests.__file__).parent
 KINDS = sorted(file.stem for file in PACKAGE.glob("[!_]*.py"))
@@ -43,6 +44,7 @@ RULES = {
     "influence": Rule("influence", {"count": 5}),
     "mixed": Rule("mixed", {"hostile": "margin", "settings": {"count": 5}, "count": 12}),
     "noise": Rule("noise", {"count": 6}),
+    "crafted": Rule("crafted", {"count": 6, "goal": "untargeted", "steps": 3}),
     "shard": Rule("shard", {"shard": 1, "count": 5}),
     "file": Rule("file", {"path": str(Path(__file__).with_name("request.txt"))}),
 }
@@ -59,7 +61,8 @@ def labelled(labels: torch.Tensor) -> Images:
 
 def at(seed: int = 3, repetition: int = 0) -> Choice:
     kept = {"assignment/shard": torch.arange(40) % 3}
-    return Choice(seed, repetition, tiny_model(), partial(print), tiny_model(2), kept=kept)
+    against = partial(first_order.unlearn, tau=0.01)
+    return Choice(seed, repetition, tiny_model(), against, tiny_model(2), RECIPE, kept)
 
 
 def chosen(method: str, images: Images, seed: int = 0, repetition: int = 0, **keywords: Any) -> list[int]:

@@ -188,7 +188,7 @@ def test_a_value_outside_its_range_is_refused_in_one_sentence_before_anything_is
     for name, wrong, sentence in (
         ("salun", {"ratio": 5}, "salun: ratio cannot be 5; it takes a number in [0, 1]"),
         ("salun", {"variant": "correct"}, "salun: variant cannot be 'correct'; it takes corrected, as_released"),
-        ("first_order", {"last_tensors": 0}, "cannot be 0; it takes a whole number in [1, inf) or none"),
+        ("second_order", {"scale": 0}, "cannot be 0; it takes a number in (0, inf) or none"),
         ("adversarial", {"epsilon": "-8/255"}, "epsilon cannot be '-8/255'; it takes a fraction as text in [0, 1]"),
         ("negative_gradient", {"stop_at": float("nan")}, "stop_at cannot be nan"),
     ):

@@ -11,8 +11,9 @@ Hessian times vector is forward-over-reverse differentiation (Pearlmutter, Neura
 products are a Jacobian-vector and a vector-Jacobian product; H^-1 v is LiSSA (Agarwal et al., JMLR 2017) in the form
 of Warnecke et al.'s code (docs/methods.md 2.4), or conjugate gradients.
 
-BatchNorm: everything here is computed in evaluation mode. A batch's statistics would tie its samples together, and
-there would be no gradient of one sample. Running statistics are constants; scale and shift are parameters.
+BatchNorm: everything here is computed in evaluation mode, but for `request_gradient`, which takes the network as it is.
+A batch's statistics would tie its samples together, and there would be no gradient of one sample. Running statistics
+are constants; scale and shift are parameters.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from palimpsest.data import Samples, pixels
 from palimpsest.models import Diverged, ModelError, Network, evaluated
@@ -35,6 +37,7 @@ from palimpsest.models import Diverged, ModelError, Network, evaluated
 log = logging.getLogger(__name__)
 
 Named = dict[str, torch.Tensor]
+M = TypeVar("M", bound=nn.Module)
 
 
 def flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -48,43 +51,81 @@ def weights(model: nn.Module) -> torch.Tensor:
 
 
 @torch.no_grad()
+def place(model: M, vector: torch.Tensor) -> M:
+    """Return `model` with the parameters `vector` (P,), in place. Raises `Diverged` where they are not finite."""
+    if not torch.isfinite(vector).all():
+        raise Diverged("the update of the weights is not finite; more damping or a larger scale mends it")
+    for parameter, part in zip(model.parameters(), vector.split(_sizes(model)), strict=True):
+        parameter.copy_(part.view(parameter.shape))
+    return model
+
+
 def move(model: nn.Module, step: torch.Tensor) -> None:
     """theta <- theta + step (P,), in place. Raises `Diverged` where the step is not finite."""
-    if not torch.isfinite(step).all():
-        raise Diverged("the update of the weights is not finite; more damping or a larger scale mends it")
-    for parameter, part in zip(model.parameters(), step.split(_sizes(model)), strict=True):
-        parameter.add_(part.view(parameter.shape))
+    place(model, weights(model) + step)
 
 
-def tail(model: nn.Module, tensors: int | None) -> int:
-    """Return where in a flat vector the last `tensors` parameter tensors begin; for None 0, where all of them begin."""
-    sizes = _sizes(model)
-    if tensors is None:
-        return 0
-    if not 1 <= tensors <= len(sizes):
-        raise ValueError(f"the last {tensors} tensors of a network that has {len(sizes)}")
-    return sum(sizes[:-tensors])
+def heads(model: nn.Module) -> list[nn.Linear]:
+    """Return a network's last dense layer, of an ensemble each member's; `ValueError` where one has none."""
+    parts = getattr(getattr(model, "net", model), "members", [model])
+    found = [layer for part in parts for layer in [m for m in part.modules() if isinstance(m, nn.Linear)][-1:]]
+    if len(found) < len(parts):
+        raise ValueError("this network has no dense layer")
+    return found
+
+
+def moving(model: nn.Module, layers: Literal["all", "head"]) -> torch.Tensor:
+    """Return which entries of a flat vector belong to these layers, bool (P,): to all, or to the `heads`."""
+    within = set(model.parameters()) if layers == "all" else {one for head in heads(model) for one in head.parameters()}
+    return flat([torch.full_like(one, one in within, dtype=torch.bool) for one in model.parameters()])
+
+
+def of_batches(model: M) -> M:
+    """Return `model` in evaluation mode but for BatchNorm, which takes the statistics of each batch, as in training.
+
+    Its running statistics stay as they are, whatever the network is shown from now on.
+    """
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+            module.track_running_stats = False
+    return model
 
 
 def gradient(model: nn.Module, samples: Samples, *, batch_size: int = 512) -> torch.Tensor:
     """Return the sum of the samples' gradients (P,), not their mean. samples: images `uint8` or float in [0, 1]."""
-    total = torch.zeros_like(weights(model))
     with evaluated(model):
-        parameters = list(model.parameters())
-        for images, labels in _batches(samples, batch_size):
-            loss = F.cross_entropy(model(pixels(images, total.dtype)), labels, reduction="sum")
-            # A frozen or unused parameter has no gradient, and takes no step.
-            found = torch.autograd.grad(loss, parameters, materialize_grads=True)
-            total += flat(found)
-    return total
+        return _gradient(model, samples, batch_size)
 
 
-def request_gradient(model: nn.Module, forget: Samples, replacement: Samples | None) -> torch.Tensor:
+def request_gradient(
+    model: nn.Module, forget: Samples, replacement: Samples | None, *, batch_size: int = 512
+) -> torch.Tensor:
     """Return what a request takes from the sum of gradients (P,): the forget set's, less its replacement's if it has
-    one.
+    one; in the mode in which `model` is.
+
+    Where BatchNorm takes each batch's statistics, its batches are those of `batches`.
     """
-    taken = gradient(model, forget)
-    return taken if replacement is None else taken - gradient(model, replacement)
+    taken = _gradient(model, forget, batch_size)
+    return taken if replacement is None else taken - _gradient(model, replacement, batch_size)
+
+
+def batches(samples: Samples, batch_size: int = 512) -> Iterator[Samples]:
+    """Yield the samples in order, in batches of up to `batch_size` that differ by one at most: of two samples or more,
+    none is alone.
+    """
+    if count := math.ceil(len(samples.labels) / batch_size):
+        yield from map(Samples, *(part.tensor_split(count) for part in samples))
+
+
+def _gradient(model: nn.Module, samples: Samples, batch_size: int) -> torch.Tensor:
+    total, parameters = torch.zeros_like(weights(model)), list(model.parameters())
+    for images, labels in batches(samples, batch_size):
+        loss = F.cross_entropy(model(pixels(images, total.dtype)), labels, reduction="sum")
+        # A frozen or unused parameter has no gradient, and takes no step.
+        total += flat(torch.autograd.grad(loss, parameters, materialize_grads=True))
+    return total
 
 
 def per_sample_gradients(model: nn.Module, samples: Samples, *, memory: int = 2**29) -> Iterator[torch.Tensor]:
@@ -112,10 +153,10 @@ def last_layer_gradients(
     enters it with a one for its bias, if it has one; `float64`. A network has one such pair, an ensemble one for each
     member. Raises `ModelError` where there is no dense layer.
     """
-    parts = getattr(model.net, "members", [model.net])
-    heads = [layer for part in parts for layer in [m for m in part.modules() if isinstance(m, nn.Linear)][-1:]]
-    if len(heads) < len(parts):
-        raise ModelError(f"{model.spec.method}: this network has no dense layer, so no gradient is that of its last")
+    try:
+        layers = heads(model)
+    except ValueError as error:
+        raise ModelError(f"{model.spec.method}: {error}, so no gradient is that of its last") from error
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def cut(head: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
@@ -123,7 +164,7 @@ def last_layer_gradients(
         return seen[-1][1]
 
     held = _detached(model)  # so that no graph lies below
-    hooks = [head.register_forward_hook(cut) for head in heads]
+    hooks = [head.register_forward_hook(cut) for head in layers]
     try:
         with evaluated(model), torch.enable_grad():
             for images, labels in _batches(samples, batch_size):
@@ -134,7 +175,7 @@ def last_layer_gradients(
                 slopes = torch.autograd.grad(loss, [output for _, output in seen])
                 yield [
                     (slope.double(), F.pad(given.double(), (0, int(head.bias is not None)), value=1.0))
-                    for head, slope, (given, _) in zip(heads, slopes, seen, strict=True)
+                    for head, slope, (given, _) in zip(layers, slopes, seen, strict=True)
                 ]
     finally:
         for hook in hooks:
@@ -234,6 +275,36 @@ def hessian_product(model: nn.Module, samples: Samples, vector: torch.Tensor, *,
     return _mean_product(model, samples, vector, batch_size, product)
 
 
+def head_hessian(model: nn.Module, samples: Samples, *, batch_size: int = 512) -> torch.Tensor:
+    """H (Q, Q), `float64`, of the mean cross entropy over the weights and bias of the last dense layer alone.
+
+    With its inputs h (a 1 appended for the bias) and p = softmax it is the mean of (diag p - p p^T) x h h^T: exact, and
+    never indefinite. Q = classes * (inputs + 1). Raises `ValueError` where the layer's outputs are not the network's.
+    """
+    (head,) = heads(model)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    hook = head.register_forward_hook(lambda layer, given, output: seen.append((given[0], output)))
+    count, inputs = head.out_features, head.in_features + (head.bias is not None)
+    total = head.weight.new_zeros(count, inputs, count, inputs, dtype=torch.float64)
+    try:
+        with evaluated(model), torch.no_grad():
+            for images, _ in batches(samples, batch_size):
+                seen.clear()
+                if not torch.equal(model(pixels(images, head.weight.dtype)), seen[0][1]):
+                    raise ValueError("the last dense layer's outputs are not the network's, so its Hessian is another")
+                given, share = seen[0][0].double(), seen[0][1].double().softmax(1)
+                given = F.pad(given, (0, inputs - head.in_features), value=1.0)
+                weighed = (share[:, :, None] * given[:, None]).flatten(1)
+                total -= (weighed.T @ weighed).view(total.shape)
+                for k in range(count):
+                    total[k, :, k] += weighed[:, k * inputs : (k + 1) * inputs].T @ given
+    finally:
+        hook.remove()
+    place = torch.arange(count * inputs, device=total.device).view(count, inputs)
+    order = torch.cat([place[:, : head.in_features].flatten(), place[:, head.in_features :].flatten()])
+    return total.view(len(order), -1)[order][:, order] / len(samples.labels)
+
+
 def fisher_product(
     model: nn.Module,
     samples: Samples,
@@ -314,14 +385,17 @@ def conjugate_gradients(
     """Return (A + damping I)^-1 v (P,) for a matrix A without negative eigenvalues (Hestenes and Stiefel, 1952).
 
     product: u to A u, the same at every step. steps: how many at most; fewer where the residual becomes as short as
-    `tolerance` times `vector`. Raises `Diverged` where a number is not finite.
+    `tolerance` times `vector`. Raises `Diverged` where a number is not finite and where A + damping I is not positive.
     """
     solved, residual, direction = torch.zeros_like(vector), vector, vector
     length = residual @ residual
     enough, taken = tolerance**2 * length, 0
     while taken < steps and not length <= enough:  # so that a length that is no number does not end it
         bent = product(direction) + damping * direction
-        along = length / (direction @ bent)
+        bend = direction @ bent
+        if bend <= 0:
+            raise Diverged("the curvature is negative along a step of conjugate gradients; more damping mends it")
+        along = length / bend
         solved, residual = solved + along * direction, residual - along * bent
         before, length = length, residual @ residual
         direction = residual + length / before * direction
@@ -330,6 +404,34 @@ def conjugate_gradients(
         raise Diverged("the result of conjugate gradients is not finite; more damping may mend it")
     log.info("conjugate gradients: %d steps, residual %.3g of %.3g", taken, float(length.sqrt()), float(vector.norm()))
     return solved
+
+
+def extremes(
+    product: Callable[[torch.Tensor], torch.Tensor], like: torch.Tensor, *, steps: int, seed: int
+) -> tuple[float, float]:
+    """Return the smallest and the largest eigenvalue of a symmetric matrix, from within, by Lanczos' method.
+
+    product: u to A u. like: a vector (P,) of which type u is; where it is 0, u stays 0. Raises `Diverged` where a
+    number is not finite.
+    """
+    draw = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like) * (like != 0)
+    before, now, length = torch.zeros_like(like), draw / draw.norm(), 0.0
+    diagonal, beside = [], []
+    for _ in range(steps):
+        bent = product(now) - length * before
+        diagonal.append(float(bent @ now))
+        bent = bent - diagonal[-1] * now
+        length = float(bent.norm())
+        if not math.isfinite(length):
+            raise Diverged("the curvature is not finite")
+        beside.append(length)
+        if length <= 1e-6 * max(map(abs, diagonal)):  # no direction is left
+            break
+        before, now = now, bent / length
+    ritz = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    ritz += sum(torch.diag(torch.tensor(beside[:-1], dtype=torch.float64), side) for side in (-1, 1))
+    values = torch.linalg.eigvalsh(ritz)
+    return float(values[0]), float(values[-1])
 
 
 def _mean_product(

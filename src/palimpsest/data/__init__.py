@@ -45,6 +45,13 @@ def replaced(samples: Samples, indices: torch.Tensor, replacement: Samples) -> S
     return Samples(images, labels)
 
 
+def together(*parts: Samples) -> Samples:
+    """All samples of the parts in one, float where any of them are."""
+    if len({part.images.dtype for part in parts}) > 1:
+        parts = tuple(Samples(pixels(part.images), part.labels) for part in parts)
+    return Samples(*map(torch.cat, zip(*parts, strict=True)))
+
+
 @dataclass(frozen=True)
 class Images:
     """A data set in memory.

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
@@ -37,7 +38,13 @@ PART_FOLDER = "tiny-imagenet-20"
 
 
 @checked
-def load(root: Path, *, wnids: list[str] | None = None, groups: Mapping[str, Sequence[str]] | None = None) -> Images:
+def load(
+    root: Path,
+    *,
+    wnids: list[str] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    first: Annotated[int, "[1, 200]"] | None = None,
+) -> Images:
     """Tiny-ImageNet as (N, 3, 64, 64); grey JPEGs become RGB. A label is the rank of the class among the sorted wnids,
     or of its group among the sorted groups.
 
@@ -47,13 +54,14 @@ def load(root: Path, *, wnids: list[str] | None = None, groups: Mapping[str, Seq
     root: holds tiny-imagenet-200/ or tiny-imagenet-200.zip, which is read without unpacking it; where neither is, the
         archive is downloaded (237 MB), unless tiny-imagenet-20/ is there and has all `wnids`.
     wnids: WordNet identifiers of the classes to take; None takes all 200.
+    first: take so many of these classes, the first in the order of their wnids; None takes all.
     groups: instead, by the name of a class, the wnids that make it up; a class is as large as its number of wnids.
     Raises `DataError` for a file that cannot be had or decoded, an image that is not 64x64, a class that is not in the
     data set or has not 500 train and 50 test images, and for groups that share a wnid.
     """
     if groups is not None:
-        if wnids is not None:
-            raise DataError("tiny_imagenet: wnids and groups cannot both be given; groups names its wnids")
+        if wnids is not None or first is not None:
+            raise DataError("tiny_imagenet: wnids or first cannot be given with groups, which names its wnids")
         wnids = [wnid for members in groups.values() for wnid in members]
         if shared := [wnid for wnid, count in Counter(wnids).items() if count > 1]:
             raise DataError(f"tiny_imagenet: a wnid belongs to one group, found {shared[0]} more than once")
@@ -61,7 +69,7 @@ def load(root: Path, *, wnids: list[str] | None = None, groups: Mapping[str, Seq
     known = [line[0] for line in _lines(tree, "wnids.txt")]
     if wnids is None and len(set(known)) != CLASS_COUNT:
         raise files.fault(tree.path / "wnids.txt", f"{CLASS_COUNT} classes", f"{len(set(known))}", tree.mend)
-    chosen = sorted(set(known if wnids is None else wnids))
+    chosen = sorted(set(known if wnids is None else wnids))[:first]
     if unknown := [wnid for wnid in chosen if wnid not in known]:
         raise DataError(
             f"tiny_imagenet: the wnids must be among those of {tree.path / 'wnids.txt'}, found {unknown[0]}"

@@ -53,7 +53,11 @@ ROLES = {
     "measure": "measurement",
 }
 # By kind of a figure that shows images, the rules of which it reads an output, and which.
-SHOWN = {"images": {"probe": "probed"}, "pictures": {"attack": "attacked", "predict": "outputs"}}
+SHOWN = {
+    "images": {"probe": "probed"},
+    "pictures": {"attack": "attacked", "predict": "outputs"},
+    "replaced": {"request": "request", "predict": "outputs"},
+}
 LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "front.html.j2", "style.css", "looks.yaml")
 
 
@@ -494,7 +498,11 @@ class Addresses:
             above["images"] = list({run.dataset: self._images(run.dataset) for run, _ in runs}.values())
             for stage, output in SHOWN[kind].items():
                 above[output] = [
-                    self(stage, **run.names, **({} if stage == "predict" else {"attack": attack}), block=block)[output]
+                    self.requests(run, block)[-1]
+                    if stage == "request"
+                    else self(stage, **run.names, **({} if stage == "predict" else {"attack": attack}), block=block)[
+                        output
+                    ]
                     for run, attack in runs
                     for block in self.plan.blocks(run)[:1]
                 ]

@@ -225,6 +225,26 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
     for key, other in (("against", "unlearners"), ("surrogate", "models"), ("shadows", "requests")):
         if key in RESERVED[section] and key in entry and entry[key] not in config[other]:
             raise ConfigError(unknown(f"{where}.{key}", other, str(entry[key]), config[other]))
+    if section == "requests":
+        _check_against(config, where, file, entry)
+
+
+def _check_against(config: Mapping[str, Any], where: str, file: str, entry: Mapping[str, Any]) -> None:
+    """Refuse a request that is made against an unlearner and names none, or one that does not say what is needed."""
+    if "unlearner" not in method.needs("requests", file):
+        return
+    needed = method.literal(method.path("requests", file), "AGAINST")
+    fit = [
+        name
+        for name in config["unlearners"]
+        if (own := method_of(config, "unlearners", name)) in method.files("unlearners")
+        and (not needed or method.has("unlearners", own, needed))
+    ]
+    if entry.get("against") not in fit:
+        raise ConfigError(
+            f"{where}.against cannot be {entry.get('against')!r}: requests/{file}.py is made against an unlearner"
+            f"{f' that has a function {needed}()' if needed else ''}; it takes {', '.join(fit) or 'none'}."
+        )
 
 
 def _is_grid(value: object) -> bool:

@@ -13,6 +13,7 @@ or that a value of ours was chosen so that the printed number comes out: `calibr
     lowest unlearner                         or the lowest; the table also shows which one it is
     highest unlearner minus unlearner=retrain   both: first the best of them, then how it stands to that one
     sd                                       the sample standard deviation of this number over the repetitions
+    se                                       the standard error of its mean: sd by the root of their number
 
 A sensitivity study is one line of paper.yaml. Its CSV then names only the entry that is varied:
 
@@ -42,7 +43,7 @@ COLUMNS = (
 )  # fmt: skip
 OPTIONAL = {"epsilon", "defense", "screening", "control", "derive", "status"}  # columns that a table may leave out
 IDENTITY = COLUMNS[: COLUMNS.index("published")]  # no two cells of a table agree in all of these
-SD = "sd"
+SPREADS = {"sd": 0.0, "se": 0.5}  # the power of their number n by which the sample standard deviation is divided
 BEST = {"highest": max, "lowest": min}
 HELD = {
     "minus": lambda own, other: own - other,
@@ -111,7 +112,7 @@ def parts(row: Mapping[str, str], where: str = "") -> list[dict[str, str]]:
     if not row["derive"]:
         return []
     plain = {**row, "derive": "", "published": ""}
-    if row["derive"] == SD:
+    if row["derive"] in SPREADS:
         return [plain]
     how = DERIVED.fullmatch(row["derive"])
     field, rest = (how["field"] or "", how["rest"] or "") if how else ("", "")
@@ -119,7 +120,7 @@ def parts(row: Mapping[str, str], where: str = "") -> list[dict[str, str]]:
     if not how or field in ("dataset", "model") or not {*filter(None, [field]), *other} <= {*IDENTITY[:-1]}:
         raise ConfigError(
             f"{where}: derive cannot be {row['derive']!r}; it takes `minus field=value; field=value`, `over …` or "
-            f"`under …`, before it `highest field` or `lowest field`, either alone, or `{SD}`, and the fields "
+            "`under …`, before it `highest field` or `lowest field`, either alone, or `sd` or `se`, and the fields "
             f"{', '.join(IDENTITY[:-1])}."
         )
     each = [{**plain, field: name} for name in row[field].split(SEVERAL)] if field else [plain]
@@ -143,7 +144,9 @@ def fill(config: Mapping[str, Any]) -> dict[str, Any]:
         cut = scales.get(config["scale"], {})
         _under(cut, part)
         for section, entries in cut.items():
-            _join(own.setdefault(section, {}), entries, section, {"stand_ins": 2, "budgets": 1}.get(section, 0))
+            _join(
+                own.setdefault(section, {}), entries, section, {"stand_ins": 2, "budgets": 1, "plan": 1}.get(section, 0)
+            )
     _under(filled, own)
     for file in sorted(PAPERS.glob("*/paper.yaml")):
         for figure in yaml.safe_load(file.read_text()).get("figures", {}).values():

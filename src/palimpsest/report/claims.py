@@ -121,7 +121,7 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[s
 
 
 def _ours(one: Compared) -> Mapping[int, float]:
-    if one.cell.derive == papers.SD:  # one number of all repetitions
+    if one.cell.derive in papers.SPREADS:  # one number of all repetitions
         return _ours_mean(one)
     return {} if one.verdict is compare.Verdict.DIVERGED else one.values
 

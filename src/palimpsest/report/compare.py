@@ -16,7 +16,7 @@ then shows little; this is why n stands beside every number. A number of another
 A proportion of attempts (its rows are of kind `attempts`) is held against the printed one by the interval of the
 difference of two proportions (`two_proportions`). The attempts of all repetitions count together, and `printed_trials`
 are the paper's attempts. A standard deviation is held against a printed one of k trials by the F distribution of the
-ratio of two variances.
+ratio of two variances, and so is a standard error, as if ours were of k trials too.
 
 A cell with reductions (stand-in data, network or forget set, or a cut budget) is never compared. Nor is a cell of which
 a repetition diverged: the mean of the surviving runs would flatter. Nor are seconds, which another machine gives
@@ -196,8 +196,10 @@ def derive(cell: Cell, parts: Sequence[Compared]) -> Compared:
     """
     lost = sum(one.verdict is Verdict.DIVERGED for one in parts)
     how, found = papers.DERIVED.fullmatch(cell.derive), parts[0]
-    if not how:  # the standard deviation
-        return _judged(replace(found, mean=found.sd, sd=None, half=None, successes=None, cell=cell), lost)
+    if cell.derive in papers.SPREADS:
+        mean = None if found.sd is None else found.sd / found.n ** papers.SPREADS[cell.derive]
+        return _judged(replace(found, mean=mean, sd=None, half=None, successes=None, cell=cell), lost)
+    assert how  # the configuration was checked
     if how["best"]:
         several = parts[:-1] if how["held"] else parts
         if all(one.mean is not None for one in several):
@@ -304,8 +306,9 @@ def _verdict(one: Compared, lost: int) -> tuple[Verdict, str]:
         low, high = two_proportions(one.successes, theirs)
         inside, why = low <= 0 <= high, f"difference of two proportions from {low:.3g} to {high:.3g}"
         width = (high - low) * SCALES[one.unit]
-    elif cell.derive == papers.SD and one.n > 1 and cell.printed_trials > 1:
-        low, high = (one.mean * math.sqrt(fdtri(cell.printed_trials - 1, one.n - 1, p)) for p in (0.025, 0.975))
+    elif cell.derive in papers.SPREADS and one.n > 1 and cell.printed_trials > 1:
+        by = one.mean * (one.n / cell.printed_trials) ** papers.SPREADS[cell.derive]  # as of so many trials
+        low, high = (by * math.sqrt(fdtri(cell.printed_trials - 1, one.n - 1, p)) for p in (0.025, 0.975))
         inside, why = low <= cell.published <= high, f"from {low:.3g} to {high:.3g}"
         width = high - low
     elif one.half is None:

@@ -8,11 +8,9 @@ a paper of two columns. An unlearner's method has one colour, hatch and marker i
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -26,18 +24,18 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from palimpsest.pipeline import papers, paths
+from palimpsest.pipeline import papers
 from palimpsest.pipeline.cells import Plan
 from palimpsest.pipeline.configuration import ROOT, method_of
 from palimpsest.pipeline.values import SEVERAL, named
 from palimpsest.report import compare, tables
 from palimpsest.report.compare import Compared
+from palimpsest.report.pictures import PAGE, images, pictures, replaced
 
 Words = Mapping[str, Any]  # of paper.yaml
 LOOKS = ROOT / "workflow" / "report" / "looks.yaml"
-COLUMN, PAGE = 3.5, 7.16  # inches, of a page of two columns
+COLUMN = 3.5  # inches, of a page of two columns
 OTHERS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")  # of what is no unlearner
-SHOWN = 6  # pictures of a data set
 MARKERS, HATCHES = "osD^vP<", ("//", "..", "xx", "\\\\", "++", "oo", "--")
 RIVAL: dict[str, Any] = {"color": "#C00000", "linestyle": "--", "linewidth": 0.8}  # the line of who knows nothing
 STYLE = {
@@ -66,7 +64,12 @@ def saved(figure: Figure, kind: str) -> bytes:
 
 def numbers(found: Sequence[Compared], results: Path) -> str:
     """Return the plotted numbers as CSV: for cells that of a table, for distributions a line for each value."""
-    samples = [row for one in found for row in _samples(one, results)]
+    samples = [row for one in found for row in _samples(one, results)] or [
+        {"forget": one.cell.forget, "repetition": number, "step": step, "value": value}
+        for one in found
+        for number, values in _traces(one, results).items()
+        for step, value in enumerate(values)
+    ]
     return pd.DataFrame(samples).to_csv(index=False, lineterminator="\n") if samples else tables.tidy(found)
 
 
@@ -198,86 +201,51 @@ def distributions(plan: Plan, about: Words, own: Words, found: Sequence[Compared
     return figure
 
 
-def images(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
-    """Draw for each cell the inverted image of every class, and above it a training image of that class."""
-    from safetensors import safe_open  # the only figure that reads pixels
-
+def heat(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
+    """Draw a field for each value of `hue` (across) and of `x` (down), with our number and the paper's in brackets."""
     names = about.get("names", {})
-    grids = []
-    for run, one in {one.cell.runs[0]: one for one in found if one.cell.runs}.items():
-        place = {**run.names, "attack": one.cell.attack, "block": plan.blocks(run)[0]}
-        data = safe_open(results / paths.below("data", "images", dataset=run.dataset), framework="numpy")
-        probed = safe_open(results / paths.below("probe", "probed", **place), framework="numpy")
-        labels, pixels = data.get_tensor("train/labels"), data.get_slice("train/images")
-        inverted = probed.get_tensor("0/images")
-        real = [pixels[int(np.flatnonzero(labels == label)[0])] for label in range(len(inverted))]
-        grids.append((run, _forgotten(one, results), real, inverted))
-    classes = max((len(real) for *_, real, _ in grids), default=1)
-    figure, axes = plt.subplots(2 * len(grids), classes, figsize=(PAGE, 1.62 * len(grids)), squeeze=False)
-    for row, (run, forgotten, *both) in enumerate(grids):
-        for (offset, kind), label in product(enumerate(both), range(len(both[0]))):
-            axis, image = axes[2 * row + offset, label], kind[label].astype(float)
-            image = (image - image.min()) / max(float(np.ptp(image)), 1e-9)
-            axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set(visible=bool(offset) and label in forgotten, color="#D55E00", linewidth=1.5)
-        axes[2 * row, 0].set_ylabel(f"{named(run.dataset, names)}\nreal", fontsize=6)
-        axes[2 * row + 1, 0].set_ylabel("inverted", fontsize=6)
-    figure.tight_layout(pad=0.3)
+    across, down = ([*dict.fromkeys(_field(one, fields) for one in found)] for fields in (own["hue"], [own["x"]]))
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.5 + 0.6 * len(down)))
+    grid = np.full((len(down), len(across)), np.nan)
+    for one in found:
+        place = down.index(_field(one, [own["x"]])), across.index(_field(one, own["hue"]))
+        grid[place] = np.nan if one.mean is None else one.mean
+        printed = "" if one.cell.published is None else f"\n({one.cell.published:g})"
+        said = one.short if one.mean is None else f"{one.mean:.0f}"
+        light = one.mean is not None and one.mean > 60
+        axis.text(*place[::-1], said + printed, ha="center", va="center", color="white" if light else "black")
+    axis.imshow(grid, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    axis.set_xticks(range(len(across)), [named(name, names) for name in across])
+    axis.set_yticks(range(len(down)), [named(name, names) for name in down])
+    axis.set(xlabel="\n".join(filter(None, (own["xlabel"], _repetitions(found)))), ylabel=own["y"])
+    axis.tick_params(length=0)
+    figure.tight_layout()
     return figure
 
 
-def pictures(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
-    """Draw for each cell a few images, what an attack added to them, enlarged, and the sum, with both models' answers.
-
-    Images of which the attack turned a wrong answer into the label come first, else the order is the data set's.
+def traces(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
+    """Draw what an attacker sought to lower after each of its steps, a line for each repetition, a panel for each
+    cell.
     """
-    from safetensors import safe_open
-
-    names = about.get("names", {})
-    shown = [(one, run) for one in found for run in one.cell.runs[:1]]
-    figure, axes = plt.subplots(
-        3 * max(len(shown), 1), SHOWN, figsize=(PAGE, 4.1 * max(len(shown), 1)), squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set(visible=False)
-    for block, (one, run) in enumerate(shown):
-        place, attack, epsilon = {**run.names, "block": plan.blocks(run)[0]}, one.cell.attack, one.cell.epsilon
-        data, made, asked = (
-            safe_open(results / path, framework="numpy")
-            for path in (
-                paths.below("data", "images", dataset=run.dataset),
-                paths.below("attack", "attacked", **place, attack=attack),
-                paths.below("predict", "outputs", **place),
-            )
-        )
-        classes = json.loads(data.metadata()["about"])["classes"]
-        level = json.loads(made.metadata()["about"])["0"]["epsilons"].index(epsilon)
-        clean, moved = made.get_tensor("0/clean").astype(int), made.get_slice("0/images")[level].astype(int)
-        before, after = (asked.get_tensor(f"0/attacked/{attack}/{of}/predicted") for of in ("0", epsilon))
-        labels, sought = made.get_tensor("0/labels"), made.get_tensor("0/targets")
-        turned = (before != labels) & (after == labels)
-        for column, index in enumerate(np.argsort(~turned, kind="stable")[:SHOWN]):
-            change = moved[index] - clean[index]
-            largest = max(int(np.abs(change).max()), 1)
-            first, then, now = (classes[answers[index]] for answers in (sought, before, after))
-            panels = (
-                (clean[index] / 255, f"original: {first}\nunlearned: {then}"),
-                (0.5 + change / largest / 2, f"times {127.5 / largest:.0f}"),
-                (moved[index] / 255, f"unlearned: {now}"),
-            )
-            for row, (image, title) in enumerate(panels):
-                axis = axes[3 * block + row, column]
-                axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                axis.set_title(title, fontsize=5.5)
-        whose = "\n→ ".join(named(name, names) for name in dict.fromkeys((one.cell.dataset, run.dataset)))
-        for row, title in enumerate((whose, "added, enlarged", "attacked")):
-            axes[3 * block + row, 0].set_ylabel(title, fontsize=6)
+    figure, axes = plt.subplots(1, len(found), figsize=(COLUMN if len(found) < 3 else PAGE, 2.4), squeeze=False)
+    for axis, one in zip(axes[0], found, strict=True):
+        several = _traces(one, results)
+        axis.set_title(_panel(one, own, about.get("names", {})))
+        if not several:
+            axis.text(0.5, 0.5, one.short, ha="center", transform=axis.transAxes)
+        for number, values in several.items():
+            axis.plot(values, color=OTHERS[number % len(OTHERS)], linewidth=1, label=f"repetition {number}")
+        axis.set(xlabel=own["xlabel"], ylabel=own["y"] if axis is axes[0, 0] else "")
+        if 0 < len(several) < 8:
+            axis.legend()
+    figure.tight_layout()
     return figure
 
 
-KINDS = {"bars": bars, "lines": lines, "distributions": distributions, "images": images, "pictures": pictures}
+KINDS = {
+    "bars": bars, "lines": lines, "distributions": distributions, "heat": heat, "traces": traces, "images": images,
+    "pictures": pictures, "replaced": replaced,
+}  # fmt: skip
 
 
 @cache
@@ -370,9 +338,12 @@ def _samples(one: Compared, results: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _forgotten(one: Compared, results: Path) -> list[int]:
-    rows = compare.read_rows(results / one.cell.runs[0].rows)
-    return next((list(row["forgotten"]) for row in rows if "forgotten" in row), [])
+def _traces(one: Compared, results: Path) -> dict[int, list[float]]:
+    """Return by repetition the values that a cell's number ran through."""
+    key = [getattr(one.cell, field) for field in compare.FIELDS]
+    rows = compare.read_rows(results / one.cell.runs[0].rows) if one.cell.runs else []
+    own = [row for row in rows if "trace" in row and [row.get(field, "") for field in compare.FIELDS] == key]
+    return {row["repetition"]: row["trace"] for row in own}
 
 
 def _lighter(colour: str) -> tuple[float, float, float]:

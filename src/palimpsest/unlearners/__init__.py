@@ -22,6 +22,9 @@ A method whose base model must be trained in a way of its own has a second funct
     def train_base(model, data, at: Base, *, …) -> (network, kept)
 
 which takes a network with fresh weights and all training samples, and changes neither.
+
+A method whose update has the form of `Response` has a function `response` beside `unlearn`, with the same arguments; it
+changes none of them. `unlearn` does what it says, but for amnesiac, where it says in small what the fine-tuning does.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from palimpsest.curvature import request_gradient
 from palimpsest.data import Samples, replaced
 from palimpsest.models import Network, finite
 from palimpsest.ranges import checked, file_of
@@ -116,6 +120,25 @@ class Base:
     task: Task = classification
     requests: Sequence[torch.Tensor] = ()
     checkpoint: Checkpoint | None = None
+
+
+@dataclass(frozen=True)
+class Response:
+    """How an unlearner answers replaced samples: theta_u = start + push(sum_forget dl(z) - sum_replacement dl(z~)).
+
+    start: (P,), the weights from which the step goes, flat as `curvature.weights`. slope: the network with whose
+    weights, and in whose mode, the gradients dl are taken, by `curvature.request_gradient`; it may be shown anything
+    and stays as it is. push: a symmetric linear map of (P,), or of each row of (A, P). So for a loss Psi of theta_u
+    with the gradient g, and z~ = x - delta, d Psi / d delta = d/dx <push(g), sum dl(z~)>.
+    """
+
+    start: torch.Tensor
+    slope: Network
+    push: Callable[[torch.Tensor], torch.Tensor]
+
+    def answer(self, forget: Samples, replacement: Samples | None) -> torch.Tensor:
+        """Return theta_u (P,); without `replacement` there is no second sum."""
+        return self.start + self.push(request_gradient(self.slope, forget, replacement))
 
 
 def unlearner(function: Callable[..., Any] | None = None, *, replaces: bool = False) -> Any:

@@ -34,11 +34,12 @@ from typing import Annotated
 import torch
 from torch import nn
 
+from palimpsest.curvature import of_batches, request_gradient, weights
 from palimpsest.data import Samples
 from palimpsest.models import Network
 from palimpsest.ranges import checked
 from palimpsest.train import Batch, Recipe, fit
-from palimpsest.unlearners import Base, Step, unlearner
+from palimpsest.unlearners import Base, Response, Step, unlearner
 
 NEEDS = ("requests",)  # its base training logs updates for the requests that may come
 
@@ -73,6 +74,55 @@ def unlearn(
     The log is that of the other requests, for the training set as it is now. With 0 epochs nothing is fine-tuned.
     Raises `ValueError` where the log is missing or does not know the request, or where nothing is left to fine-tune on.
     """
+    requests, number, sums = _taken_back(model, at)
+    requests.pop(number)
+    if at.replacement is None:
+        stays = torch.ones(len(forget.labels) + len(retain.labels), dtype=torch.bool, device=retain.labels.device)
+        stays[at.indices] = False
+        place = stays.cumsum(0) - 1
+        requests = [place[other[stays[other]]] for other in requests]
+    left = at.remaining(retain)
+    if epochs and not len(left.labels):
+        raise ValueError("amnesiac: nothing is retained to fine-tune on; epochs=0 leaves the fine-tuning out")
+    if epochs:
+        recipe = replace(at.recipe, epochs=epochs, lr=lr, schedule="constant", warmup_epochs=0.0)
+        _logged(model, left, recipe, at, requests, sums)
+    return model, {f"request{number}/indices": one for number, one in enumerate(requests)} | sums
+
+
+@checked
+def response(
+    model: Network,
+    forget: Samples,
+    retain: Samples,
+    at: Step,
+    *,
+    epochs: Annotated[int, "[0, inf)"] = 1,
+    lr: Annotated[float, "[0, inf)"] = 1e-4,
+) -> Response:
+    """A surrogate: the fine-tuning as one step of plain SGD at the weights theta_s after the subtraction.
+
+    theta_u = theta_s - epochs * lr / B * (sum_remaining dl(z; theta_s) + weight decay), B the batch size or the number
+    of samples, if that is less: what `epochs` passes of SGD do while theta moves little, and exactly what one pass in
+    one batch does. Momentum, Adam, augmentation and the order of the batches are left out. `start` is where this leads
+    with the samples as they were, so that only the difference that a replacement makes is left to the map. BatchNorm
+    takes each batch's statistics, as in training.
+    """
+    slope = deepcopy(model)
+    _taken_back(slope, at)
+    slope = of_batches(slope) if len(forget.labels) > 1 else slope.eval()
+    count, start = len(retain.labels) + len(forget.labels), weights(slope)
+    rate = epochs * lr / min(at.recipe.batch_size, count)
+    every = request_gradient(slope, retain, None) + request_gradient(slope, forget, None)
+    start -= rate * (every + count * at.recipe.weight_decay * start)
+    return Response(start, slope, lambda vector: rate * vector)
+
+
+def _taken_back(model: nn.Module, at: Step) -> tuple[list[torch.Tensor], int, dict[str, torch.Tensor]]:
+    """Subtract the logged updates of the request from `model`, in place.
+
+    Return the indices of all requests of the log, the number of this one among them, and the sums of the others.
+    """
     if not at.kept:
         raise ValueError("amnesiac: the model has no log of its updates; train it with the train_base of amnesiac")
     requests = [at.kept[f"request{number}/indices"] for number in range(sum("/indices" in name for name in at.kept))]
@@ -82,8 +132,9 @@ def unlearn(
         if at.indices is not None and torch.equal(logged.sort().values, at.indices.to(logged.device).sort().values)
     ]
     if not which:
+        count = 0 if at.indices is None else len(at.indices)
         raise ValueError(
-            f"amnesiac: the log does not hold the request for these {len(forget.labels)} samples; "
+            f"amnesiac: the log does not hold the request for these {count} samples; "
             "updates are logged during training, for the requests that train_base was told"
         )
     number, parameters = which[0], dict(model.named_parameters())
@@ -99,19 +150,7 @@ def unlearn(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(exact[name])
-    requests.pop(number)
-    if at.replacement is None:
-        stays = torch.ones(len(forget.labels) + len(retain.labels), dtype=torch.bool, device=retain.labels.device)
-        stays[at.indices] = False
-        place = stays.cumsum(0) - 1
-        requests = [place[other[stays[other]]] for other in requests]
-    left = at.remaining(retain)
-    if epochs and not len(left.labels):
-        raise ValueError("amnesiac: nothing is retained to fine-tune on; epochs=0 leaves the fine-tuning out")
-    if epochs:
-        recipe = replace(at.recipe, epochs=epochs, lr=lr, schedule="constant", warmup_epochs=0.0)
-        _logged(model, left, recipe, at, requests, sums)
-    return model, {f"request{number}/indices": one for number, one in enumerate(requests)} | sums
+    return requests, number, sums
 
 
 def _logged(

@@ -71,7 +71,7 @@ def unlearn(
         batch = Samples(forget.images[index], forget.labels[index])
         put = at.replacement
         instead = None if put is None else Samples(put.images[index], put.labels[index])
-        v = request_gradient(model, batch, instead) / len(index)
+        v = request_gradient(model.eval(), batch, instead) / len(index)
         u = lissa(product, v, damping=damping, scale=scale, depth=depth, patience=patience)
         step = strength * len(index) / divisor * u
         if max_norm is not None:
