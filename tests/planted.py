@@ -133,12 +133,13 @@ protocol: It shows that a paper is its own folder.
 names: {toy: a toy}
 layout:
   groups:
-    - {label: No attack, short: "", cells: {epsilon: [""]}, columns: [UA, N, T]}
+    - {label: No attack, short: "", cells: {epsilon: [""]}, columns: [UA, N, T, I]}
     - {label: Noise, short: noise, cells: {epsilon: [8/255]}, columns: [UA]}
-  places: {UA: 2, N: 0, T: 1}
+  places: {UA: 2, N: 0, T: 1, I: 1}
   metrics:
     forget_accuracy: {column: UA, says: accuracy on the forgotten images}
     forget_count: {column: N, says: how many images are forgotten}
+    isolated_recall: {column: I, says: of what was asked for how much was isolated}
     unlearning_seconds: {column: T, says: seconds}
 tables:
   methods: {title: New methods, caption: The table shows one method of each kind.}
@@ -147,9 +148,11 @@ tables:
     "config.yaml": """requests:
   worst_20: {method: margin, count: 20}
   three_tenths: {method: samples, share: 0.1, repetitions: 3, once: true}
+  noisy_30: {method: noise, count: 30}
   crafted_10: {method: uphill, count: 10, against: first_order, surrogate: small_cnn}
 unlearners:
   finetune_nearest: {method: finetune, epochs: 1, from_nearest: true}
+  defended: {method: medoid_defense, backbone: sisa, share: 0.1}
 """,
     "methods.csv": """dataset,model,forget,unlearner,attack,epsilon,metric,published,note
 inverted,small_cnn_narrow,first_20,toy,none,,forget_count,,planted
@@ -162,6 +165,7 @@ digits,small_cnn_narrow,three_tenths,finetune,uma,8/255,forget_accuracy,,planted
     "chains.csv": """dataset,model,forget,unlearner,attack,metric,published,note
 digits,small_cnn_narrow,class_0-random_tenth,sisa-sisa,none,forget_accuracy,,planted
 digits,small_cnn_narrow,class_0-random_tenth-same,sisa-sisa-finetune,none,forget_accuracy,,planted
+digits,small_cnn_narrow,noisy_30-same,sisa-defended,none,isolated_recall,,planted
 digits,small_cnn_narrow,random_tenth-worst_20,retrain-finetune,none,forget_accuracy,,planted
 digits,small_cnn_narrow,three_tenths,finetune,none,forget_accuracy,,planted
 digits,small_cnn_narrow,three_tenths-same,finetune-finetune_nearest,none,forget_accuracy,,planted

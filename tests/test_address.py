@@ -505,7 +505,7 @@ def test_a_defense_depends_on_what_it_wraps_and_says_of_itself_what_some_cell_ne
         return planned(unlearners=entries)("unlearn", **names, unlearner="sisa_3x5-defended")
 
     before = step()
-    assert before.asks["keywords"] == {"backbone": "sisa", "settings": {}, "share": 0.2}, "none that train its base"
+    assert before.asks["keywords"].items() >= {"backbone": "sisa", "settings": {}, "share": 0.2}.items()
     (kept,) = before.inputs["kept"]
     assert "/sisa_3x5/" in kept and "original" not in before.inputs
     edited("unlearners/sisa.py")

@@ -23,7 +23,7 @@ SCALES = sorted(file.stem for file in (ROOT / "config" / "scales").glob("*.yaml"
 SCIENCE = (
     *("data", "models", "requests", "tasks", "unlearners", "attacks", "defenses", "metrics"),
     *("train", "tune", "curvature", "membership", "predict", "measure", "families", "features", "numbered", "ranges"),
-    *("pretrained", "processor", "seeds"),
+    *("medoids", "pretrained", "processor", "seeds"),
 )
 
 

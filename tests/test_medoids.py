@@ -171,4 +171,7 @@ class TestGram:
         ).double()
         found = medoids.distances_of(rows @ rows.T)
         assert found[0, 1] == 0 and found.diagonal().eq(0).all()
+        noisy = (rows @ rows.T) * (1 + 1e-15 * torch.arange(25, dtype=torch.float64).view(5, 5))
+        assert not torch.equal(noisy, noisy.T)
+        assert torch.equal(medoids.distances_of(noisy), medoids.distances_of(noisy).T)
         assert found[0, 2].item() == pytest.approx(1e-5, rel=0.05) and found[3, 4].item() == pytest.approx(1e-9)

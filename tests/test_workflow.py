@@ -523,6 +523,19 @@ def test_each_step_of_a_chain_is_what_its_function_gives_on_the_step_before(proj
         assert {json.loads(row)["status"] for row in rows} == {"ok"}
 
 
+def test_a_defense_goes_on_from_what_the_step_before_kept_and_says_what_it_isolated(project: Path) -> None:
+    steps = Steps(project, "noisy_30-same", "sisa-defended")
+    kept = numbered.read(steps.path("unlearned", "0.kept"), 0)
+    told = {name.removeprefix("told/"): int(tensor) for name, tensor in kept.items() if name.startswith("told/")}
+    count = len(steps.images.train_labels)
+    assert told["points"] == count and told["asked"] == 30 and 0 < told["isolated"] < count
+    assert len(kept["assignment/shard"]) == count - told["isolated"]
+    rows = [json.loads(row) for row in (project / "results/tiny" / steps.run.rows).read_text().splitlines()]
+    found = {row["metric"]: (row["value"], row["n"]) for row in rows}
+    assert found["isolated_share"] == (pytest.approx(100 * told["isolated"] / count, abs=1e-4), count)
+    assert found["isolated_recall"] == (pytest.approx(100 * told["isolated_asked"] / 30, abs=1e-4), 30)
+
+
 def test_a_killed_step_of_a_chain_resumes_and_ends_with_the_same_weights(project: Path) -> None:
     target = f"{CELL.format('unlearned')}/class_0-random_tenth/sisa-sisa/0.safetensors"
     file = project / target

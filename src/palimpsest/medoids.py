@@ -43,7 +43,7 @@ def distances_of(gram: torch.Tensor) -> torch.Tensor:
     """Return the Euclidean distances (N, N) of points by their inner products, `float64` (N, N)."""
     lengths = gram.diagonal()
     both = lengths[:, None] + lengths
-    squares = both - 2 * gram
+    squares = both - (gram + gram.T)  # a matrix product need not be symmetric to the last bit, and SWAP needs it so
     return squares.masked_fill_(squares <= ROUNDING * both, 0).fill_diagonal_(0).sqrt_()
 
 

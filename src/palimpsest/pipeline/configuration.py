@@ -108,6 +108,10 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         for name, entry in merged[section].items():
             _check_wrapped(merged, section, name, entry)
     _check_stand_ins(merged)
+    for entry in merged["requests"].values():  # what stands in for a network does so for the attacker's too
+        ours = merged["stand_ins"].get("models", {}).get(entry.get("surrogate"))
+        if isinstance(ours, str):
+            entry["surrogate"] = ours
     if merged["tuning"]["first"] < merged["repetitions"]:
         raise ConfigError(
             f"tuning.first cannot be {merged['tuning']['first']}: the tables use the repetitions 0 to "
