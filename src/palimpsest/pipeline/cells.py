@@ -488,7 +488,8 @@ class Plan:
             for field in ("dataset", "model", "forget")
             if row[field] != getattr(run, field)
         ]
-        several = [(kind, row[kind.removesuffix("s")]) for kind in ("unlearners", "attacks", "defenses")]
+        columns = {"requests": "forget", "unlearners": "unlearner", "attacks": "attack", "defenses": "defense"}
+        several = [(kind, row[column]) for kind, column in columns.items()]
         for kind, name in ((kind, name) for kind, names in several for name in names.split(STEP)):
             if name in self.config[kind]:
                 budgets = self.config["budgets"].get(kind, {})
