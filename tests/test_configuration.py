@@ -78,7 +78,7 @@ def test_the_paper_scale_reduces_nothing_and_the_others_say_what_they_reduce() -
         ({"repetitions": 0}, "repetitions cannot be 0: how often everything random is repeated, 1 or more"),
         (
             {"requests": {"blended": {"method": "mixed", "hostile": "class_1"}}},
-            "requests.blended.hostile cannot be 'class_1'; it takes class_0, class_",
+            "requests.blended.hostile cannot be 'class_1'; it takes ",
         ),
         ({"requests": {"blended": {"method": "mixed"}}}, "requests.blended.hostile cannot be ''; it takes class_0"),
         (

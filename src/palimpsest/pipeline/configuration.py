@@ -238,13 +238,13 @@ def _check_against(config: Mapping[str, Any], where: str, file: str, entry: Mapp
     if "unlearner" not in method.needs("requests", file):
         return
     needed = method.literal(method.path("requests", file), "AGAINST")
-    fit = [
-        name
-        for name in config["unlearners"]
-        if (own := method_of(config, "unlearners", name)) in method.files("unlearners")
-        and (not needed or method.has("unlearners", own, needed))
-    ]
-    if entry.get("against") not in fit:
+
+    def fits(name: str) -> bool:
+        own = method_of(config, "unlearners", name)
+        return own in method.files("unlearners") and (not needed or method.has("unlearners", own, needed))
+
+    if entry.get("against") not in config["unlearners"] or not fits(entry["against"]):
+        fit = [*filter(fits, config["unlearners"])]
         raise ConfigError(
             f"{where}.against cannot be {entry.get('against')!r}: requests/{file}.py is made against an unlearner"
             f"{f' that has a function {needed}()' if needed else ''}; it takes {', '.join(fit) or 'none'}."

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 from zlib import crc32
 
@@ -211,9 +212,9 @@ def heat(plan: Plan, about: Words, own: Words, found: Sequence[Compared], result
         place = down.index(_field(one, [own["x"]])), across.index(_field(one, own["hue"]))
         grid[place] = np.nan if one.mean is None else one.mean
         printed = "" if one.cell.published is None else f"\n({one.cell.published:g})"
-        said = one.short if one.mean is None else f"{one.mean:.0f}"
-        light = one.mean is not None and one.mean > 60
-        axis.text(*place[::-1], said + printed, ha="center", va="center", color="white" if light else "black")
+        said, size = (fill(one.short, 12), 5) if one.mean is None else (f"{one.mean:.0f}", 7)
+        colour = "white" if one.mean is not None and one.mean > 60 else "black"
+        axis.text(*place[::-1], said + printed, ha="center", va="center", color=colour, fontsize=size)
     axis.imshow(grid, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     axis.set_xticks(range(len(across)), [named(name, names) for name in across])
     axis.set_yticks(range(len(down)), [named(name, names) for name in down])

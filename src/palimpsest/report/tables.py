@@ -216,7 +216,7 @@ def banner(cells: Iterable[Cell], names: Mapping[str, str]) -> tuple[str, ...]:
         found.append(f"What stands for what: {'; '.join(dict.fromkeys(cut.says(names) for cut in stand_ins))}.")
     alike: dict[str, list[str]] = {}  # by what is cut, the methods
     for name in dict.fromkeys(named(cut.what, names) for cut in budgets):
-        cuts = [f"{cut.theirs} {cut.ours}" for cut in budgets if named(cut.what, names) == name]
+        cuts = dict.fromkeys(f"{cut.theirs} {cut.ours}" for cut in budgets if named(cut.what, names) == name)
         alike.setdefault(", ".join(cuts), []).append(name)
     if alike:
         said = "; ".join(f"{', '.join(methods)}: {cut_so}" for cut_so, methods in alike.items())
