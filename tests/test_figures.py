@@ -162,6 +162,90 @@ def test_pictures_show_what_was_added_and_both_models_answers(plan: Plan, tmp_pa
     plt.close(drawn)
 
 
+def test_requests_are_drawn_with_what_they_take_away_and_both_answers_about_the_image_they_are_aimed_at(
+    plan: Plan, tmp_path: Path
+) -> None:
+    """Of three samples that are asked for, the second changed most."""
+    train = np.full((20, 1, 8, 8), 100, dtype=np.uint8)
+    train[:, 0, 0, 0] = np.arange(20)
+    indices, changes = np.array([4, 9, 17]), np.array([2.0, 8.0, 4.0]) / 255
+    sign = np.where(np.arange(64).reshape(1, 8, 8) % 2, 1.0, -0.5)
+    submitted = (train[indices] / 255 - changes.reshape(3, 1, 1, 1) * sign).astype(np.float32)
+    labels = np.arange(20) % 10
+    asked = {"0/indices": indices, "0/images": submitted, "0/labels": labels[indices], "0/aim/indices": np.array([3])}
+    answered = {"0/before/predicted": np.arange(8), "0/test/predicted": np.arange(8)[::-1].copy()}
+    about = {"classes": [f"kind {n}" for n in range(10)]}
+    contents: dict[str, tuple[dict[str, Any], Any]] = {
+        "images": ({"train/images": train, "train/labels": labels, "test/images": train[:8] + 50}, about),
+        "request": (asked, {}),
+        "outputs": (answered, {}),
+    }
+    for name, files in Addresses(plan)("figure", paper="malicious", figure="requests").inputs.items():
+        for file in files if name in contents else ():
+            path = tmp_path / str(file).removeprefix("results/demo/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(contents[name][0], path, {"about": json.dumps(contents[name][1])})
+    drawn, _ = figures.of(plan, "malicious", "requests", tmp_path)
+    clean, taken, put, aimed = (drawn.axes[row * pictures.SHOWN] for row in range(4))
+    titles = [axis.get_title() for axis in (clean, taken, put, aimed)]
+    assert titles == ["kind 9", "times 16", "one of 3", "before: kind 3\nafter: kind 4"]
+    assert np.allclose(clean.images[0].get_array(), train[9, 0] / 255)
+    assert np.allclose(taken.images[0].get_array(), 0.5 + sign[0] / 2, atol=1e-5)
+    assert np.allclose(put.images[0].get_array(), submitted[1, 0])
+    assert np.allclose(aimed.images[0].get_array(), (train[3, 0] + 50) / 255)
+    plt.close(drawn)
+
+
+def test_a_field_has_our_number_and_the_papers_in_brackets(plan: Plan, tmp_path: Path) -> None:
+    cells = plan.figures["malicious", "figure6"]
+    ran = [cell for cell in cells if cell.run]
+    for number, cell in enumerate(ran):
+        row = {
+            "attack": "none",
+            "epsilon": "",
+            "defense": "",
+            "screening": "",
+            "metric": cell.metric,
+            "unit": "%",
+            "n": 1,
+        }
+        path = tmp_path / cell.runs[0].rows
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(row | {"value": 20.0 * number, "repetition": 0, "status": "ok"}) + "\n")
+    drawn, _ = figures.of(plan, "malicious", "figure6", tmp_path)
+    (axis,) = drawn.axes
+    grid = axis.images[0].get_array()
+    assert grid.shape == (3, 3) and len(ran) == 4
+    down, across = ([one.get_text() for one in ticks] for ticks in (axis.get_yticklabels(), axis.get_xticklabels()))
+    assert down == across == ["ResNet-18", "VGG-16", "MobileNetV2"]
+    said = {tuple(map(int, text.get_position())): text.get_text() for text in axis.texts}  # across, down
+    for number, cell in enumerate(ran):
+        place = {"resnet18_sgd": 0, "vgg16": 1}[cell.model], {"from_resnet18_8": 0, "from_vgg16_8": 1}[cell.forget]
+        assert grid[place] == 20 * number and said[place[::-1]] == str(20 * number)
+    assert said[0, 2].endswith("(89)") and said[0, 2].startswith("not run")
+    plt.close(drawn)
+
+
+def test_a_trace_is_a_line_for_each_repetition_and_its_steps_are_written_out(plan: Plan, tmp_path: Path) -> None:
+    (cell,) = plan.figures["malicious", "figure4"]
+    row = {"attack": "none", "epsilon": "", "defense": "", "screening": "", "metric": cell.metric, "unit": "", "n": 1}
+    traces = [[1.0, 0.5, 0.25], [0.9, 0.8, 0.7]]
+    path = tmp_path / cell.runs[0].rows
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "".join(
+            json.dumps(row | {"value": trace[-1], "repetition": number, "status": "ok", "trace": trace}) + "\n"
+            for number, trace in enumerate(traces)
+        )
+    )
+    drawn, found = figures.of(plan, "malicious", "figure4", tmp_path)
+    assert [line.get_ydata().tolist() for line in drawn.axes[0].lines] == traces
+    rows = [*csv.DictReader(io.StringIO(figures.numbers(found, tmp_path)))]
+    assert [float(one["value"]) for one in rows] == [*traces[0], *traces[1]]
+    assert [(one["repetition"], one["step"]) for one in rows[2:4]] == [("0", "2"), ("1", "0")]
+    plt.close(drawn)
+
+
 def test_what_was_not_run_is_drawn_as_such_and_stops_nothing(plan: Plan, tmp_path: Path) -> None:
     for name in names(plan):
         if name != "figure3":  # needs the images themselves, which the workflow makes before
