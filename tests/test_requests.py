@@ -45,6 +45,7 @@ RULES = {
     "mixed": Rule("mixed", {"hostile": "margin", "settings": {"count": 5}, "count": 12}),
     "noise": Rule("noise", {"count": 6}),
     "crafted": Rule("crafted", {"count": 6, "goal": "untargeted", "steps": 3}),
+    "matched": Rule("matched", {"share": 0.1, "shards": 1, "steps": 3}),
     "shard": Rule("shard", {"shard": 1, "count": 5}),
     "file": Rule("file", {"path": str(Path(__file__).with_name("request.txt"))}),
 }

@@ -57,14 +57,14 @@ def choose(
     """The samples that shall be changed, shard by shard, what shall stand in their places, and the aim.
 
     share: of each attacked shard, rounded to whole samples, 1 at least. shards: how many are attacked. The others are
-    those of `crafted`. The trace is the mean over the attacked shards.
-    Raises `RequestError` where the model is no ensemble with its shards, has fewer of them, or the aim is refused;
+    those of `crafted`. The trace is the mean over the attacked shards. A network that is no ensemble is one shard.
+    Raises `RequestError` where there are fewer shards, where nothing says what they hold, and where the aim is refused;
     `Diverged` where a number is not finite.
     """
     assert at.model is not None and at.kept is not None  # NEEDS
-    members = getattr(at.model.net, "members", None)
-    if members is None or "assignment/shard" not in at.kept:
-        raise RequestError("matched: the model has no shards; it must be served by an unlearner that trains them")
+    members = getattr(at.model.net, "members", [at.model.net])
+    if len(members) > 1 and "assignment/shard" not in at.kept:
+        raise RequestError("matched: nothing says which samples the networks of the ensemble were trained on")
     if shards > len(members):
         raise RequestError(f"matched: {shards} shards shall be attacked, and there are {len(members)}")
     asked = SimpleNamespace(
@@ -74,7 +74,7 @@ def choose(
     aim, own = aimed(images, at.repetition, asked)
     generator = torch.Generator().manual_seed(stable_seed("matched", at.repetition))
     target = pixels(images.splits["test"].images[aim.indices], at.model.mean.dtype).to(at.model.mean.device)
-    place = at.kept["assignment/shard"].cpu()
+    place = at.kept["assignment/shard"].cpu() if len(members) > 1 else torch.zeros(len(images.train_labels))
     made: list[Request] = []
     for number in sorted(torch.randperm(len(members), generator=generator)[:shards].tolist()):
         pool = (place == number).nonzero().flatten()
