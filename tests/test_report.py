@@ -526,7 +526,7 @@ def test_html_is_well_formed_and_every_number_links_to_an_existing_record(
 
 
 def links_lead_somewhere(page: Path) -> None:
-    for link in parse(page.read_text()).links:
+    for link in (one for one in parse(page.read_text()).links if not one.startswith("https://")):  # a paper's own
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
         assert target.is_file(), link

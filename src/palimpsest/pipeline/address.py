@@ -293,8 +293,9 @@ class Addresses:
         if base != PLAIN:
             told["trainer"] = self._told("unlearners", base, "train_base", dataset)
             modules.append(self._module("unlearners", base))
-            if "requests" in method.needs("unlearners", told["trainer"]["method"]):
-                above["requests"] = self._known_before(dataset, model, base, block)
+            needs = method.needs("unlearners", told["trainer"]["method"])
+            if "requests" in needs and (known := self._known_before(dataset, model, base, block)):
+                above["requests"] = known
         return told, above, *modules
 
     def _known_before(self, dataset: str, model: str, base: str, block: str) -> list[File]:

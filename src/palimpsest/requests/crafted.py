@@ -167,23 +167,23 @@ def _attempt(images: Images, at: Choice, asked: SimpleNamespace) -> _Attempt:
         raise RequestError(f"crafted: {name} does not say how it responds to a request, so none is made against it")
     train = Samples(*(part.to(like.device) for part in images.splits["train"]))
     forget, retain, where, _ = split(train, Request(indices))
-    known = at if at.surrogate is None else replace(at, kept=None, initial=None)  # these are the model's own
+    own = at.surrogate is None  # else what the model kept, and how it began, say nothing of the surrogate
     step = Step(
         at.seed,
         at.recipe,  # type: ignore[arg-type]  # there wherever an unlearner is
         indices=where,
-        kept=known.kept,
+        kept=at.kept if own else None,
         splits=images.held_back,
         original=network,
-        initial=known.initial,
+        initial=at.initial if own else None,
     )
-    aim, own = aimed(images, at.repetition, asked)
+    aim, label = aimed(images, at.repetition, asked)
     return _Attempt(
         indices,
         Samples(pixels(forget.images, like.dtype), forget.labels),
         2 * torch.rand(forget.images.shape, generator=torch.Generator().manual_seed(stable_seed("noise", draw))) - 1,
         pixels(images.splits["test"].images[aim.indices], like.dtype).to(like.device),
-        own,
+        label,
         aim,
         respond(network, forget, retain, step, **at.unlearner.keywords),
         deepcopy(network).eval(),
