@@ -38,13 +38,18 @@ TINY = {
     "stand_ins": {
         "datasets": {
             **dict.fromkeys(
-                ("cifar10", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "svhn", "afhq"), "digits"
+                ("cifar10", "cifar10_40", "cifar100", "tiny_imagenet", "mnist", "fashion_mnist", "svhn", "afhq"),
+                "digits",
             ),
             **dict.fromkeys(("mnist_spares", "cifar10_spares", "afhq_spares"), "digits_spares"),
         },
-        "models": dict.fromkeys(
-            ("resnet50", "lenet", "resnet18_imagenet", "resnet50_imagenet", "efficientnet_b0"), "small_cnn_narrow"
-        ),
+        "models": {
+            **dict.fromkeys(
+                ("resnet50", "lenet", "resnet18_imagenet", "resnet18_sgd", "resnet50_imagenet", "efficientnet_b0"),
+                "small_cnn_narrow",
+            ),
+            "convnet6": "convnet6_thin",
+        },
         "requests": {
             "classes_5_16_25_34_78": "class_0",
             "classes_4_12_66_72_97_143_149_165_175_190": "class_0",
@@ -68,6 +73,7 @@ TINY = {
             "sisa": {"also_in": "uma_table1", "shards": 2},
             "sisa_3x5": {"slices": 1},
         },
+        "requests": {"first_order_6": {"steps": 2}, "sisa_6": {"steps": 2, "shards": 2}},
         "tuning": {"repetitions": 1, "trials": 2},
         "attacks": {
             "uma": {"steps": 2},
@@ -81,18 +87,19 @@ TINY = {
         f"{number}_classes" if number != "single" else "single_class": {"repetitions": 2}
         for number in ("single", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     }
-    | {request: {"repetitions": 2} for request in ("class_7_25", "worst_25", "percent_5")},
+    | {request: {"repetitions": 2} for request in ("class_7_25", "worst_25", "percent_5", "first_order_6", "sisa_6")},
     "block": {"other": 2},
     "recipes": {"small_cnn": {"epochs": 2}},
     "repetitions": 1,
     "warm_start": True,
 }
 
-# Every table of the first two papers, a figure of each kind, and what of the third one is like nothing of these.
+# Every table of the first two papers, a figure of each kind, and what of the others is like nothing of these.
 KEPT = {
     "uma": ["table1", "table2", "table4", "memory", "released", "purification", "pictures", "steps"],
     "leakage": [*(f"table{number}" for number in range(3, 9)), "figure3", "figure4", "figure5", "figure9", "figure16"],
     "healing": ["table1", "table6", "exact"],
+    "malicious": ["requests"],
 }
 
 
