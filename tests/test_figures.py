@@ -217,7 +217,7 @@ def test_a_field_has_our_number_and_the_papers_in_brackets(plan: Plan, tmp_path:
     grid = axis.images[0].get_array()
     assert grid.shape == (3, 3) and len(ran) == 4
     down, across = ([one.get_text() for one in ticks] for ticks in (axis.get_yticklabels(), axis.get_xticklabels()))
-    assert down == across == ["ResNet-18", "VGG-16", "MobileNetV2"]
+    assert down == ["ResNet-18", "VGG-16", "MobileNetV2"] and across == [f"crafted on {name}" for name in down]
     said = {tuple(map(int, text.get_position())): text.get_text() for text in axis.texts}  # across, down
     for number, cell in enumerate(ran):
         place = {"resnet18_sgd": 0, "vgg16": 1}[cell.model], {"from_resnet18_8": 0, "from_vgg16_8": 1}[cell.forget]

@@ -88,7 +88,7 @@ def load(
 
 def _samples(data: bytes, path: Path, place: Source, mend: str) -> Samples:
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(data)) as arrays:
             features, labels = arrays[place.key], arrays["labels"].reshape(-1)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise files.fault(path, f"arrays {place.key} and labels", str(error), mend) from error

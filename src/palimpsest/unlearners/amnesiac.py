@@ -57,7 +57,7 @@ def train_base(model: Network, data: Samples, at: Base) -> tuple[Network, dict[s
     _logged(network, data, at.recipe, at, at.requests, sums)
     requests = [indices.to(data.labels.device, copy=True) for indices in at.requests]
     log = {f"request{number}/indices": one for number, one in enumerate(requests)} | sums
-    return network, log | {"seed": torch.tensor(at.seed)}
+    return network, log | {"seed": torch.tensor(at.seed, device=data.labels.device)}
 
 
 @unlearner(replaces=True)
