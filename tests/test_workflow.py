@@ -431,7 +431,7 @@ def kill_in_the_middle(project: Path, target: str, *arguments: str) -> Callable[
     resume = file.with_name(f".{file.stem}.resume")
     running = subprocess.Popen(command, cwd=project, env=environment, start_new_session=True, stdout=-3, stderr=-3)
     deadline = time.monotonic() + 120
-    while not (resume.is_dir() and list(resume.iterdir())) and time.monotonic() < deadline:
+    while not any(one.suffix != ".tmp" for one in resume.glob("*")) and time.monotonic() < deadline:  # a whole file
         time.sleep(0.005)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
