@@ -501,15 +501,18 @@ class Addresses:
             above["images"] = list({run.dataset: self._images(run.dataset) for run, _ in runs}.values())
             for stage, output in SHOWN[kind].items():
                 above[output] = [
-                    self.requests(run, block)[-1]
-                    if stage == "request"
-                    else self(stage, **run.names, **({} if stage == "predict" else {"attack": attack}), block=block)[
-                        output
-                    ]
+                    self._shown(stage, output, run, attack, block)
                     for run, attack in runs
                     for block in self.plan.blocks(run)[:1]
                 ]
         return self._item(paper, figure), above, "report.figures"
+
+    def _shown(self, stage: str, output: str, run: Run, attack: str, block: str) -> File:
+        """Return a file with images of a run: its last request, or an output of one of its jobs."""
+        if stage == "request":
+            return self.requests(run, block)[-1]
+        names = {} if stage == "predict" else {"attack": attack}
+        return self(stage, **run.names, **names, block=block)[output]
 
     def _page(self, paper: str) -> tuple[Any, ...]:
         about = self.plan.papers[paper]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from palimpsest.pipeline import paths
@@ -62,12 +63,7 @@ def pictures(plan: Plan, about: Words, own: Words, found: Sequence[Compared], re
 
     names = about.get("names", {})
     shown = [(one, run) for one in found for run in one.cell.runs[:1]]
-    figure, axes = plt.subplots(
-        3 * max(len(shown), 1), SHOWN, figsize=(PAGE, 4.1 * max(len(shown), 1)), squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set(visible=False)
+    figure, axes = _grid(len(shown), 3)
     for block, (one, run) in enumerate(shown):
         place, attack, epsilon = {**run.names, "block": plan.blocks(run)[0]}, one.cell.attack, one.cell.epsilon
         data, made, asked = (
@@ -94,9 +90,7 @@ def pictures(plan: Plan, about: Words, own: Words, found: Sequence[Compared], re
                 (moved[index] / 255, f"unlearned: {now}"),
             )
             for row, (image, title) in enumerate(panels):
-                axis = axes[3 * block + row, column]
-                axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                axis.set_title(title, fontsize=5.5)
+                _panel(axes[3 * block + row, column], image, title)
         whose = "\n→ ".join(named(name, names) for name in dict.fromkeys((one.cell.dataset, run.dataset)))
         for row, title in enumerate((whose, "added, enlarged", "attacked")):
             axes[3 * block + row, 0].set_ylabel(title, fontsize=6)
@@ -113,12 +107,7 @@ def replaced(plan: Plan, about: Words, own: Words, found: Sequence[Compared], re
 
     names, addresses = about.get("names", {}), Addresses(plan)
     shown = [(one, run) for one in found for run in one.cell.runs[:1]]
-    figure, axes = plt.subplots(
-        4 * max(len(shown), 1), SHOWN, figsize=(PAGE, 5.2 * max(len(shown), 1)), squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set(visible=False)
+    figure, axes = _grid(len(shown), 4)
     for block, (one, run) in enumerate(shown):
         first = plan.blocks(run)[0]
         request = addresses.requests(run, first)[-1].path  # below results/<scale>
@@ -152,13 +141,28 @@ def replaced(plan: Plan, about: Words, own: Words, found: Sequence[Compared], re
                 (test[int(aims[0])] / 255, f"before: {before}\nafter: {after}"),
             )
             for row, (image, title) in enumerate(panels):
-                axis = axes[4 * block + row, column]
-                axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                axis.set_title(title, fontsize=5.5)
+                _panel(axes[4 * block + row, column], image, title)
         whose = "\n→ ".join(named(name, names) for name in dict.fromkeys((one.cell.dataset, run.dataset)))
         for row, title in enumerate((whose, "taken away, enlarged", "submitted", "aimed at")):
             axes[4 * block + row, 0].set_ylabel(title, fontsize=6)
     return figure
+
+
+def _grid(blocks: int, rows: int) -> tuple[Figure, np.ndarray]:
+    """Return a figure of `rows` pictures below one another for each block, at least one, without ticks and frames."""
+    count = max(blocks, 1)
+    size = PAGE, (1.25 * rows + 0.2) * count
+    figure, axes = plt.subplots(rows * count, SHOWN, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set(visible=False)
+    return figure, axes
+
+
+def _panel(axis: Axes, image: np.ndarray, title: str) -> None:
+    """Draw an image (C, H, W) in [0, 1] with what stands above it."""
+    axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_title(title, fontsize=5.5)
 
 
 def _forgotten(one: Compared, results: Path) -> list[int]:

@@ -131,7 +131,8 @@ def _taken_back(
     """
     if not at.kept:
         raise ValueError("amnesiac: the model has no log of its updates; train it with the train_base of amnesiac")
-    assert at.indices is not None  # of a request that names samples
+    if at.indices is None:
+        raise ValueError("amnesiac: the samples are gone already, and the log does not hold a request for them")
     log, asked = dict(at.kept), at.indices.sort().values
     requests = [log[f"request{number}/indices"] for number in range(sum("/indices" in name for name in log))]
     which = [
