@@ -184,6 +184,14 @@ def test_seconds_are_not_judged_but_their_ratio_is(plan: Plan, tmp_path: Path) -
     assert "Seconds were measured on A processor." in table.footnotes
 
 
+def test_a_paper_whose_tables_all_bring_a_layout_needs_none_of_its_own(plan: Plan, tmp_path: Path) -> None:
+    about = plan.papers["uma"]
+    found = compare.compare(plan.tables["uma", "table1"], tmp_path)
+    own = about["tables"] | {"table1": {**about["tables"]["table1"], "layout": about["layout"]}}
+    apart = {key: value for key, value in about.items() if key != "layout"} | {"tables": own}
+    assert tables.arrange(apart, "demo", found) == tables.arrange(about, "demo", found)
+
+
 def test_the_best_of_several_chains_is_named_by_the_steps_in_which_they_differ(plan: Plan, tmp_path: Path) -> None:
     values = {"retrain-finetune uma": [10.0, 20.0], "retrain-salun uma": [11.0, 22.0]}
     several = {"unlearner": "retrain-finetune+retrain-salun", "forget": "class_0-same"}

@@ -105,7 +105,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
     """
     first = found[0].cell
     own = about["tables"][first.table]
-    layout = own.get("layout", about["layout"])
+    layout = own["layout"] if "layout" in own else about["layout"]
     names = about.get("names", {})
     slots = [(group, name) for group in layout["groups"] for name in group["columns"]]
     columns = tuple(Column(name, group["label"], group["short"], layout["places"][name]) for group, name in slots)
