@@ -100,7 +100,7 @@ def outputs(
     ) -> None:
         """Keep the model's outputs for images under a name, by batches; `shown` stands in the place of `samples`."""
         parts, done = [], 0
-        for part in answers(network, shown, task=task, of=of):
+        for part in answers(network, shown, task=task, of=of, like=samples.images):
             here = slice(done, done := done + len(part))
             batch = Samples(samples.images[here], samples.labels[here])
             parts.append(task.kept(part, batch, None if aimed is None else aimed[here], name == "retain"))

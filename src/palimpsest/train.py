@@ -59,21 +59,25 @@ Stop = Callable[[nn.Module, Batch], bool]
 class Recipe:
     """How a network is trained.
 
-    epochs: passes over the data. batch_size: images a step. lr: the learning rate at the start (after warm-up, where
-    there is one). optimizer: `sgd` (with `momentum`) or `adam`; both with coupled `weight_decay`. schedule: `constant`,
-    `multistep` (x 0.1 at the epochs in `milestones`) or `cosine` (to zero at the end). warmup_epochs: the rate rises
-    linearly from zero to `lr` before the schedule begins. augment: any of `crop` (4 pixels of zero padding, then a
-    random crop back) and `flip` (horizontal, with probability 1/2). precision: `float32`, or `bfloat16` for autocast
+    epochs: passes over the data; 0 leaves published weights as they are. batch_size: images a step. lr: the learning
+    rate at the start (after warm-up, where there is one). optimizer: `sgd` (with `momentum`) or `adam`, both with
+    coupled `weight_decay`, or `adamw`, which decouples it; the last two with `betas`. clip: the largest norm of a
+    step's gradient, over all weights together; none leaves it. schedule: `constant`, `multistep` (x 0.1 at the epochs
+    in `milestones`) or `cosine` (to zero at the end). warmup_epochs: the rate rises linearly from zero to `lr` before
+    the schedule begins. augment: any of `crop` (4 pixels of zero padding, then a random crop back) and `flip`
+    (horizontal, with probability 1/2). precision: `float32`, or `bfloat16` for autocast
     where the hardware has it; weights and optimiser stay float32. None in the last two means no augmentation and
     float32; where a method trains a model on, None means that both are as the base model was trained.
     """
 
-    epochs: Annotated[int, "[1, inf)"]
+    epochs: Annotated[int, "[0, inf)"]
     batch_size: Annotated[int, "[1, inf)"]
     lr: Annotated[float, "[0, inf)"]
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     momentum: Annotated[float, "[0, 1)"] = 0.9
     weight_decay: Annotated[float, "[0, inf)"] = 5e-4
+    betas: Sequence[Annotated[float, "[0, 1)"]] = (0.9, 0.999)
+    clip: Annotated[float, "(0, inf)"] | None = None
     schedule: Literal["constant", "multistep", "cosine"] = "constant"
     milestones: Sequence[Annotated[int, "[0, inf)"]] = ()
     warmup_epochs: Annotated[float, "[0, inf)"] = 0.0
@@ -237,7 +241,8 @@ def fit(
     if recipe.optimizer == "sgd":
         optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=decay)
     else:
-        optimizer = torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=decay)
+        kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+        optimizer = kind(parameters, lr=recipe.lr, weight_decay=decay, betas=(recipe.betas[0], recipe.betas[1]))
     loss, kept = loss or loss_of(task), {} if kept is None else kept
     batches = batches or shuffled(len(images), recipe.batch_size)
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
@@ -269,6 +274,8 @@ def fit(
             value.backward()
             if before_step:
                 before_step(model, batch)
+            if recipe.clip:
+                nn.utils.clip_grad_norm_(parameters, recipe.clip)
             optimizer.step()
             if after_step:
                 after_step(model, batch)

@@ -67,6 +67,11 @@ class Network(nn.Module):
     """A network with its normalisation: float pixels in [0, 1], (N, C, H, W), or features (N, D), to its outputs.
 
     mean, std: of each channel (C,), or in the form that they have beside a batch, (1, C, 1, 1) or (1, D).
+
+    A `net` that says `HIDES = True` is shown a part of each image and answers with images on the scale that it is
+    shown, which come back as pixels. It takes keys, `int64` (N,), beside the images: a key decides which part of its
+    image is hidden. In evaluation mode the key is made of the image (`keys_of`), so that every network hides the same
+    of it; in training mode it is drawn anew for every batch.
     """
 
     mean: torch.Tensor
@@ -84,8 +89,43 @@ class Network(nn.Module):
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, (values.reshape(1, -1, 1, 1) if values.ndim == 1 else values).clone())
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.net((pixels - self.mean) / self.std)
+    @property
+    def hides(self) -> bool:
+        """Whether a part of every image is hidden from the network."""
+        return getattr(self.net, "HIDES", False)
+
+    def forward(self, pixels: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the outputs; like: the images in whose place `pixels` stand, which then decide what is hidden."""
+        scaled = (pixels - self.mean) / self.std
+        if not self.hides:
+            return self.net(scaled)
+        if self.training:
+            keys = torch.randint(2**62, (len(pixels),), device=pixels.device)
+        else:
+            keys = keys_of(pixels if like is None else like)
+        return self.net(scaled, keys) * self.std + self.mean
+
+
+def asked(model: nn.Module, shown: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """What a network answers to `shown` (N, ...), which stand in the place of the images `like`, in [0, 1]."""
+    return model(shown, like) if getattr(model, "hides", False) else model(shown)
+
+
+def keys_of(pixels: torch.Tensor) -> torch.Tensor:
+    """A number for each image (N, ...) in [0, 1], `int64` (N,), made of its grey levels alone."""
+    levels = pixels.detach().mul(255).round().to(torch.int64).flatten(1)
+    return mixed((levels * mixed(torch.arange(1, levels.shape[1] + 1, device=levels.device))).sum(1))
+
+
+def mixed(numbers: torch.Tensor) -> torch.Tensor:
+    """Whole numbers, `int64`, each turned into one that looks drawn at random: the finaliser of SplitMix64.
+
+    Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014. It counts modulo 2^64.
+    """
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        # A shift of a negative number copies its sign; the mask takes that away.
+        numbers = (numbers ^ (numbers >> shift & (1 << 64 - shift) - 1)) * factor
+    return numbers ^ (numbers >> 31 & (1 << 33) - 1)
 
 
 def channel_statistics(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -222,16 +262,18 @@ def answers(
     *,
     task: Task = classification,
     of: str = "the images",
+    like: torch.Tensor | None = None,
 ) -> Iterator[torch.Tensor]:
     """What a network answers to images (N, ...), `uint8` or in [0, 1], in evaluation mode, batch by batch.
 
-    Raises `Diverged` after the last batch where outputs are not finite, though the weights may be; `of` names the
-    images then.
+    like: the images in whose place they stand, by default themselves (see `Network`). Raises `Diverged` after the last
+    batch where outputs are not finite, though the weights may be; `of` names the images then.
     """
     model.eval()
     lost = torch.zeros((), dtype=torch.int64, device=images.device)
-    for batch in images.split(batch_size):
-        outputs = model(pixels(batch)).float()
+    places = images if like is None else like
+    for batch, stood in zip(images.split(batch_size), places.split(batch_size), strict=True):
+        outputs = asked(model, pixels(batch), pixels(stood)).float()
         lost = lost + (~torch.isfinite(outputs)).flatten(1).any(1).sum()
         yield task.answer(outputs)
     if lost:  # one look, so that a card is not waited for at every batch

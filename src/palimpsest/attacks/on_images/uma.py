@@ -36,7 +36,7 @@ from palimpsest import processor
 from palimpsest.attacks._frozen import frozen
 from palimpsest.attacks.on_images import Attacked, OnImages
 from palimpsest.data import pixels
-from palimpsest.models import finite
+from palimpsest.models import asked, finite
 from palimpsest.ranges import checked
 
 
@@ -87,15 +87,16 @@ def attack(
     autocast = processor.autocast(device, precision)
     copy = frozen(at.model, pixels(images[:8]))
 
-    def searched(x: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    def searched(x: torch.Tensor, ball: _Ball) -> torch.Tensor:
         with autocast:
-            outputs = copy(x)
-        return at.task.distance(outputs.float(), wanted, loss)
+            outputs = asked(copy, x, ball.clean)
+        return at.task.distance(outputs.float(), ball.wanted, loss)
 
-    def reached(levels: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    def reached(levels: torch.Tensor, ball: _Ball) -> torch.Tensor:
         with torch.no_grad():
-            outputs = at.model(levels / 255).float()
-        return at.task.distance(finite(outputs, "uma: the unlearned model's outputs on attacked images"), wanted, loss)
+            outputs = asked(at.model, levels / 255, ball.clean).float()
+        finite(outputs, "uma: the unlearned model's outputs on attacked images")
+        return at.task.distance(outputs, ball.wanted, loss)
 
     size = max(1, batch_size // len(bounds))
     for part, known in zip(images.split(size), truth.split(size), strict=True):
@@ -113,7 +114,7 @@ def attack(
         epsilon, unbounded = (each.repeat_interleave(len(part))[:, None, None, None] for each in (bounds, free))
         low, high = (clean - epsilon).clamp_(min=0), (clean + epsilon).clamp_(max=1)
         eta = torch.where(unbounded, unbounded_step, relative_step / max(steps, 1) * epsilon)
-        ball = _Ball(low, high, eta, wanted)
+        ball = _Ball(low, high, eta, wanted, clean)
         best, least = _levels(clean), torch.full_like(least, torch.inf) if last else least
         every = [slice(index * len(part), (index + 1) * len(part)) for index in outwards]
         for restart in range(restarts):
@@ -125,8 +126,9 @@ def attack(
             nested = restart == 0 and not last
             for place, rows in enumerate(every if nested else [slice(None)]):
                 begun = best[every[place - 1]] / 255 if place else x[rows]
-                found = _search(searched, begun, ball.of(rows), steps, last)
-                best[rows], least[rows] = _lower(best[rows], least[rows], found, reached(found, wanted[rows]))
+                within = ball.of(rows)
+                found = _search(searched, begun, within, steps, last)
+                best[rows], least[rows] = _lower(best[rows], least[rows], found, reached(found, within))
         for inner, outer in pairwise(every) if not last else ():
             best[outer], least[outer] = _lower(best[inner], least[inner], best[outer], least[outer])
         made.append(best.to(torch.uint8).view(len(bounds), *part.shape))
@@ -135,29 +137,32 @@ def attack(
 
 
 class _Ball(NamedTuple):
-    """Where each of some images is searched, (B, C, H, W): its bounds, its step eta, and the answer that is wanted."""
+    """Where each of some images is searched, (B, C, H, W): its bounds, its step eta, the answer that is wanted, and the
+    image itself.
+    """
 
     low: torch.Tensor
     high: torch.Tensor
     eta: torch.Tensor
     wanted: torch.Tensor
+    clean: torch.Tensor
 
     def of(self, rows: slice) -> _Ball:
         return _Ball(*(each[rows] for each in self))
 
 
 def _search(
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, ball: _Ball, steps: int, last: bool
+    loss: Callable[[torch.Tensor, _Ball], torch.Tensor], x: torch.Tensor, ball: _Ball, steps: int, last: bool
 ) -> torch.Tensor:
     """Descend from x (B, C, H, W) in [0, 1]; return each image's best iterate, or its last, rounded to grey levels.
 
-    loss: of images and wanted answers, (B,). The best iterate is that of the lowest loss after rounding.
+    loss: of images in a ball, (B,). The best iterate is that of the lowest loss after rounding.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     best, least, total = _levels(x), x.new_full((len(x),), torch.inf), x.new_zeros(())
     for _ in range(steps):
         shown = (x if last else _levels(x) / 255).requires_grad_(True)
-        losses = loss(shown, ball.wanted)
+        losses = loss(shown, ball)
         (gradient,) = torch.autograd.grad(losses.sum(), shown)
         with torch.no_grad():
             if not last:
@@ -167,7 +172,7 @@ def _search(
     if last or not steps:
         return _levels(x)
     with torch.no_grad():
-        losses = loss(_levels(x) / 255, ball.wanted)
+        losses = loss(_levels(x) / 255, ball)
     finite(total + losses.sum(), "uma: the losses on attacked images")  # asked once, so that a card need not wait
     return _lower(best, least, _levels(x), losses)[0]
 
