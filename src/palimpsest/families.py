@@ -33,9 +33,9 @@ KINDS = {
 }
 PROPORTIONS = ("samples", "attempts")
 # What there may be to measure: what the model, and the model before it, said of a set; what it said under attacks on
-# images; which classes attacks on labels judged forgotten; how long the jobs took; at what a request is aimed;
-# what an unlearner says of its own step.
-OUTPUTS = ("forget", "retain", "test", "before", "attacked", "judged", "seconds", "aim", "told")
+# images; what an observer saw in these answers; which classes attacks on labels judged forgotten; how long the jobs
+# took; at what a request is aimed; what an unlearner says of its own step.
+OUTPUTS = ("forget", "retain", "test", "before", "attacked", "observed", "judged", "seconds", "aim", "told")
 
 
 class MetricError(Exception):

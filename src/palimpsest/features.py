@@ -37,6 +37,19 @@ def entering(
             handle.remove()
 
 
+def observed(model: Network, images: torch.Tensor, batch_size: int = 500) -> dict[str, torch.Tensor]:
+    """What a classifier sees in images: `features` (N, D), which enter its last linear layer, and its `logits` (N, K).
+
+    Both are float32. Raises `ModelError` where it has no such layer, and `Diverged` where a number is not finite.
+    """
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ModelError(f"{model.spec.method}: an observer needs a linear layer")
+    parts = [(inputs[0], outputs.float()) for inputs, outputs in entering(model, layers[-1:], images, batch_size)]
+    features, logits = (torch.cat(some) for some in zip(*parts, strict=True))
+    return {"features": finite(features, "the observer's features"), "logits": finite(logits, "the observer's logits")}
+
+
 def penultimate(model: Network, images: torch.Tensor, batch_size: int = 500) -> torch.Tensor:
     """What enters the last linear layer of `model`, float32 (N, D); of an ensemble that of its members, side by side.
 

@@ -96,6 +96,8 @@ def outputs_of(repetition: int, predicted: Predicted, judged: Mapping[str, Judge
             sets.append(Answers(of, labels[of], asked[f"{prefix}{of}"], defense=defense))
         for attack, made in header["attacks"].items():
             own = {key: tensors[f"attacked/{attack}/{key}"] for key in ("labels", "loss", "change")}
+            whole = asked[f"attacked/{attack}"]
+            seen: dict[str, torch.Tensor] = {key: whole[key] for key in ("features", "logits") if key in whole}
             for index, epsilon in enumerate(made["epsilons"]):
                 sets.append(
                     Answers(
@@ -107,6 +109,7 @@ def outputs_of(repetition: int, predicted: Predicted, judged: Mapping[str, Judge
                         defense=defense,
                         loss=None if epsilon == CLEAN else own["loss"][index - 1],
                         change=float(own["change"][index]),
+                        seen=seen,
                     )
                 )
     says = {attack: of[repetition] for attack, of in judged.items() if repetition in of}

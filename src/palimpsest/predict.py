@@ -16,6 +16,12 @@ samples and K classes:
     attacked/{attack}/labels       int64 (N,), of the samples that it attacked
     attacked/{attack}/loss         float32 (E, N), the attack's loss for each epsilon but "0"
     attacked/{attack}/change       float32 (E + 1,), the largest change of a pixel, in grey levels
+    attacked/{attack}/{seen}       (N, ...), what an observer sees in the images that the attack started from, and
+    attacked/{attack}/{epsilon}/{seen}  in the model's answers, where these are pictures: `features` and `logits`
+    pictures/{attack}/{name}       uint8 (n, C, H, W), of the first few: the `image`, what is left of it where a part is
+                                   `hidden`, the `wanted` answer, and the model's at each epsilon
+    {set}/filled                   float32 (N,), of clean images: the task's distance of the answer that fills what is
+                                   hidden with the mean of the rest
     told/{name}                    (), a number that the last unlearner says of its own step (`unlearners`)
     aim/{name}                     what a crafted request is aimed at, where one is (`requests.aim_of`)
 
@@ -29,18 +35,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
 from palimpsest import numbered
 from palimpsest.data import Images, Samples
-from palimpsest.models import Diverged, answers, finite
-from palimpsest.tasks import Task, classification
+from palimpsest.data import pixels as pixels_of
+from palimpsest.features import observed
+from palimpsest.models import Diverged, Network, answers, finite
+from palimpsest.tasks import Pictures, Task, classification
 
 Purify = Callable[[torch.Tensor], torch.Tensor]
 CLEAN = "0"  # the epsilon of the images that an attack started from
+PICTURES = 6  # of each attacked set so many pictures are kept as they are, for figures
+GREY = torch.tensor(128, dtype=torch.uint8)  # what stands in a picture for what is hidden
 
 
 @dataclass(frozen=True)
@@ -79,11 +89,13 @@ def outputs(
     defenses: Mapping[str, Purify] = MappingProxyType({}),
     before: nn.Module | None = None,
     task: Task = classification,
+    observer: Network | None = None,
 ) -> Predicted:
     """Compute every output of `model`; images, models and attacked images lie on one device.
 
-    defenses: by name, functions from images to purified ones of the same form. task: that of the models. Raises
-    `Diverged` where the model's weights or its outputs are not finite.
+    defenses: by name, functions from images to purified ones of the same form. task: that of the models. observer: a
+    classifier that looks at the model's answers to attacked images, where these are pictures. Raises `Diverged` where
+    the model's weights or its outputs are not finite.
     """
     finite(model, "the network's weights")
     test = images.splits["test"]
@@ -95,16 +107,29 @@ def outputs(
         "retain/labels": retain.labels,
     }
 
+    drawn = cast(Pictures, task)  # only where a network's answers are pictures
+
     def ask(
         network: nn.Module, name: str, samples: Samples, shown: torch.Tensor, aimed: torch.Tensor | None, of: str
-    ) -> None:
-        """Keep the model's outputs for images under a name, by batches; `shown` stands in the place of `samples`."""
-        parts, done = [], 0
+    ) -> torch.Tensor:
+        """Keep the model's outputs for images under a name, by batches; `shown` stands in the place of `samples`.
+
+        Return the answers as pictures where an observer looks at them, else nothing.
+        """
+        parts, pictures, done = [], [shown[:0]], 0
         for part in answers(network, shown, task=task, of=of, like=samples.images):
             here = slice(done, done := done + len(part))
             batch = Samples(samples.images[here], samples.labels[here])
             parts.append(task.kept(part, batch, None if aimed is None else aimed[here], name == "retain"))
+            if observer and aimed is not None:
+                pictures.append(drawn.pictured(part))
         found.update({f"{name}/{key}": torch.cat([one[key] for one in parts]) for key in parts[0]})
+        return torch.cat(pictures)
+
+    def see(name: str, pictures: torch.Tensor) -> None:
+        """Keep under a name what the observer sees in pictures."""
+        assert observer
+        found.update({f"{name}/{key}": tensor for key, tensor in observed(observer, pictures).items()})
 
     ask(model, "retain", retain, retain.images, None, "the retained images")
     if before:
@@ -122,8 +147,21 @@ def outputs(
         clean = Samples(made.clean, made.labels)
         for epsilon, pixels in zip((CLEAN, *made.epsilons), every, strict=True):
             asked[f"{name}/{epsilon}"] = clean, pixels, made.targets
+        if observer:
+            see(name, made.clean)
+            first = slice(PICTURES)
+            found[f"pictures/{attack}/image"] = made.clean[first]
+            found[f"pictures/{attack}/wanted"] = drawn.pictured(made.targets[first])
+            if isinstance(model, Network) and model.hides:
+                hidden = torch.where(model.visible(pixels_of(made.clean[first])), made.clean[first], GREY)
+                found[f"pictures/{attack}/hidden"] = hidden
+    if isinstance(model, Network) and model.hides:
+        found["test/filled"] = _filled(model, drawn, test)
     for name, (samples, shown, aimed) in asked.items():
-        ask(model, name, samples, shown, aimed, name)
+        pictures = ask(model, name, samples, shown, aimed, name)
+        if observer and aimed is not None:
+            see(name, pictures)
+            found[name.replace("attacked/", "pictures/", 1)] = pictures[:PICTURES]
         for defense, purify in defenses.items():
             ask(model, f"{defense}:{name}", samples, purify(shown), aimed, f"{name} behind {defense}")
     attacks = {name: {"on": made.on, "epsilons": [CLEAN, *made.epsilons]} for name, made in attacked.items()}
@@ -158,6 +196,12 @@ def read_attacked(path: Path | str, number: int, device: str) -> Attacked:
     if "diverged" in header:
         raise Diverged(header["diverged"])
     return Attacked(on=header["on"], epsilons=tuple(header["epsilons"]), **tensors)
+
+
+def _filled(model: Network, task: Pictures, samples: Samples) -> torch.Tensor:
+    """Return the task's distance (N,) of clean images whose hidden part is filled in without a network."""
+    parts = zip(samples.images.split(500), samples.labels.split(500), strict=True)
+    return torch.cat([task.filled(Samples(*part), model.visible(pixels_of(part[0]))) for part in parts])
 
 
 def _forgotten(images: Images, retain: Samples) -> torch.Tensor:

@@ -23,6 +23,7 @@ with job(globals().get("snakemake")) as run:
     def original(number):
         return models.load(run.input.original, run.base(number)).to(run.device)
 
+    observer = models.load(run.input.observer, 0).to(run.device) if "observer" in run.input else None
     made = {}
     for number in run.numbers:
         asked = [requests.read(file, images, number) for file in run.input.requests]
@@ -34,7 +35,8 @@ with job(globals().get("snakemake")) as run:
                 name: predict.read_attacked(file, number, run.device)
                 for name, file in zip(run.asks.attacks, run.input.attacked, strict=True)
             }
-            made[number] = predict.outputs(model, images, forget, retain, attacked, defenses(number), before, run.task)
+            networks = {"before": before, "observer": observer, "task": run.task}
+            made[number] = predict.outputs(model, images, forget, retain, attacked, defenses(number), **networks)
             made[number].tensors.update(requests.aim_of(asked))
             if "kept" in run.input:
                 made[number].tensors.update(numbered.read(run.input.kept, number, below="told/"))

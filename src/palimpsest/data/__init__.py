@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -161,19 +161,46 @@ def stratified(
     return replace(images, splits=parts)
 
 
-def hold_back(images: Images, shares: Mapping[str, float], seed: int = 0) -> Images:
-    """The same data set with shares of its training set, drawn with `seed`, in splits of their own: not trained on.
+def hold_back(images: Images, parts: Mapping[str, float | Sequence[int]], seed: int = 0) -> Images:
+    """The same data set with parts of it in splits of their own, which no training sees.
 
-    shares: by the name of the new split, the share of each class, rounded to whole samples; `{"backup": 0.2}`.
-    Every split keeps the upstream order. Raises `DataError` for a name that is taken and where a class would have no
-    sample in one of the new splits or in what is left to train on.
+    parts: by the name of the new split, either the share of each class of the training set, drawn with `seed` and
+    rounded to whole samples, `{"backup": 0.2}`; or classes, all of whose training and test samples leave both splits,
+    `{"held_out": [7, 9]}`. Every split keeps the upstream order. Raises `DataError` for a name that is taken, for a
+    class that is not there, and where a class would have no sample in one of the new splits or in what is left to
+    train on.
     """
-    if taken := sorted(name for name in shares if name in images.splits or not name.isidentifier()):
+    if taken := sorted(name for name in parts if name in images.splits or not name.isidentifier()):
         raise DataError(f"hold_back: a split cannot be called {taken[0]!r}; there are {', '.join(images.splits)}")
+    for name, classes in parts.items():
+        if not isinstance(classes, float | int):
+            images = _without(images, name, classes)
+    shares = {name: share for name, share in parts.items() if isinstance(share, float | int)}
+    return _shared_out(images, shares, seed) if shares else images
+
+
+def _without(images: Images, name: str, classes: Sequence[int]) -> Images:
+    """The data set with all training and test samples of some classes in a split of this name."""
+    gone, whole = (
+        torch.tensor([*classes], dtype=torch.int64),
+        {split: images.splits[split] for split in ("train", "test")},
+    )
+    if missing := sorted(set(classes) - set(images.train_labels.tolist())):
+        raise DataError(f"hold_back: the training set has no class {missing[0]}")
+    away = {split: torch.isin(samples.labels, gone) for split, samples in whole.items()}
+    made = {split: Samples(*(part[~away[split]] for part in samples)) for split, samples in whole.items()}
+    made[name] = together(*(Samples(*(part[away[split]] for part in samples)) for split, samples in whole.items()))
+    return replace(images, splits={**images.splits, **made})
+
+
+def _shared_out(images: Images, shares: Mapping[str, float], seed: int) -> Images:
+    """The data set with shares of its training set in splits of their own."""
     generator = torch.Generator().manual_seed(seed)
     drawn: dict[str, list[torch.Tensor]] = {name: [] for name in (*shares, "train")}
     for label, name in enumerate(images.classes):
         members = (images.train_labels == label).nonzero().flatten()
+        if not len(members):  # of a class that is held back whole
+            continue
         members = members[torch.randperm(len(members), generator=generator)]
         counts = [round(share * len(members)) for share in shares.values()]
         counts.append(len(members) - sum(counts))

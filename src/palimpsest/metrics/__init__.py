@@ -66,9 +66,11 @@ class Answers:
     """A model's outputs for one set of samples.
 
     of: `forget`, `retain` or `test`; `before` means the outputs of the model before unlearning for the test images. For
-    attacked images it is the set on which the attack was tried, `forget` or `unseen`. labels: int64 (N,), those of the
-    samples. kept: what the model's task keeps of outputs, (N, ...) by name (see `kept` in the task's file). Attacked
-    images also have `loss` (N,), None at epsilon "0", and `change`, the largest change of a pixel in grey levels.
+    attacked images it is the set on which the attack was tried (`attacks.on_images.aimed_at`). labels: int64 (N,),
+    those of the samples. kept: what the model's task keeps of outputs, (N, ...) by name (see `kept` in the task's
+    file). Attacked images also have `loss` (N,), None at epsilon "0", and `change`, the largest change of a pixel in
+    grey levels. seen: what an observer sees in the images that an attack started from, `features` (N, D) and `logits`
+    (N, K); `kept` then has the same of the answers.
     """
 
     of: str
@@ -79,6 +81,7 @@ class Answers:
     defense: str = ""
     loss: torch.Tensor | None = None
     change: float | None = None
+    seen: Mapping[str, torch.Tensor] = MappingProxyType({})
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """Return one of the kept tensors."""
@@ -119,6 +122,7 @@ class Outputs:
         """What there is to measure, in the words that families use in NEEDS."""
         clean = {one.of for one in self.sets if one.attack == "none"}
         attacked = {"attacked"} if any(one.attack != "none" for one in self.sets) else set()
+        attacked |= {"observed"} if any(one.seen for one in self.sets) else set()
         others = {name for name in ("judged", "seconds", "aim", "told") if getattr(self, name)}
         return clean | attacked | others
 

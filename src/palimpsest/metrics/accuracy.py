@@ -5,7 +5,8 @@ SalUn's UA is 100 minus this. What TA means in the class scenario is not said, a
 data sets (docs/methods.md#u-3): `test_accuracy_full` scores all test images, `test_accuracy_retained` those of classes
 that were kept. The label-leakage paper's accuracy on D_f is `test_accuracy_forgotten`, on test images of the classes
 forgotten whole; where no class was, there is no such number. Under attack images are scored with their label
-(docs/methods.md#u-8): as `forget_accuracy`, or as `unseen_accuracy` where the attack was tried on test images.
+(docs/methods.md#u-8): as `forget_accuracy`, or, where the attack was tried on images that no model was trained on,
+as `unseen_accuracy`, `retained_accuracy` or `held_out_accuracy` (`attacks.on_images.aimed_at` says which these are).
 `target_accuracy` is then the percentage of images that the model puts into the class the attack aimed at; for UMA that
 is the class that the original model gave the clean image.
 """
@@ -24,6 +25,8 @@ NEEDS = ("forget", "retain", "test")
 METRICS = {
     "forget_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "forget"},
     "unseen_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "unseen"},
+    "retained_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "retained"},
+    "held_out_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "held_out"},
     "retain_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "retain"},
     "test_accuracy_full": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
     "test_accuracy_retained": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},

@@ -70,8 +70,8 @@ class Network(nn.Module):
 
     A `net` that says `HIDES = True` is shown a part of each image and answers with images on the scale that it is
     shown, which come back as pixels. It takes keys, `int64` (N,), beside the images: a key decides which part of its
-    image is hidden. In evaluation mode the key is made of the image (`keys_of`), so that every network hides the same
-    of it; in training mode it is drawn anew for every batch.
+    image is hidden, and the method `visible(keys, height, width)` says which. In evaluation mode the key is made of the
+    image (`keys_of`), so that every network hides the same of it; in training mode it is drawn anew for every batch.
     """
 
     mean: torch.Tensor
@@ -104,6 +104,10 @@ class Network(nn.Module):
         else:
             keys = keys_of(pixels if like is None else like)
         return self.net(scaled, keys) * self.std + self.mean
+
+    def visible(self, images: torch.Tensor) -> torch.Tensor:
+        """Return which pixels of images (N, C, H, W) in [0, 1] a network that hides some sees: bool (N, 1, H, W)."""
+        return self.net.visible(keys_of(images), *images.shape[2:])
 
 
 def asked(model: nn.Module, shown: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

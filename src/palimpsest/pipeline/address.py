@@ -56,6 +56,7 @@ ROLES = {
 SHOWN = {
     "images": {"probe": "probed"},
     "pictures": {"attack": "attacked", "predict": "outputs"},
+    "restored": {"predict": "outputs"},
     "replaced": {"request": "request", "predict": "outputs"},
 }
 LOOK = ("parts.html.j2", "table.html.j2", "table.tex.j2", "page.html.j2", "front.html.j2", "style.css", "looks.yaml")
@@ -222,6 +223,13 @@ class Addresses:
             count = len(bases - {self.config["tuning"]["first"]})
             for place in [(run.model, self._trainer(run)), *plain]:
                 found[run.dataset, *place] = max(found[run.dataset, *place], count)
+            if observer := self._observer(run):
+                found[run.dataset, observer, PLAIN] = max(found[run.dataset, observer, PLAIN], 1)
+        return found
+
+    def _observer(self, run: Run) -> str | None:
+        """Return the network that looks at the pictures which a run's models answer with, if there is one."""
+        found: str | None = self.config["models"][run.model].get("observer")
         return found
 
     def _trainer(self, run: Run) -> str:
@@ -446,6 +454,8 @@ class Addresses:
             told["bases"] = self.bases(run, block)
         if "told" in self.plan.needs_of(run):
             above["kept"] = self.model(run, block)["kept"]
+        if observer := self._observer(run):  # one for all repetitions, so that their features are the same
+            above["observer"] = self._shared(run.dataset, observer, PLAIN, "0")["model"]
         modules = [f"tasks.{told['task']}", *(self._module("defenses", name) for name in defenses)]
         return told, above, "predict", *modules
 

@@ -16,6 +16,7 @@ from typing import Any
 from palimpsest import families, ranges
 from palimpsest.pipeline import method, papers, paths
 from palimpsest.pipeline.configuration import (
+    HELD_OUT,
     PROBES,
     RESERVED,
     SECTIONS,
@@ -204,17 +205,25 @@ class Plan:
             numbers = {name: value for name, value in facts.items() if isinstance(value, int | float)}
             if self.shared_base(run) and run.unlearner == ORIGINAL:
                 raise ConfigError(f"{run.forget} begins from a base model that no table uses: {ORIGINAL} has no row.")
+            for attack in self.attacks_of(run):
+                if self.config["attacks"][attack].get("images") == HELD_OUT not in self._held_back(run):
+                    raise ConfigError(
+                        f"attacks.{attack} is tried on {HELD_OUT}, and {run.dataset} holds back no such split."
+                    )
             for request, unlearner in run.steps:
                 for section, name in (("requests", request), ("unlearners", unlearner)):
                     if name not in (SAME, ORIGINAL):
                         self._check(section, name, numbers, run)
                 spares = self.request(request).get("spares")
-                held_back = self.config["datasets"][run.dataset].get("hold_back", {})
-                if spares is not None and spares not in held_back:
+                if spares is not None and spares not in (held_back := self._held_back(run)):
                     raise ConfigError(
                         f"requests.{request}: spares cannot be {spares!r}; {run.dataset} holds back "
                         f"{', '.join(held_back) or 'nothing'}."
                     )
+
+    def _held_back(self, run: Run) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.config["datasets"][run.dataset].get("hold_back", {})
+        return found
 
     def _check(self, section: str, name: str, facts: Mapping[str, float], run: Run) -> None:
         grid = grid_of(self.config, name) if section == "unlearners" else {}

@@ -18,10 +18,12 @@ from palimpsest.pipeline import method, papers
 from palimpsest.pipeline.errors import ConfigError, check, unknown
 
 ROOT = Path(__file__).parents[3]
+CLASSIFICATION = "classification"  # the task of a network that names none
+HELD_OUT = "held_out"  # the split that `hold_back` must make for an attack to be tried on it
 # Keys of an entry that the workflow reads itself and does not pass to the method.
 RESERVED = {
     "datasets": {"method", "subset", "hold_back"},
-    "models": {"method", "task", "pretrained"},
+    "models": {"method", "task", "pretrained", "observer"},
     "requests": {
         *("method", "repetitions", "served", "against", "surrogate", "held_out_base", "one_base", "once", "spares")
     },
@@ -29,9 +31,9 @@ RESERVED = {
     "attacks": {"method", "images", "equally_sure", "towards", "made_on", "shadows"},
     "defenses": {"method"},
 }
-# What an attack on images may be aimed at, and towards whose answers: those of the model before unlearning, of another
-# repetition's, or of a model that never had the forgotten data.
-CHOICES = {"images": ("forget", "unseen"), "towards": ("original", "another", "reference")}
+# On what an attack on images may be tried (`attacks.on_images.aimed_at`), and towards whose answers: those of the model
+# before unlearning, of another repetition's, or of a model that never had the forgotten data.
+CHOICES = {"images": ("forget", "unseen", "retained", HELD_OUT), "towards": ("original", "another", "reference")}
 # By section, the folder whose files its entries name.
 SECTIONS = {section: section for section in RESERVED} | {"datasets": "data"}
 # By section, the keyword by which an entry wraps another entry of the section, whose keywords become its `settings`. A
@@ -193,7 +195,7 @@ def recipe_of(config: Mapping[str, Any], dataset: str, model: str) -> dict[str, 
 
 def task_of(config: Mapping[str, Any], model: str) -> str:
     """What a network is for: a file of tasks/."""
-    return str(config["models"][model].get("task", "classification"))
+    return str(config["models"][model].get("task", CLASSIFICATION))
 
 
 def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapping[str, Any]) -> None:
@@ -207,6 +209,8 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
         raise ConfigError(
             f"{where}.pretrained: {folder}/{file}.py has no pretrained(), so it takes no published weights."
         )
+    if "observer" in entry and section == "models":
+        _check_observer(config, where, entry)
     valid = method.every_keyword(folder, file)
     tuned = {key: value for key, value in entry.items() if isinstance(value, dict) and "tune" in value}
     for key, value in tuned.items():
@@ -231,6 +235,16 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
             raise ConfigError(unknown(f"{where}.{key}", other, str(entry[key]), config[other]))
     if section == "requests":
         _check_against(config, where, file, entry)
+
+
+def _check_observer(config: Mapping[str, Any], where: str, entry: Mapping[str, Any]) -> None:
+    """Refuse an observer that is no classifier, and one of a network whose answers are no pictures."""
+    observer, task = str(entry["observer"]), str(entry.get("task", CLASSIFICATION))
+    fit = [name for name in config["models"] if task_of(config, name) == CLASSIFICATION]
+    if observer not in fit:
+        raise ConfigError(unknown(where, "observer", observer, fit))
+    if not method.has("tasks", task, "pictured"):
+        raise ConfigError(f"{where}.observer: tasks/{task}.py has no pictured(), so there is nothing to observe.")
 
 
 def _check_against(config: Mapping[str, Any], where: str, file: str, entry: Mapping[str, Any]) -> None:

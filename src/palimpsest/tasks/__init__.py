@@ -45,6 +45,18 @@ class Task(Protocol):
     ) -> dict[str, torch.Tensor]: ...
 
 
+class Pictures(Task, Protocol):
+    """A task whose answers are pictures.
+
+    pictured: answers as `uint8` images (N, C, H, W). filled: the distance (N,) between samples and what an answer
+    without any knowledge makes of them: what is hidden of each, where `visible`, bool (N, 1, H, W), is false, is filled
+    with the mean of the rest, channel by channel.
+    """
+
+    def pictured(self, answers: torch.Tensor) -> torch.Tensor: ...
+    def filled(self, samples: Shown, visible: torch.Tensor) -> torch.Tensor: ...
+
+
 def loss_of(task: Task) -> Callable[[nn.Module, Any], torch.Tensor]:
     """The task's loss of a network at a batch: (model, batch) to a scalar."""
     return lambda model, batch: task.loss(model(batch.images), task.targets(batch))

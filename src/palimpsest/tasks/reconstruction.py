@@ -25,6 +25,18 @@ def answer(outputs: torch.Tensor) -> torch.Tensor:
     return outputs.float().clamp(0, 1)
 
 
+def pictured(answers: torch.Tensor) -> torch.Tensor:
+    """Images as they would be saved: `uint8` (N, ...), of those that `answer` gives."""
+    return answers.mul(255).round().to(torch.uint8)
+
+
+def filled(samples: Shown, visible: torch.Tensor) -> torch.Tensor:
+    """The mean squared error (N,) of images in which the mean of each channel's visible pixels fills the rest."""
+    images = targets(samples)
+    mean = (images * visible).sum((2, 3), keepdim=True) / visible.sum((2, 3), keepdim=True).clamp(min=1)
+    return distance(torch.where(visible, images, mean), images, "mse")
+
+
 def decided(outputs: torch.Tensor) -> torch.Tensor:
     """The images that outputs are, as `answer` gives them."""
     return answer(outputs)

@@ -6,7 +6,7 @@ What stands after `*` are the method's hyper-parameters, each with its default a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ class Attacked(NamedTuple):
 
 
 def aimed_at(
-    on: Literal["forget", "unseen"],
+    on: str,
     images: Images,
     forget: Samples,
     retain: Samples,
@@ -57,23 +57,25 @@ def aimed_at(
 ) -> Samples:
     """Return the images on which an attack is tried: all, or `at_most` of them, drawn by `seed`.
 
-    `forget` takes all forget images. `unseen` is a control: it takes as many test images as there are forget images (or
-    all there are), which no model was trained on; where whole classes were forgotten, they are of these classes.
+    on: `forget` takes all forget images. The others are controls, on which no model was trained, and take as many
+    images as there are forget images (or all there are): `unseen` takes test images, where whole classes were forgotten
+    of these classes; `retained` takes test images of the classes that stay; any other name is that of a split that the
+    data set holds back.
 
     equally_sure: where given, both take only images of which the `original` is as sure (`equal_parts`), so that what
     one of them reaches can be held against the other (docs/methods.md#u-7c).
     """
-    gone = ~torch.isin(images.test_labels, retain.labels.unique())
-    pool = (gone if bool(gone.any()) else torch.ones_like(gone)).nonzero().flatten()
-    unseen = Samples(images.test_images[pool], images.test_labels[pool])
-    asked = forget if on == "forget" else unseen
+    stays = torch.isin(images.test_labels, retain.labels.unique())
+    gone = ~stays if not bool(stays.all()) else stays
+    unseen, kept = (Samples(images.test_images[some], images.test_labels[some]) for some in (gone, stays))
+    asked = {**images.held_back, "forget": forget, "unseen": unseen, "retained": kept}[on]
     if equally_sure is not None:
         assert original is not None
         known, new = (log_odds(torch.cat([*answers(original, part.images)])) for part in (forget, unseen))
         chosen = equal_parts(known, new, equally_sure, seed, at_most)[on == "unseen"]
     else:
         chosen = torch.arange(len(asked.labels), device=asked.labels.device)
-        if on == "unseen":
+        if on != "forget":
             chosen = _some(chosen, len(forget.labels), seed)
     chosen = _some(chosen, at_most, seed)
     return Samples(asked.images[chosen], asked.labels[chosen])
