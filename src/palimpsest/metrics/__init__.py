@@ -81,7 +81,7 @@ class Answers:
     defense: str = ""
     loss: torch.Tensor | None = None
     change: float | None = None
-    seen: Mapping[str, torch.Tensor] = MappingProxyType({})
+    seen: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """Return one of the kept tensors."""

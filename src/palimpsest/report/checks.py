@@ -4,7 +4,8 @@ They are computed from the rows and from the data's record alone. Every paper ha
 it should, and the forget set and the retain set together make up the training set. `checks` in paper.yaml declares
 more:
 
-    sizes: {forget: forget_accuracy, retain: retain_accuracy}   metrics over these two sets, whose sizes are compared
+    sizes: {forget: [forget_accuracy, forget_mse], retain: […]}   metrics over these two sets, whose sizes are compared;
+                                                                  the first that a model has counts
     rows:  [{says: …, rows: {unlearner: retrain, metric: forget_accuracy}, at_most: 1}]
 
 `rows` is a filter of rows; with `whole_classes` it takes only forget sets of whole classes (true) or of single samples
@@ -145,7 +146,9 @@ def repetitions(run: Run, rows: Sequence[Mapping[str, Any]], asked: int) -> Case
     return _about(run), "" if there == list(range(asked)) else f"repetitions {there}, asked for {asked}"
 
 
-def forget_sets(measured: Mapping[Run, Measured], metrics: Mapping[str, str], results: Path) -> Iterator[Case]:
+def forget_sets(
+    measured: Mapping[Run, Measured], metrics: Mapping[str, str | Sequence[str]], results: Path
+) -> Iterator[Case]:
     """Yield for each repetition whether what it forgot and what it retained are as many as the training set has."""
     for run, found in measured.items():
         record = results / paths.record_of(paths.below("data", "images", dataset=run.dataset))
@@ -153,10 +156,15 @@ def forget_sets(measured: Mapping[Run, Measured], metrics: Mapping[str, str], re
             continue
         train = int(json.loads(record.read_text())["train"])
         for repetition in sorted({key[0] for key in found}):
-            sets = [(repetition, "none", "", metrics[part]) for part in ("forget", "retain")]
-            gone, kept = (found.get(key, (0.0, 0, ""))[1] for key in sets)
+            gone, kept = (_size(found, repetition, metrics[part]) for part in ("forget", "retain"))
             wrong = f"{gone} forgotten and {kept} retained of {train}" if kept + gone != train or not gone else ""
             yield f"{_about(run)}, repetition {repetition}", wrong
+
+
+def _size(found: Measured, repetition: int, metrics: str | Sequence[str]) -> int:
+    """Return over how many samples the first of some metrics that is there was measured; 0 where none is."""
+    keys = ((repetition, "none", "", name) for name in ([metrics] if isinstance(metrics, str) else metrics))
+    return next((found[key][1] for key in keys if key in found), 0)
 
 
 def _gather(says: str, cases: Iterable[Case]) -> Check:

@@ -11,6 +11,9 @@ Partners are compared repetition by repetition, since the two share base model a
 not, when the cells that are undecided or missing could not change that; else we cannot tell. The printed numbers have
 no spread, and cells that the paper leaves blank are left out. So a paper may contradict itself.
 
+With `given` the claim is judged only where other cells pass a check of their own, `given: {says, cells, check}`; else
+we cannot tell, and `says` is the reason.
+
 With `proportions` both numbers are proportions of attempts that share no random draw. The attempts of all repetitions
 count together, and the interval of the difference of two proportions decides (`compare.two_proportions`), unless it
 holds the bound.
@@ -96,11 +99,25 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[s
     check = claim["check"]
     where = dict(claim["cells"]) | ({"table": claim["table"]} if "table" in claim else {})
     dash = compare.Verdict.NOT_APPLICABLE
-    chosen = [one for one in found if compare.matches(one.cell, where) and one.verdict is not dash]
-    if not chosen:
-        raise ConfigError(f"paper.yaml: no cell matches the claim {claim['says']!r}.")
+
+    def cells(where: Mapping[str, Any]) -> list[Compared]:
+        chosen = [one for one in found if compare.matches(one.cell, where) and one.verdict is not dash]
+        if not chosen:
+            raise ConfigError(f"paper.yaml: no cell matches the claim {claim['says']!r}.")
+        return chosen
+
+    chosen = cells(where)
     most, ours = bool(check.get("most")), _ours_mean if check.get("mean") else _ours
     cases = [_case(one, check, found, ours) for one in chosen]
+    reproduced = _decide(cases, most, about, ours)
+    if given := claim.get("given"):
+        first = _decide(
+            [_case(one, given["check"], found, _ours_mean) for one in cells(given["cells"])], False, about, _ours_mean
+        )
+        if first.verdict is not Verdict.HOLDS:
+            reproduced = Outcome(
+                Verdict.CANNOT_TELL, f"not judged: {given['says']} ({first.numbers.removesuffix('.')})."
+            )
     # A cell that the paper does not print (a method of ours, an unreadable row) cannot speak for the paper.
     theirs = [case for one in chosen if (case := _case(one, check, found, _published)).margin]
     none = Outcome(Verdict.CANNOT_TELL, "the paper prints none.")
@@ -110,7 +127,7 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[s
         source=claim["source"],
         bound=claim.get("bound", ""),
         ours=bool(claim.get("ours")),
-        reproduced=_decide(cases, most, about, ours),
+        reproduced=reproduced,
         printed=None if claim.get("ours") else printed,
         stand_in=any(case.margin and case.one.cell.reductions for case in cases),
         data_sets=tuple(

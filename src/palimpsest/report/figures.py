@@ -31,7 +31,7 @@ from palimpsest.pipeline.configuration import ROOT, method_of
 from palimpsest.pipeline.values import SEVERAL, named
 from palimpsest.report import compare, tables
 from palimpsest.report.compare import Compared
-from palimpsest.report.pictures import PAGE, images, pictures, replaced
+from palimpsest.report.pictures import PAGE, images, pictures, replaced, restored
 
 Words = Mapping[str, Any]  # of paper.yaml
 LOOKS = ROOT / "workflow" / "report" / "looks.yaml"
@@ -245,7 +245,7 @@ def traces(plan: Plan, about: Words, own: Words, found: Sequence[Compared], resu
 
 KINDS = {
     "bars": bars, "lines": lines, "distributions": distributions, "heat": heat, "traces": traces, "images": images,
-    "pictures": pictures, "replaced": replaced,
+    "pictures": pictures, "replaced": replaced, "restored": restored,
 }  # fmt: skip
 
 
