@@ -42,7 +42,7 @@ def find(root: Path, *, file: str, sha256: str, url: str = "", package: str = ""
 def read(path: Path, sha256: str, mend: str) -> dict[str, torch.Tensor]:
     """Return the tensors of a `.safetensors` file or of one that torch saved, by name, once its SHA-256 is right.
 
-    Nothing but tensors and plain containers is unpickled. Raises `ModelError` for a file that is missing, another, or
+    In the latter they may also stand under the one word `model`, as some who publish have it. Nothing but tensors and plain containers is unpickled. Raises `ModelError` for a file that is missing, another, or
     no table of tensors.
     """
     try:
@@ -58,6 +58,8 @@ def read(path: Path, sha256: str, mend: str) -> dict[str, torch.Tensor]:
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many, and some of no common type
         raise _fault(path, "a file of tensors", str(error).partition("\n")[0], mend) from error
+    if isinstance(tensors, Mapping) and isinstance(tensors.get("model"), Mapping):
+        tensors = tensors["model"]
     if not isinstance(tensors, Mapping) or not all(isinstance(one, torch.Tensor) for one in tensors.values()):
         raise _fault(path, "tensors by name", f"a {type(tensors).__name__}", mend)
     return dict(tensors)
