@@ -795,6 +795,17 @@ def test_a_share_is_held_back_of_each_class_and_nothing_is_lost_or_twice():
     assert torch.equal(images.test_images, made_images(60).test_images)
 
 
+def test_classes_are_held_back_whole_and_beside_them_a_share_of_the_others():
+    whole = made_images(60)
+    images = hold_back(whole, {"held_out": [1], "backup": 0.2})
+    assert {name: split.labels.bincount(minlength=2).tolist() for name, split in images.splits.items()} == {
+        "train": [24, 0], "test": [3, 0], "held_out": [0, 33], "backup": [6, 0]
+    }  # fmt: skip
+    gone = [whole.splits[name].images[whole.splits[name].labels == 1] for name in ("train", "test")]
+    assert torch.equal(images.splits["held_out"].images, torch.cat(gone))
+    assert images.classes == whole.classes, "a label means what it meant"
+
+
 def test_what_is_held_back_depends_on_the_seed_alone():
     first, again, other = (hold_back(made_images(), {"backup": 0.2}, seed).digest for seed in (1, 1, 2))
     assert first == again != other
@@ -808,6 +819,7 @@ def test_what_is_held_back_depends_on_the_seed_alone():
         ({"backup": 1.0}, "and one to train on"),
         ({"backup": 0.6, "probe": 0.6}, "shares of 0.6, 0.6"),
         ({"backup": -0.2}, "shares of -0.2"),
+        ({"held_out": [2]}, "hold_back: the training set has no class 2"),
         ({"test": 0.2}, "a split cannot be called 'test'; there are train, test"),
         ({"a/b": 0.2}, "a split cannot be called 'a/b'"),
     ],

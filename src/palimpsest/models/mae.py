@@ -56,7 +56,9 @@ def build(
     count = grid[0] * grid[1]
     seen = round(count * (1 - hidden))
     if not 0 < seen < count:
-        raise ModelError(f"mae: of {count} patches, hidden={hidden} leaves {seen} to be seen; some must be, and not all")
+        raise ModelError(
+            f"mae: of {count} patches, hidden={hidden} leaves {seen} to be seen; some must be, and not all"
+        )
     encoder = Encoder(size, patch, channels, width, depth, heads)
     decoder = Decoder(grid, width, patch**2 * channels, decoder_width, decoder_depth, decoder_heads)
     return MaskedAutoencoder(encoder, decoder, grid, patch, seen)

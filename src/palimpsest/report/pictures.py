@@ -150,31 +150,34 @@ def replaced(plan: Plan, about: Words, own: Words, found: Sequence[Compared], re
 
 def restored(plan: Plan, about: Words, own: Words, found: Sequence[Compared], results: Path) -> Figure:
     """Draw for each cell a few images, what the network is shown of them, the original model's answer, and the model's
-    own to the image and to what the attack made of it.
+    own: to the image, and to what the attack made of it in each of the cell's balls.
     """
     from safetensors import safe_open
 
     names = about.get("names", {})
-    rows = {"image": "image", "hidden": "shown", "wanted": "original", "0": "unlearned", "": "attacked"}
+    rows = {"image": "image", "hidden": "what is shown", "wanted": "original", "0": "unlearned"}
+    rows |= {epsilon: "no bound" if epsilon == "none" else f"ε = {epsilon}" for epsilon in own["at"]}
     shown = [(one, run) for one in found for run in one.cell.runs[:1]]
-    figure, axes = _grid(len(shown), len(rows))
+    figure, axes = _grid(len(shown), len(rows), 0.9)
     for block, (one, run) in enumerate(shown):
         place = paths.below("predict", "outputs", **run.names, block=plan.blocks(run)[0])
         kept = safe_open(results / place, framework="numpy")
         for row, (name, title) in enumerate(rows.items()):
-            pictures = kept.get_tensor(f"0/pictures/{one.cell.attack}/{name or one.cell.epsilon}") / 255
-            for column, picture in enumerate(pictures):
-                _panel(axes[len(rows) * block + row, column], picture, "")
-            axes[len(rows) * block + row, 0].set_ylabel(title, fontsize=6)
-        whose = (named(name, names) for name in (one.cell.unlearner, one.cell.attack))
-        axes[len(rows) * block, 0].set_title(", ".join(whose), fontsize=6, loc="left")
+            below = axes[len(rows) * block + row]
+            for axis, picture in zip(below, kept.get_tensor(f"0/pictures/{one.cell.attack}/{name}"), strict=False):
+                _panel(axis, picture / 255, "")
+            below[0].set_ylabel(title, fontsize=6)
+        axes[len(rows) * block, 0].set_title(named(one.cell.attack, names), fontsize=6, loc="left")
     return figure
 
 
-def _grid(blocks: int, rows: int) -> tuple[Figure, np.ndarray]:
-    """Return a figure of `rows` pictures below one another for each block, at least one, without ticks and frames."""
+def _grid(blocks: int, rows: int, height: float = 1.25) -> tuple[Figure, np.ndarray]:
+    """Return a figure of `rows` pictures below one another for each block, at least one, without ticks and frames.
+
+    height: of a row, in inches.
+    """
     count = max(blocks, 1)
-    size = PAGE, (1.25 * rows + 0.2) * count
+    size = PAGE, (height * rows + 0.2) * count
     figure, axes = plt.subplots(rows * count, SHOWN, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
