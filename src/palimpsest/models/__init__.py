@@ -105,6 +105,10 @@ class Network(nn.Module):
             keys = keys_of(pixels if like is None else like)
         return self.net(scaled, keys) * self.std + self.mean
 
+    def encoded(self, pixels: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """What the encoder of a network that hides makes of what `keys`, `int64` (N,), leave to be seen of images."""
+        return self.net.encode((pixels - self.mean) / self.std, keys)
+
 
 def asked(model: nn.Module, shown: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """What a network answers to `shown` (N, ...), which stand in the place of the images `like`, in [0, 1]."""
