@@ -42,8 +42,9 @@ def find(root: Path, *, file: str, sha256: str | None, url: str = "", package: s
 def read(path: Path, sha256: str | None, mend: str) -> dict[str, torch.Tensor]:
     """Return the tensors of a `.safetensors` file or of one that torch saved, by name, once its SHA-256 is right.
 
-    In the latter they may also stand under the one word `model`, as some who publish have it. Nothing but tensors and plain containers is unpickled. Raises `ModelError` for a file that is missing, another, or
-    no table of tensors.
+    In the latter they may also stand under the one word `model`, as some who publish have it. Nothing but tensors and
+    plain containers is unpickled. sha256: None where none is published. Raises `ModelError` for a file that is missing,
+    another, or no table of tensors.
     """
     try:
         data = path.read_bytes()

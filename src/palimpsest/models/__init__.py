@@ -109,6 +109,10 @@ class Network(nn.Module):
         """Return which pixels of images (N, C, H, W) in [0, 1] a network that hides some sees: bool (N, 1, H, W)."""
         return self.net.visible(keys_of(images), *images.shape[2:])
 
+    def encoded(self, pixels: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """What the encoder of a network that hides makes of what `keys`, `int64` (N,), leave to be seen of images."""
+        return self.net.encode((pixels - self.mean) / self.std, keys)
+
 
 def asked(model: nn.Module, shown: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """What a network answers to `shown` (N, ...), which stand in the place of the images `like`, in [0, 1]."""

@@ -20,6 +20,7 @@ not and follow both sets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -28,7 +29,7 @@ from torch import nn
 from palimpsest.curvature import gradient
 from palimpsest.data import Samples
 from palimpsest.models import Network
-from palimpsest.train import Batch, Recipe
+from palimpsest.train import Batch, Hook, Recipe
 from palimpsest.unlearners import Step, random_label, unlearner
 
 NEEDS = ("penalty",)  # it trains on the forget set: `adversarial` can add to its loss
@@ -52,19 +53,7 @@ def unlearn(
 
     ratio: the mask holds round(ratio * parameters). variant: see the module. The rest is `random_label`'s.
     """
-    masks = mask(model, forget, ratio)
-    start = [parameter.detach().clone() for parameter in model.parameters()]
-
-    def hide(model: nn.Module, batch: Batch) -> None:
-        for parameter, kept in zip(model.parameters(), masks, strict=True):
-            if parameter.grad is not None:
-                parameter.grad.mul_(kept)
-
-    @torch.no_grad()
-    def restore(model: nn.Module, batch: Batch) -> None:
-        for parameter, kept, old in zip(model.parameters(), masks, start, strict=True):
-            parameter.copy_(torch.where(kept, parameter, old))
-
+    hide, restore = around(model, mask(model, forget, ratio))
     return random_label.train(
         model,
         forget,
@@ -80,9 +69,33 @@ def unlearn(
 
 def mask(model: nn.Module, forget: Samples, ratio: float) -> list[torch.Tensor]:
     """Return which parameters may move: a boolean tensor for each, with round(ratio * parameters) true entries."""
-    saliency = gradient(model, forget).abs()
-    chosen = torch.zeros_like(saliency, dtype=torch.bool)
-    chosen[saliency.argsort(descending=True, stable=True)[: round(ratio * len(saliency))]] = True
+    return largest(model, gradient(model, forget), ratio)
+
+
+def largest(model: nn.Module, gradient: torch.Tensor, ratio: float) -> list[torch.Tensor]:
+    """Return where |gradient| (P,) is largest: a boolean tensor for each parameter, round(ratio * P) entries true."""
+    chosen = torch.zeros_like(gradient, dtype=torch.bool)
+    chosen[gradient.abs().argsort(descending=True, stable=True)[: round(ratio * len(gradient))]] = True
     parameters = list(model.parameters())
     parts = chosen.split([parameter.numel() for parameter in parameters])
     return [part.view(parameter.shape) for part, parameter in zip(parts, parameters, strict=True)]
+
+
+def around(model: nn.Module, masks: Sequence[torch.Tensor]) -> tuple[Hook, Hook]:
+    """Return what to do before and after each step, so that only what `masks` select of the parameters moves.
+
+    Before it the other gradients become 0; after it the other parameters are as they are now.
+    """
+    start = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def hide(model: nn.Module, batch: Batch) -> None:
+        for parameter, kept in zip(model.parameters(), masks, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.mul_(kept)
+
+    @torch.no_grad()
+    def restore(model: nn.Module, batch: Batch) -> None:
+        for parameter, kept, old in zip(model.parameters(), masks, start, strict=True):
+            parameter.copy_(torch.where(kept, parameter, old))
+
+    return hide, restore
