@@ -42,8 +42,8 @@ def find(root: Path, *, file: str, sha256: str, url: str = "", package: str = ""
 def read(path: Path, sha256: str, mend: str) -> dict[str, torch.Tensor]:
     """Return the tensors of a `.safetensors` file or of one that torch saved, by name, once its SHA-256 is right.
 
-    In the latter they may also stand under the one word `model`, as some who publish have it. Nothing but tensors and plain containers is unpickled. Raises `ModelError` for a file that is missing, another, or
-    no table of tensors.
+    In the latter they may stand under the one word `model`. Nothing but tensors and plain containers is unpickled.
+    Raises `ModelError` for a file that is missing, another, or no table of tensors.
     """
     try:
         data = path.read_bytes()
