@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from card import REAL, card
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -212,6 +213,17 @@ def test_what_is_seen_is_answered_as_it_is_and_what_is_hidden_is_not_read(
     assert not torch.isclose(found[~seen], images[~seen], atol=1e-4).any()
     (slope,) = torch.autograd.grad((found * torch.randn_like(found)).sum(), images)
     assert (slope[~seen] == 0).all() and (slope[seen] != 0).all()
+
+
+def test_a_card_hides_and_answers_as_the_processor_does() -> None:
+    net, (images, keys) = built((8, 16), 1, 2), shown((8, 16), 1)
+    with torch.no_grad():
+        seen, expected = net.visible(keys, 8, 16), net(images, keys)
+        with card() as device:
+            there = built((8, 16), 1, 2).to(device)
+            found = there(images.to(device), keys.to(device))
+            assert torch.equal(there.visible(keys.to(device), 8, 16).cpu(), seen)
+            assert torch.allclose(found.cpu(), expected, atol=1e-4 if REAL else 0)
 
 
 def test_two_networks_are_shown_the_same_of_an_image_and_of_what_stands_in_its_place() -> None:
