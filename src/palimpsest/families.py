@@ -34,8 +34,8 @@ KINDS = {
 PROPORTIONS = ("samples", "attempts")
 # What there may be to measure: what the model, and the model before it, said of a set; what it said under attacks on
 # images; which classes attacks on labels judged forgotten; how long the jobs took; at what a request is aimed;
-# what an unlearner says of its own step.
-OUTPUTS = ("forget", "retain", "test", "before", "attacked", "judged", "seconds", "aim", "told")
+# what an unlearner says of its own step; what an observer sees in images that the model answered with.
+OUTPUTS = ("forget", "retain", "test", "before", "attacked", "judged", "seconds", "aim", "told", "observed")
 
 
 class MetricError(Exception):

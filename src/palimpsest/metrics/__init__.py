@@ -69,6 +69,8 @@ class Answers:
     attacked images it is the set on which the attack was tried, `forget` or `unseen`. labels: int64 (N,), those of the
     samples. kept: what the model's task keeps of outputs, (N, ...) by name (see `kept` in the task's file). Attacked
     images also have `loss` (N,), None at epsilon "0", and `change`, the largest change of a pixel in grey levels.
+    seen: what an observer, a classifier, sees in images that the model answered with: `features` (N, D) and `logits`
+    (N, K); and `image_features` (N, D) in the images that the attack started from.
     """
 
     of: str
@@ -79,6 +81,7 @@ class Answers:
     defense: str = ""
     loss: torch.Tensor | None = None
     change: float | None = None
+    seen: Mapping[str, torch.Tensor] | None = None
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """Return one of the kept tensors."""
@@ -119,8 +122,9 @@ class Outputs:
         """What there is to measure, in the words that families use in NEEDS."""
         clean = {one.of for one in self.sets if one.attack == "none"}
         attacked = {"attacked"} if any(one.attack != "none" for one in self.sets) else set()
+        observed = {"observed"} if any(one.seen is not None for one in self.sets) else set()
         others = {name for name in ("judged", "seconds", "aim", "told") if getattr(self, name)}
-        return clean | attacked | others
+        return clean | attacked | observed | others
 
     def clean(self, of: str) -> Answers:
         """Return the outputs for a set without attack and without defense."""
