@@ -12,16 +12,16 @@ images that the attack started from, K classes and p its softmax:
 They are torch-fidelity's own functions, on features in float64, with its seed 2020. Its IS is the mean over up to 10
 splits of the shuffled set; a split has 100 images or more here, so that fewer than 1,000 images have fewer splits and
 fewer than 200 one. Its KID is the mean over 100 draws of 1,000 images; of fewer images it is that of all, as any draw
-of all of them is the same. The Fréchet distance is too large by an amount that falls as 1/N and grows with D, so numbers
-of different N cannot be compared; and with N <= D a covariance has no full rank.
+of all of them is the same. The Fréchet distance is too large by an amount that falls as 1/N and grows with D, so that
+numbers of different N cannot be compared; and with N <= D a covariance has no full rank.
 
 `generated_fid_spread` estimates the standard deviation that the Fréchet distance has over samples of N images: the
 deviation over 20 draws of half the images, without replacement (Politis and Romano, Annals of Statistics 1994). An
 image and the model's answer to it are drawn together. Draws of b from the same N images vary as 1/b - 1/N, samples of N
 as 1/N, hence the factor (b / (N - b))^(1/2), which is 1 for a half (Shao and Wu, Annals of Statistics 1989); the plain
 (b / N)^(1/2) is for b far below N. A bootstrap would be biased: it draws images twice, and what a set with fewer
-different images adds to the distance counts as if the sample had it; in our trial, 16% of the value itself at 200 images
-and 64 features.
+different images adds to the distance counts as if the sample had it. In our trial with 200 images and 64 features this
+was 16% of the value itself.
 """
 
 from __future__ import annotations
