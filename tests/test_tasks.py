@@ -212,9 +212,10 @@ def test_of_it_nothing_is_measured_that_takes_classes_and_no_image_is_written_do
     reconstructed: dict[str, Any],
 ) -> None:
     metrics = {row["metric"] for row in reconstructed["rows"]}
-    mse = {"forget_mse", "retain_mse", "test_mse", "attacked_mse"}
-    assert metrics == mse | {"largest_change_levels", "attack_loss", "parameters"}
-    assert {row["unit"] for row in reconstructed["rows"] if row["metric"] in mse} == {"squared pixel range"}
+    mse, psnr = ({f"{of}_{name}" for of in ("forget", "retain", "test", "attacked")} for name in ("mse", "psnr"))
+    assert metrics == mse | psnr | {"largest_change_levels", "attack_loss", "parameters"}
+    for names, unit in ((mse, "squared pixel range"), (psnr, "dB")):
+        assert {row["unit"] for row in reconstructed["rows"] if row["metric"] in names} == {unit}
     assert max(tensor.ndim for name, tensor in reconstructed["found"].tensors.items() if "loss" not in name) == 1
 
 
