@@ -56,7 +56,7 @@ def test_the_paper_scale_reduces_nothing_and_the_others_say_what_they_reduce() -
         ({"unlearners": {"finetune": {"learning_rate": 1}}}, "finetune has no keyword 'learning_rate';"),
         (
             {"unlearners": {"finetune": {"epoch": 1}}},
-            "Did you mean 'epochs'? it takes augment, batch_size, epochs, lr, milestones, momentum, optimizer,",
+            "Did you mean 'epochs'? it takes augment, batch_size, betas, clip, epochs, lr, milestones,",
         ),
         ({"unlearners": {"finetun": {}}}, "unlearners.finetun has no method 'finetun'; Did you mean 'finetune'?"),
         ({"unlearners": {"finetune": {"seed": 1}}}, "finetune has no keyword 'seed'"),

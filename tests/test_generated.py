@@ -217,7 +217,7 @@ def test_without_an_observer_there_is_nothing_to_measure() -> None:
 def sets() -> Iterator[Answers]:
     for seed, of in enumerate(("forget", "unseen", "retained", "held_out")):
         drawn = torch.rand(2, 20, generator=torch.Generator().manual_seed(seed))
-        yield answers(of, f"uma_{of}", "8/255", None, error=drawn[0], to_target=drawn[1])
+        yield answers(of, f"uma_{of}", "8/255", {}, error=drawn[0], to_target=drawn[1])
 
 
 def test_psnr_is_the_mean_of_each_images_own() -> None:
@@ -243,7 +243,8 @@ def test_psnr_ends_where_rounding_to_8_bits_does() -> None:
 
 def test_every_set_that_may_be_asked_about_is_declared() -> None:
     of = ("forget", "unseen", "retain", "retained", "held_out", "test", "attacked")
-    assert {*reconstruction.METRICS} == {f"{name}_{what}" for name in of for what in ("mse", "psnr")}
+    gains = {"test_gain", "test_gain_over_average"}
+    assert {*reconstruction.METRICS} == gains | {f"{name}_{what}" for name in of for what in ("mse", "psnr")}
     for name, fields in reconstruction.METRICS.items():
         assert name == f"{fields['of']}_{name.rpartition('_')[2]}"
 

@@ -20,8 +20,8 @@ samples and K classes:
     attacked/{attack}/{epsilon}/{seen}  in the model's answers, where these are pictures: `features` and `logits`
     pictures/{attack}/{name}       uint8 (n, C, H, W), of the first few: the `image`, what is left of it where a part is
                                    `hidden`, the `wanted` answer, and the model's at each epsilon
-    {set}/filled                   float32 (N,), of clean images: the task's distance of the answer that fills what is
-                                   hidden with the mean of the rest
+    test/filled, test/averaged     float32 (N,), the task's distance of the answers that fill what is hidden of an image
+                                   with the mean of the rest, and with the mean of the training images
     told/{name}                    (), a number that the last unlearner says of its own step (`unlearners`)
     aim/{name}                     what a crafted request is aimed at, where one is (`requests.aim_of`)
 
@@ -156,7 +156,11 @@ def outputs(
                 hidden = torch.where(model.visible(pixels_of(made.clean[first])), made.clean[first], GREY)
                 found[f"pictures/{attack}/hidden"] = hidden
     if isinstance(model, Network) and model.hides:
-        found["test/filled"] = _filled(model, drawn, test)
+        parts = [Samples(*part) for part in zip(test.images.split(500), test.labels.split(500), strict=True)]
+        average = _average(forget, retain)
+        for name, with_ in (("filled", None), ("averaged", average)):
+            lost = [drawn.filled(part, model.visible(pixels_of(part.images)), with_) for part in parts]
+            found[f"test/{name}"] = torch.cat(lost)
     for name, (samples, shown, aimed) in asked.items():
         pictures = ask(model, name, samples, shown, aimed, name)
         if observer and aimed is not None:
@@ -198,10 +202,10 @@ def read_attacked(path: Path | str, number: int, device: str) -> Attacked:
     return Attacked(on=header["on"], epsilons=tuple(header["epsilons"]), **tensors)
 
 
-def _filled(model: Network, task: Pictures, samples: Samples) -> torch.Tensor:
-    """Return the task's distance (N,) of clean images whose hidden part is filled in without a network."""
-    parts = zip(samples.images.split(500), samples.labels.split(500), strict=True)
-    return torch.cat([task.filled(Samples(*part), model.visible(pixels_of(part[0]))) for part in parts])
+def _average(*sets: Samples) -> torch.Tensor:
+    """Return the mean of all images of some sets, (C, H, W) in [0, 1]."""
+    total = sum(pixels_of(part, torch.float64).sum(0) for images, _ in sets for part in images.split(500))
+    return (torch.as_tensor(total) / sum(len(images) for images, _ in sets)).float()
 
 
 def _forgotten(images: Images, retain: Samples) -> torch.Tensor:

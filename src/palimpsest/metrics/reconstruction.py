@@ -11,6 +11,8 @@ at most, so that an answer which is met exactly has a value too.
 
 `test_gain` is for a network from which a part of every image is hidden: how much smaller its mean squared error is, in
 dB, than that of the answer that fills what is hidden with the mean of what is seen, channel by channel.
+`test_gain_over_average` is the same over the answer that fills it with the mean of the training images, which a network
+can learn without understanding any one of them.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ METRICS = {
     "test_psnr": {"unit": "dB", "kind": "mean", "bounds": (0, 58.93), "of": "test"},
     "attacked_psnr": {"unit": "dB", "kind": "mean", "bounds": (0, 58.93), "of": "attacked"},
     "test_gain": {"unit": "dB", "kind": "set", "bounds": (None, None), "of": "test"},
+    "test_gain_over_average": {"unit": "dB", "kind": "set", "bounds": (None, None), "of": "test"},
 }
 ROUNDING = (1 / 255) ** 2 / 12
 
@@ -51,9 +54,10 @@ def measure(outputs: Outputs) -> Iterator[Number]:
         if answers.of != "before":
             yield answers.number(f"{answers.of}_mse", mean(answers["error"]))
             yield answers.number(f"{answers.of}_psnr", mean(decibels(answers["error"])))
-        if "filled" in answers.kept:
-            gain = mean(answers["filled"]) / max(mean(answers["error"]), ROUNDING)
-            yield answers.number("test_gain", 10 * math.log10(max(gain, ROUNDING)))
+        for name, metric in (("filled", "test_gain"), ("averaged", "test_gain_over_average")):
+            if name in answers.kept:
+                better = mean(answers[name]) / max(mean(answers["error"]), ROUNDING)
+                yield answers.number(metric, 10 * math.log10(max(better, ROUNDING)))
         if answers.attack != "none":
             yield answers.number("attacked_mse", mean(answers["to_target"]))
             yield answers.number("attacked_psnr", mean(decibels(answers["to_target"])))

@@ -95,7 +95,11 @@ class Network(nn.Module):
         return getattr(self.net, "HIDES", False)
 
     def forward(self, pixels: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the outputs; like: the images in whose place `pixels` stand, which then decide what is hidden."""
+        """Return the outputs.
+
+        like: the images in whose place `pixels` stand. They decide what is hidden, and what is seen of them stands in
+        the answer, so that what was put there counts neither for nor against what the network drew.
+        """
         scaled = (pixels - self.mean) / self.std
         if not self.hides:
             return self.net(scaled)
@@ -103,7 +107,8 @@ class Network(nn.Module):
             keys = torch.randint(2**62, (len(pixels),), device=pixels.device)
         else:
             keys = keys_of(pixels if like is None else like)
-        return self.net(scaled, keys) * self.std + self.mean
+        answer = self.net(scaled, keys) * self.std + self.mean
+        return answer if like is None else torch.where(self.visible(like), like, answer)
 
     def visible(self, images: torch.Tensor) -> torch.Tensor:
         """Return which pixels of images (N, C, H, W) in [0, 1] a network that hides some sees: bool (N, 1, H, W)."""

@@ -35,7 +35,8 @@ def build(classes: int, channels: int) -> nn.Module:
     """Colour images (N, 3, H, W) of any size to logits (N, 1008), and what enters `fc` are the 2,048 features.
 
     classes: not read. There are always 1,008, as in the published graph; whoever wants `features.penultimate` says so.
-    The Inception score takes the logits without the bias of `fc`. Raises `ModelError` for other than three channels.
+    `fc` has no bias, since the Inception score takes the logits without it. Raises `ModelError` for other than three
+    channels.
     """
     if channels != CHANNELS:
         raise ModelError(f"inception: the network sees {CHANNELS} channels, and these images have {channels}")
@@ -62,18 +63,18 @@ def build(classes: int, channels: int) -> nn.Module:
             Mixed_7c=InceptionE_2(2048),
             AvgPool=nn.AdaptiveAvgPool2d(1),
             flat=nn.Flatten(),
-            fc=nn.Linear(2048, CLASSES),
+            fc=nn.Linear(2048, CLASSES, bias=False),
         )
     )
 
 
 def pretrained(net: nn.Module, published: Mapping[str, torch.Tensor]) -> Pretrained:
-    """torch-fidelity's own names are the network's; all of it is taken.
+    """torch-fidelity's own names are the network's; all of it is taken but the bias of `fc`.
 
     The file is weights-inception-2015-12-05-6726825d.pth of torch-fidelity's release v0.2.0, sha256
     6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2.
     """
-    return Pretrained(published, "", MEAN, STD)
+    return Pretrained({name: one for name, one in published.items() if name != "fc.bias"}, "", MEAN, STD)
 
 
 class Resized(nn.Module):

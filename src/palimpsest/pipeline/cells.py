@@ -341,6 +341,10 @@ class Plan:
         """Return which predictions these families need."""
         return sorted({need for name in self.families_of(run) for need in self._families[name].needs})
 
+    def families_that_need(self, what: str) -> list[families.Family]:
+        """Return the families of metrics that need a kind of prediction."""
+        return [family for family in self._families.values() if what in family.needs]
+
     @cached_property
     def _families(self) -> dict[str, families.Family]:
         return families.declared()

@@ -94,8 +94,23 @@ def of(plan: Plan, paper: str, table: str, results: Path) -> tuple[Table, list[C
     made, about = arrange(plan.papers[paper], plan.config["scale"], found), plan.papers[paper]
     lines = [line for block in made.blocks for line in block.lines + block.controls]
     columns = [[one.cell for one in column if one] for column in zip(*(line.cells for line in lines), strict=True)]
-    differ = settings.differ(plan.config, columns, about.get("names", {}))
-    return replace(made, footnotes=tuple(filter(None, (*made.footnotes, differ)))), found
+    names = about.get("names", {})
+    differ = settings.differ(plan.config, columns, names)
+    return replace(made, footnotes=tuple(filter(None, (*made.footnotes, _observed(plan, found, names), differ)))), found
+
+
+def _observed(plan: Plan, found: Sequence[Compared], names: Mapping[str, str]) -> str:
+    """Return whose features the numbers of pictures rest on, and on how many pictures; empty where there are none."""
+    looked = {metric for family in plan.families_that_need("observed") for metric in family.metrics}
+    seen: dict[str, set[int]] = {}
+    for one in found:
+        if one.cell.metric in looked and one.cell.run and one.images:
+            observer = str(plan.config["models"][one.cell.run.model].get("observer", ""))
+            seen.setdefault(named(observer, names), set()).add(one.images)
+    who = " and ".join(
+        f"{observer} ({' or '.join(map(str, sorted(many)))} pictures)" for observer, many in seen.items()
+    )
+    return f"What stands here of pictures as a set rests on the features of {who}." if who else ""
 
 
 def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> Table:

@@ -49,12 +49,12 @@ class Pictures(Task, Protocol):
     """A task whose answers are pictures.
 
     pictured: answers as `uint8` images (N, C, H, W). filled: the distance (N,) between samples and what an answer
-    without any knowledge makes of them: what is hidden of each, where `visible`, bool (N, 1, H, W), is false, is filled
-    with the mean of the rest, channel by channel.
+    without a network makes of them: what is hidden of each, where `visible`, bool (N, 1, H, W), is false, is filled
+    with the mean of the rest, channel by channel, or with the `average` of all images (C, H, W).
     """
 
     def pictured(self, answers: torch.Tensor) -> torch.Tensor: ...
-    def filled(self, samples: Shown, visible: torch.Tensor) -> torch.Tensor: ...
+    def filled(self, samples: Shown, visible: torch.Tensor, average: torch.Tensor | None = None) -> torch.Tensor: ...
 
 
 def loss_of(task: Task) -> Callable[[nn.Module, Any], torch.Tensor]:

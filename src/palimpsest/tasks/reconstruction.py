@@ -30,10 +30,16 @@ def pictured(answers: torch.Tensor) -> torch.Tensor:
     return answers.mul(255).round().to(torch.uint8)
 
 
-def filled(samples: Shown, visible: torch.Tensor) -> torch.Tensor:
-    """The mean squared error (N,) of images in which the mean of each channel's visible pixels fills the rest."""
+def filled(samples: Shown, visible: torch.Tensor, average: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean squared error (N,) of images in which the mean of each channel's visible pixels fills the rest, or the
+    `average` (C, H, W).
+    """
     images = targets(samples)
-    mean = (images * visible).sum((2, 3), keepdim=True) / visible.sum((2, 3), keepdim=True).clamp(min=1)
+    mean = (
+        average
+        if average is not None
+        else (images * visible).sum((2, 3), keepdim=True) / visible.sum((2, 3), keepdim=True).clamp(min=1)
+    )
     return distance(torch.where(visible, images, mean), images, "mse")
 
 
