@@ -346,6 +346,15 @@ def test_two_papers_cannot_give_one_name_to_two_things(tmp_path: Path, monkeypat
         papers.fill({"scale": "demo", "requests": {}})
 
 
+def test_two_papers_may_say_how_fast_a_network_of_their_own_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for paper in ("one", "other"):
+        (tmp_path / "papers" / paper).mkdir(parents=True)
+        part = {"plan": {"speed": {"cpu": {paper: {"images_per_second": 7}}}}}
+        (tmp_path / "papers" / paper / "config.yaml").write_text(yaml.safe_dump(part))
+    monkeypatch.setattr(papers, "PAPERS", tmp_path / "papers")
+    assert set(papers.fill({"scale": "demo", "plan": {}})["plan"]["speed"]["cpu"]) == {"one", "other"}
+
+
 def test_a_sweep_stands_for_the_entries_that_are_named_after_it(plan: Plan) -> None:
     attacks = plan.config["attacks"]
     assert attacks["inversion_white_box_restarts_1"] == {"method": "inversion_white_box", "restarts": 1}

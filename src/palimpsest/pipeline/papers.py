@@ -145,7 +145,7 @@ def fill(config: Mapping[str, Any]) -> dict[str, Any]:
         _under(cut, part)
         for section, entries in cut.items():
             _join(
-                own.setdefault(section, {}), entries, section, {"stand_ins": 2, "budgets": 1, "plan": 1}.get(section, 0)
+                own.setdefault(section, {}), entries, section, {"stand_ins": 2, "budgets": 1, "plan": 2}.get(section, 0)
             )
     _under(filled, own)
     for file in sorted(PAPERS.glob("*/paper.yaml")):
