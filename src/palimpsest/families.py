@@ -8,7 +8,8 @@ literals,
 
 and has a function `measure(outputs) -> Iterator[Number]` (see `metrics`). `kind` says what a number is, and so which
 interval it may have: it is one of `KINDS`. `bounds` are the lowest and the highest possible value, None where there is
-none; a proportion has both. `of` is the set of samples that is measured. NEEDS lists what must have been predicted
+none; a proportion has both. `of` is the set of samples that is measured, `least`, where it is given, of how many
+samples a number must be to say much. NEEDS lists what must have been predicted
 before the family can measure anything: some of `OUTPUTS`. A family that reads what only some tasks keep of outputs
 names these tasks, `TASKS = ("classification",)`; without it a family belongs to every task. A family with `ALWAYS =
 True` measures every model, so that pages can check what no table prints; any other measures where a cell needs one of
@@ -50,6 +51,7 @@ class Metric:
     kind: str
     bounds: tuple[float | None, float | None]
     of: str
+    least: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

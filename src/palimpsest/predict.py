@@ -18,7 +18,8 @@ samples and K classes:
     attacked/{attack}/change       float32 (E + 1,), the largest change of a pixel, in grey levels
     attacked/{attack}/{seen}       (N, ...), what an observer sees in the images that the attack started from, and
     attacked/{attack}/{epsilon}/{seen}  in the model's answers, where these are pictures: `features` and `logits`
-    pictures/{attack}/{name}       uint8 (n, C, H, W), of the first few: the `image`, what is left of it where a part is
+    test/recognised                bool (N,), whether the observer recognises the image, where it knows these classes
+    pictures/{attack}/{name}       uint8 (n, C, H, W), of a few: the `image`, what is left of it where a part is
                                    `hidden`, the `wanted` answer, and the model's at each epsilon
     test/filled, test/averaged     float32 (N,), the task's distance of the answers that fill what is hidden of an image
                                    with the mean of the rest, and with the mean of the training images
@@ -149,11 +150,11 @@ def outputs(
             asked[f"{name}/{epsilon}"] = clean, pixels, made.targets
         if observer:
             see(name, made.clean)
-            first = slice(PICTURES)
-            found[f"pictures/{attack}/image"] = made.clean[first]
-            found[f"pictures/{attack}/wanted"] = drawn.pictured(made.targets[first])
+            some = _spread(len(made.clean))
+            found[f"pictures/{attack}/image"] = made.clean[some]
+            found[f"pictures/{attack}/wanted"] = drawn.pictured(made.targets[some])
             if isinstance(model, Network) and model.hides:
-                hidden = torch.where(model.visible(pixels_of(made.clean[first])), made.clean[first], GREY)
+                hidden = torch.where(model.visible(pixels_of(made.clean[some])), made.clean[some], GREY)
                 found[f"pictures/{attack}/hidden"] = hidden
     if isinstance(model, Network) and model.hides:
         parts = [Samples(*part) for part in zip(test.images.split(500), test.labels.split(500), strict=True)]
@@ -161,11 +162,13 @@ def outputs(
         for name, with_ in (("filled", None), ("averaged", average)):
             lost = [drawn.filled(part, model.visible(pixels_of(part.images)), with_) for part in parts]
             found[f"test/{name}"] = torch.cat(lost)
+    if observer and (logits := observed(observer, test.images)["logits"]).shape[1] == len(images.classes):
+        found["test/recognised"] = logits.argmax(1) == test.labels
     for name, (samples, shown, aimed) in asked.items():
         pictures = ask(model, name, samples, shown, aimed, name)
         if observer and aimed is not None:
             see(name, pictures)
-            found[name.replace("attacked/", "pictures/", 1)] = pictures[:PICTURES]
+            found[name.replace("attacked/", "pictures/", 1)] = pictures[_spread(len(pictures))]
         for defense, purify in defenses.items():
             ask(model, f"{defense}:{name}", samples, purify(shown), aimed, f"{name} behind {defense}")
     attacks = {name: {"on": made.on, "epsilons": [CLEAN, *made.epsilons]} for name, made in attacked.items()}
@@ -200,6 +203,11 @@ def read_attacked(path: Path | str, number: int, device: str) -> Attacked:
     if "diverged" in header:
         raise Diverged(header["diverged"])
     return Attacked(on=header["on"], epsilons=tuple(header["epsilons"]), **tensors)
+
+
+def _spread(count: int) -> torch.Tensor:
+    """Return the places of a few among so many images, which may be ordered by class: evenly from first to last."""
+    return torch.linspace(0, max(count - 1, 0), min(PICTURES, count)).long()
 
 
 def _average(*sets: Samples) -> torch.Tensor:

@@ -23,7 +23,6 @@ with job(globals().get("snakemake")) as run:
     def original(number):
         return models.load(run.input.original, run.base(number)).to(run.device)
 
-    observer = models.load(run.input.observer, 0).to(run.device) if "observer" in run.input else None
     made = {}
     for number in run.numbers:
         asked = [requests.read(file, images, number) for file in run.input.requests]
@@ -35,6 +34,7 @@ with job(globals().get("snakemake")) as run:
                 name: predict.read_attacked(file, number, run.device)
                 for name, file in zip(run.asks.attacks, run.input.attacked, strict=True)
             }
+            observer = models.load(run.input.observer, 0).to(run.device) if "observer" in run.input else None
             networks = {"before": before, "observer": observer, "task": run.task}
             made[number] = predict.outputs(model, images, forget, retain, attacked, defenses(number), **networks)
             made[number].tensors.update(requests.aim_of(asked))

@@ -165,10 +165,10 @@ def hold_back(images: Images, parts: Mapping[str, float | Sequence[int]], seed: 
     """The same data set with parts of it in splits of their own, which no training sees.
 
     parts: by the name of the new split, either the share of each class of the training set, drawn with `seed` and
-    rounded to whole samples, `{"backup": 0.2}`; or classes, all of whose training and test samples leave both splits,
-    `{"held_out": [7, 9]}`. Every split keeps the upstream order. Raises `DataError` for a name that is taken, for a
-    class that is not there, and where a class would have no sample in one of the new splits or in what is left to
-    train on.
+    rounded to whole samples, `{"backup": 0.2}`; or classes, whose samples leave training and test set, and whose test
+    samples make the split, `{"held_out": [7, 9]}`. Every split keeps the upstream order. Raises `DataError` for a name
+    that is taken, for a class that is not there, and where a class would have no sample in one of the new splits or in
+    what is left to train on.
     """
     if taken := sorted(name for name in parts if name in images.splits or not name.isidentifier()):
         raise DataError(f"hold_back: a split cannot be called {taken[0]!r}; there are {', '.join(images.splits)}")
@@ -180,7 +180,7 @@ def hold_back(images: Images, parts: Mapping[str, float | Sequence[int]], seed: 
 
 
 def _without(images: Images, name: str, classes: Sequence[int]) -> Images:
-    """The data set with all training and test samples of some classes in a split of this name."""
+    """The data set without some classes, whose test samples stand in a split of this name."""
     gone, whole = (
         torch.tensor([*classes], dtype=torch.int64),
         {split: images.splits[split] for split in ("train", "test")},
@@ -189,7 +189,7 @@ def _without(images: Images, name: str, classes: Sequence[int]) -> Images:
         raise DataError(f"hold_back: the training set has no class {missing[0]}")
     away = {split: torch.isin(samples.labels, gone) for split, samples in whole.items()}
     made = {split: Samples(*(part[~away[split]] for part in samples)) for split, samples in whole.items()}
-    made[name] = together(*(Samples(*(part[away[split]] for part in samples)) for split, samples in whole.items()))
+    made[name] = Samples(*(part[away["test"]] for part in whole["test"]))
     return replace(images, splits={**images.splits, **made})
 
 

@@ -16,7 +16,7 @@ of all of them is the same. The Fréchet distance is too large by an amount that
 numbers of different N cannot be compared; and with N <= D a covariance has no full rank.
 
 `generated_fid_spread` estimates the standard deviation that the Fréchet distance has over samples of N images: the
-deviation over 20 draws of half the images, without replacement (Politis and Romano, Annals of Statistics 1994). An
+deviation over 10 draws of half the images, without replacement (Politis and Romano, Annals of Statistics 1994). An
 image and the model's answer to it are drawn together. Draws of b from the same N images vary as 1/b - 1/N, samples of N
 as 1/N, hence the factor (b / (N - b))^(1/2), which is 1 for a half (Shao and Wu, Annals of Statistics 1989); the plain
 (b / N)^(1/2) is for b far below N. A bootstrap would be biased: it draws images twice, and what a set with fewer
@@ -31,24 +31,31 @@ from collections.abc import Iterator
 import torch
 
 from palimpsest.metrics import Number, Outputs
+from palimpsest.metrics.accuracy import percent
 from palimpsest.seeds import stable_seed
 
 NEEDS = ("attacked", "observed")
 TASKS = ("reconstruction",)
 METRICS = {
-    "generated_fid": {"unit": "", "kind": "set", "bounds": (0, None), "of": "attacked"},
+    "generated_fid": {"unit": "", "kind": "set", "bounds": (0, None), "of": "attacked", "least": 2048},
     "generated_fid_spread": {"unit": "", "kind": "set", "bounds": (0, None), "of": "attacked"},
     "generated_is": {"unit": "", "kind": "set", "bounds": (1, None), "of": "attacked"},
     "generated_kid": {"unit": "", "kind": "set", "bounds": (None, None), "of": "attacked"},
+    "observer_accuracy": {"unit": "%", "kind": "samples", "bounds": (0, 100), "of": "test"},
 }
 SPLITS, SPLIT_SIZE = 10, 100  # of the Inception score: at most so many splits, of at least so many images
 SUBSET_SIZE = 1000  # of the kernel distance
-DRAWS = 20
+DRAWS = 10
 SEED = 2020
 
 
 def measure(outputs: Outputs) -> Iterator[Number]:
-    """Yield the four numbers of every attacked set that an observer saw; nan of one that is too small."""
+    """Yield the four numbers of every attacked set that an observer saw, nan of one that is too small; and of how many
+    test images the observer knows the class, in percent.
+    """
+    test = outputs.clean("test") if "test" in outputs.there else None
+    if test and "recognised" in test.kept:
+        yield test.number("observer_accuracy", percent(test["recognised"]))
     for answers in outputs.attacked():
         if answers.seen and "features" in answers.kept:  # an observer looks past no defense
             made, images = answers["features"], answers.seen["features"]

@@ -205,6 +205,7 @@ class Plan:
             numbers = {name: value for name, value in facts.items() if isinstance(value, int | float)}
             if self.shared_base(run) and run.unlearner == ORIGINAL:
                 raise ConfigError(f"{run.forget} begins from a base model that no table uses: {ORIGINAL} has no row.")
+            self._check_untrained(run)
             for attack in self.attacks_of(run):
                 if self.config["attacks"][attack].get("images") == HELD_OUT not in self._held_back(run):
                     raise ConfigError(
@@ -220,6 +221,17 @@ class Plan:
                         f"requests.{request}: spares cannot be {spares!r}; {run.dataset} holds back "
                         f"{', '.join(held_back) or 'nothing'}."
                     )
+
+    def _check_untrained(self, run: Run) -> None:
+        """Refuse a network that is not trained here and has no published weights, and its retraining."""
+        if recipe_of(self.config, run.dataset, run.model)["epochs"]:
+            return
+        if "pretrained" not in self.config["models"][run.model]:
+            raise ConfigError(f"recipes.{run.model}: with 0 epochs it must have published weights; it has none.")
+        if self.config["reference"] in (name for _, name in run.steps):
+            raise ConfigError(
+                f"{run.model} is not trained here (0 epochs), so {self.config['reference']} cannot be run."
+            )
 
     def _held_back(self, run: Run) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.config["datasets"][run.dataset].get("hold_back", {})

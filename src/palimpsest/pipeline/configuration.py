@@ -228,6 +228,8 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
     for key, words in CHOICES.items():
         if section == "attacks" and entry.get(key, words[0]) not in words:
             raise ConfigError(unknown(f"{where}.{key}", "word", str(entry[key]), words))
+    if section == "attacks" and "equally_sure" in entry and entry.get("images", "forget") not in CHOICES["images"][:2]:
+        raise ConfigError(f"{where}.equally_sure pairs forgotten and unseen images, so images must be one of the two.")
     if section == "attacks" and entry.get("made_on", config["reference"]) not in {*config["unlearners"]}:
         raise ConfigError(unknown(f"{where}.made_on", "unlearner", str(entry["made_on"]), config["unlearners"]))
     for key, other in (("against", "unlearners"), ("surrogate", "models"), ("shadows", "requests")):
@@ -238,9 +240,9 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
 
 
 def _check_observer(config: Mapping[str, Any], where: str, entry: Mapping[str, Any]) -> None:
-    """Refuse an observer that is no classifier, and one of a network whose answers are no pictures."""
+    """Refuse an observer that draws pictures itself, and one of a network whose answers are no pictures."""
     observer, task = str(entry["observer"]), str(entry.get("task", CLASSIFICATION))
-    fit = [name for name in config["models"] if task_of(config, name) == CLASSIFICATION]
+    fit = [name for name in config["models"] if not method.has("tasks", task_of(config, name), "pictured")]
     if observer not in fit:
         raise ConfigError(unknown(where, "observer", observer, fit))
     if not method.has("tasks", task, "pictured"):

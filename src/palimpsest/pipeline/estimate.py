@@ -97,9 +97,7 @@ class Costs:
             return float(trials * data["train"] * _epochs(asks["method"], keywords, asks["recipe"]))
         forgotten = sum(self._forgotten(name, data) for name in cell["forget"].split("-"))
         if rule == "attack":
-            if asks["on"] == "retained":
-                forgotten = min(forgotten, data["test"])
-            elif asks["on"] == "unseen":  # as many test images as forget images, or all those of the forgotten classes
+            if asks["on"] != "forget":  # as many test images as forget images, or all those of the forgotten classes
                 kind = method_of(self.config, "requests", cell["forget"].split("-")[0])
                 classes = method.literal(method.path("requests", kind), "WHOLE_CLASSES")
                 forgotten = min(forgotten, data["test"] * (forgotten / data["train"] if classes else 1))

@@ -25,6 +25,7 @@ import statistics
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -286,6 +287,8 @@ def job(snakemake: Any) -> Iterator[Job]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if "torch" in sys.modules:  # in a warm start torch was imported before the number of threads was known
         sys.modules["torch"].set_num_threads(snakemake.threads)
+    # torch warns of itself: its forward mode is written with what it deprecates.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     logging.raiseExceptions = False  # a log that cannot be written ends no job
     run = Job(snakemake)
     run.facts["startup_seconds"] = round(time.time() - warm.born(), 2)

@@ -11,8 +11,8 @@ Partners are compared repetition by repetition, since the two share base model a
 not, when the cells that are undecided or missing could not change that; else we cannot tell. The printed numbers have
 no spread, and cells that the paper leaves blank are left out. So a paper may contradict itself.
 
-With `given` the claim is judged only where other cells pass a check of their own, `given: {says, cells, check}`; else
-we cannot tell, and `says` is the reason.
+With `given` the claim is judged only where other cells pass checks of their own, `given: [{says, cells, check}]`; else
+we cannot tell, and where a check fails its `says` is the reason.
 
 With `proportions` both numbers are proportions of attempts that share no random draw. The attempts of all repetitions
 count together, and the interval of the difference of two proportions decides (`compare.two_proportions`), unless it
@@ -110,14 +110,15 @@ def _claim(claim: Mapping[str, Any], found: Sequence[Compared], about: Mapping[s
     most, ours = bool(check.get("most")), _ours_mean if check.get("mean") else _ours
     cases = [_case(one, check, found, ours) for one in chosen]
     reproduced = _decide(cases, most, about, ours)
-    if given := claim.get("given"):
-        first = _decide(
-            [_case(one, given["check"], found, _ours_mean) for one in cells(given["cells"])], False, about, _ours_mean
-        )
+    for given in claim.get("given", ()):
+        asked = [_case(one, given["check"], found, _ours_mean) for one in cells(given["cells"])]
+        first = _decide(asked, False, about, _ours_mean)
         if first.verdict is not Verdict.HOLDS:
+            reason = given["says"] if first.verdict is Verdict.FAILS else "what it presumes cannot be told"
             reproduced = Outcome(
-                Verdict.CANNOT_TELL, f"not judged: {given['says']} ({first.numbers.removesuffix('.')})."
+                Verdict.CANNOT_TELL, f"not judged, since {reason} ({first.numbers.removesuffix('.')})."
             )
+            break
     # A cell that the paper does not print (a method of ours, an unreadable row) cannot speak for the paper.
     theirs = [case for one in chosen if (case := _case(one, check, found, _published)).margin]
     none = Outcome(Verdict.CANNOT_TELL, "the paper prints none.")

@@ -96,21 +96,37 @@ def of(plan: Plan, paper: str, table: str, results: Path) -> tuple[Table, list[C
     columns = [[one.cell for one in column if one] for column in zip(*(line.cells for line in lines), strict=True)]
     names = about.get("names", {})
     differ = settings.differ(plan.config, columns, names)
-    return replace(made, footnotes=tuple(filter(None, (*made.footnotes, _observed(plan, found, names), differ)))), found
+    return replace(
+        made,
+        footnotes=tuple(filter(None, (*made.footnotes, _observed(plan, found, names, _layout(about, table)), differ))),
+    ), found
 
 
-def _observed(plan: Plan, found: Sequence[Compared], names: Mapping[str, str]) -> str:
-    """Return whose features the numbers of pictures rest on, and on how many pictures; empty where there are none."""
-    looked = {metric for family in plan.families_that_need("observed") for metric in family.metrics}
+def _layout(about: Mapping[str, Any], table: str) -> Mapping[str, Any]:
+    """Return the layout of a table: its own, or that of all of a paper's tables."""
+    own: Mapping[str, Any] = about["tables"][table].get("layout") or about["layout"]
+    return own
+
+
+def _observed(plan: Plan, found: Sequence[Compared], names: Mapping[str, str], layout: Mapping[str, Any]) -> str:
+    """Return whose features the numbers of pictures rest on and on how many pictures, and which of them are too few;
+    empty where there are none.
+    """
+    looked = {name: one for family in plan.families_that_need("observed") for name, one in family.metrics.items()}
     seen: dict[str, set[int]] = {}
+    few: dict[str, int] = {}
     for one in found:
         if one.cell.metric in looked and one.cell.run and one.images:
             observer = str(plan.config["models"][one.cell.run.model].get("observer", ""))
             seen.setdefault(named(observer, names), set()).add(one.images)
+            if one.images < (least := looked[one.cell.metric].least):
+                few[layout["metrics"][one.cell.metric]["column"]] = least
     who = " and ".join(
         f"{observer} ({' or '.join(map(str, sorted(many)))} pictures)" for observer, many in seen.items()
     )
-    return f"What stands here of pictures as a set rests on the features of {who}." if who else ""
+    says = [f"Scores of pictures as a set rest on the features of {who}."] if who else []
+    says += [f"{column} of fewer than {least:,} pictures says little." for column, least in few.items()]
+    return " ".join(says)
 
 
 def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> Table:
@@ -119,8 +135,7 @@ def arrange(about: Mapping[str, Any], scale: str, found: Sequence[Compared]) -> 
     Raises `ConfigError` for a cell without a column, or two cells in one place.
     """
     first = found[0].cell
-    own = about["tables"][first.table]
-    layout = own["layout"] if "layout" in own else about["layout"]
+    own, layout = about["tables"][first.table], _layout(about, first.table)
     names = about.get("names", {})
     slots = [(group, name) for group in layout["groups"] for name in group["columns"]]
     columns = tuple(Column(name, group["label"], group["short"], layout["places"][name]) for group, name in slots)

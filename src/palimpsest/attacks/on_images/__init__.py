@@ -57,10 +57,10 @@ def aimed_at(
 ) -> Samples:
     """Return the images on which an attack is tried: all, or `at_most` of them, drawn by `seed`.
 
-    on: `forget` takes all forget images. The others are controls, on which no model was trained, and take as many
-    images as there are forget images (or all there are): `unseen` takes test images, where whole classes were forgotten
-    of these classes; `retained` takes test images of the classes that stay; any other name is that of a split that the
-    data set holds back.
+    on: `forget` takes all forget images. The others are controls, on which no model was trained: `unseen` takes test
+    images, where whole classes were forgotten of these classes; `retained` takes test images of the classes that stay;
+    any other name is that of a split that the data set holds back. Each takes as many as `unseen` has, and no more than
+    there are forget images, so that what depends on their number can be compared.
 
     equally_sure: where given, both take only images of which the `original` is as sure (`equal_parts`), so that what
     one of them reaches can be held against the other (docs/methods.md#u-7c).
@@ -76,7 +76,7 @@ def aimed_at(
     else:
         chosen = torch.arange(len(asked.labels), device=asked.labels.device)
         if on != "forget":
-            chosen = _some(chosen, len(forget.labels), seed)
+            chosen = _some(chosen, min(len(unseen.labels), len(forget.labels)), seed)
     chosen = _some(chosen, at_most, seed)
     return Samples(asked.images[chosen], asked.labels[chosen])
 

@@ -17,7 +17,11 @@ counts as one. And in a larger ball the first search starts from the result of t
 that result counts as well. So the loss cannot rise with epsilon.
 
 An epsilon may be `none`: then only [0, 1] bounds the image, as where Algorithm 1 attacks a generator. A step cannot be
-a share of that epsilon, so it is `unbounded_step`, and a random start is U(0, 1).
+a share of that epsilon, so it is `unbounded_step`, and a random start is U(0, 1); beside a smaller epsilon the first
+search starts from that one's result, as in any larger ball.
+
+Where the model answers every image of a batch as is wanted already, as the original does that is attacked towards its
+own answers, nothing is searched.
 
 `target="wrong_label"` is a control of ours, not the paper's: the same search towards a random label that is neither the
 truth nor the original's answer. Where it succeeds as often, the attack shows adversarial examples, not memory.
@@ -107,6 +111,10 @@ def attack(
         if target == "wrong_label":
             answer = _wrong(answer, known, generator)
         targets.append(at.task.decided(answer))
+        if not last and not bool(at.task.distance(unmoved, answer, loss).any()):
+            made.append(part.expand(len(bounds), *part.shape))
+            losses.append(answer.new_zeros(len(bounds), len(part)))
+            continue
         # Every epsilon's copy of the images in one batch: the networks see no difference.
         least = at.task.distance(unmoved, answer, loss).repeat(len(bounds))
         clean = clean.repeat(len(bounds), 1, 1, 1)
