@@ -15,6 +15,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 from safetensors.numpy import save_file
 
+from palimpsest.pipeline import paths
 from palimpsest.pipeline.address import Addresses
 from palimpsest.pipeline.cells import Plan, Run
 from palimpsest.pipeline.configuration import load
@@ -193,6 +194,32 @@ def test_requests_are_drawn_with_what_they_take_away_and_both_answers_about_the_
     assert np.allclose(taken.images[0].get_array(), 0.5 + sign[0] / 2, atol=1e-5)
     assert np.allclose(put.images[0].get_array(), submitted[1, 0])
     assert np.allclose(aimed.images[0].get_array(), (train[3, 0] + 50) / 255)
+    plt.close(drawn)
+
+
+def test_of_a_network_that_hides_a_part_the_image_what_it_sees_and_its_answers_are_drawn(
+    plan: Plan, tmp_path: Path
+) -> None:
+    cells = plan.figures["uma", "figure2"]
+    assert [cell.attack for cell in cells] == ["uma_pixels", "uma_pixels_retained"]
+    run = cells[0].runs[0]
+    kept = {
+        f"0/pictures/{cell.attack}/{name}": np.full((3, 1, 8, 16), 10 * row + 100 * block, dtype=np.uint8)
+        for block, cell in enumerate(cells)
+        for row, name in enumerate(("image", "hidden", "wanted", "0", "8/255", "none"))
+    }
+    path = tmp_path / paths.below("predict", "outputs", **run.names, block=plan.blocks(run)[0])
+    path.parent.mkdir(parents=True)
+    save_file(kept, path)
+    drawn, _ = figures.of(plan, "uma", "figure2", tmp_path)
+    rows = [drawn.axes[row * pictures.SHOWN] for row in range(12)]
+    assert [axis.get_ylabel() for axis in rows[:6]] == [
+        "image", "what is shown", "original", "unlearned", "ε = 8/255", "no bound"
+    ]  # fmt: skip
+    assert [rows[row].get_title(loc="left") for row in (0, 6)] == ["Forget set", "Retain set"]
+    levels = [100 * block + 10 * row for block in (0, 1) for row in range(6)]
+    assert [float(axis.images[0].get_array()[0, 0]) for axis in rows] == pytest.approx([one / 255 for one in levels])
+    assert len(drawn.axes[2].images) == 1 and not drawn.axes[3].images, "three pictures, and room for six"
     plt.close(drawn)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from palimpsest.attacks.on_images import OnImages, uma
 from palimpsest.data import Images, Samples, digits, pixels
 from palimpsest.models import Network, Spec
 from palimpsest.pipeline import configuration
+from palimpsest.pipeline.cells import Plan
 from palimpsest.pipeline.errors import ConfigError
 from palimpsest.tasks import reconstruction
 
@@ -167,6 +170,47 @@ def test_adamw_decouples_the_decay_and_a_clipped_gradient_has_the_norm_that_was_
     assert torch.allclose(model.weight, start * (1 - 0.1 * 0.5)), "coupled, Adam would have made a whole step of it"
     again = train.fit(torch.nn.Linear(3, 2), samples, replace(recipe, epochs=0), seed=0, loss=loss)
     assert not again.training
+
+
+@pytest.mark.parametrize("scale", ["demo", "laptop", "paper"])
+def test_what_is_held_back_is_not_asked_to_be_forgotten_and_something_stays(scale: str) -> None:
+    plan, looked_at = Plan(configuration.load(scale=scale)), 0
+    for run in plan.asked:
+        held = plan.config["datasets"][run.dataset].get("hold_back", {}).get("held_out")
+        if held:
+            classes = set(plan.config["requests"][run.forget]["classes"])
+            assert classes and not classes & set(held)
+            assert len(classes) + len(held) < plan.config["plan"]["images"][run.dataset]["classes"]
+            looked_at += 1
+    assert looked_at >= 4
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"attacks": {"uma_radii": {"images": "held_out"}}},
+         "attacks.uma_radii is tried on held_out, and digits holds back no such split"),
+        ({"recipes": {"mae_pairs": {"epochs": 0}}}, "recipes.mae_pairs: with 0 epochs it must have published weights"),
+        ({"attacks": {"uma_pixels_retained": {"equally_sure": 0.5}}}, "equally_sure pairs forgotten and unseen images"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_run_is_refused_in_a_sentence(change: dict[str, Any], says: str) -> None:
+    config = deepcopy(configuration.load())
+    config["budgets"] = {}
+    for section, entries in change.items():
+        for name, entry in entries.items():
+            config[section][name] |= entry
+    with pytest.raises(ConfigError, match=says):
+        Plan(configuration.resolve(config)).check()
+
+
+def test_published_weights_that_are_not_trained_on_cannot_be_retrained() -> None:
+    plan = Plan(configuration.load(scale="paper"))
+    plan.check()
+    run = next(run for run in plan.asked if run.model == "mae_large" and run.unlearner == "i2i")
+    plan.asked[replace(run, unlearner="retrain")] = []
+    with pytest.raises(ConfigError, match=r"mae_large is not trained here .* so retrain cannot be run"):
+        plan.check()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from test_workflow import TINY, jobs, snakemake
 
+from palimpsest.data import hold_back
 from palimpsest.pipeline import configuration, paths
 from palimpsest.pipeline.estimate import BASES, GUESSED, MEASURED, SCALED, Amount, Costs
 from palimpsest.pipeline.plan import Job, critical_path, graph
@@ -249,9 +250,10 @@ def test_every_stage_that_the_plan_weighs_is_a_rule(paper: dict[str, Any]) -> No
 def test_what_is_stated_of_data_sets_and_networks_is_so(paper: dict[str, Any], tmp_path: Path) -> None:
     stated = paper["plan"]["images"]
     assert set(stated) == set(paper["datasets"])
-    for name in ("digits", "digit_pairs", "digit_pairs_200"):
+    for name in ("digits", "digit_pairs", "digit_pairs_200", "digit_pairs_spared"):
         load = import_module(f"palimpsest.data.{configuration.method_of(paper, 'datasets', name)}").load
         images = load(tmp_path, **configuration.keywords_of(paper, "datasets", name))
+        images = hold_back(images, paper["datasets"][name].get("hold_back", {}))
         assert stated[name] == {
             "train": len(images.train_labels),
             "test": len(images.test_labels),

@@ -746,6 +746,31 @@ def test_partners_are_compared_repetition_by_repetition() -> None:
     assert claims.evaluate(about, found[1:])[0].reproduced.verdict == "cannot tell"  # no partner
 
 
+@pytest.mark.parametrize(
+    ("first", "verdict", "says"),
+    [
+        ([8.0, 9.0], "holds", "1 of 1 cells pass"),
+        ([2.0, 3.0], "cannot tell", "not judged, since nothing was learnt (0 of 1 cells pass, 1 fail"),
+        ([], "cannot tell", "not judged, since what it presumes cannot be told"),
+    ],
+)
+def test_a_claim_is_judged_where_what_it_presumes_holds(first: list[float], verdict: str, says: str) -> None:
+    one, other = cell(), cell(dataset="d1", attack="none", epsilon="", published=1.0)
+    found = [judge(one, rows_of([99.0], one)), judge(other, rows_of(first, other))]
+    given = [
+        {"says": "there is none", "cells": {"dataset": "d1"}, "check": {"at_least": -1}},
+        {"says": "nothing was learnt", "cells": {"dataset": "d1"}, "check": {"at_least": 5}},
+    ]
+    claim = {"says": "s", "source": "t", "cells": {"attack": "uma"}, "check": {"at_least": 90}, "given": given}
+    (judged,) = claims.evaluate({"claims": [claim]}, found)
+    assert judged.reproduced.verdict == verdict and says in judged.reproduced.numbers
+    assert judged.printed is not None and judged.printed.verdict == "holds", (
+        "the paper's own numbers are judged as ever"
+    )
+    with pytest.raises(ConfigError, match="no cell matches"):
+        claims.evaluate({"claims": [claim | {"given": [given[0] | {"cells": {"dataset": "d9"}}]}]}, found)
+
+
 def test_a_diverged_cell_decides_no_claim() -> None:
     own = cell()
     found = judge(own, [*rows_of([99.0], own), {"repetition": 1, "status": "diverged"}])

@@ -421,6 +421,14 @@ class Random(nn.Module):
         return (pixels - 0.5).flatten(1) @ self.weight
 
 
+def test_towards_its_own_answers_nothing_is_searched_and_nothing_moved() -> None:
+    model, some, asked = Random(0, 1.0), samples(12, 0), []
+    model.register_forward_hook(lambda *_: asked.append(1))
+    made = attack(OnImages(model, model, some, 0), epsilons=["8/255", "none"], steps=50)
+    assert torch.equal(made.images, some.images.expand(2, *some.images.shape)) and not made.loss.any()
+    assert len(asked) < 10, "a search of 50 steps would ask more often"
+
+
 class TestImagesOfWhichTheOriginalIsEquallySure:
     """The original is sure of most forgotten images and unsure of most test images; nobody remembers anything."""
 
