@@ -216,7 +216,7 @@ def test_of_a_network_that_hides_a_part_the_image_what_it_sees_and_its_answers_a
     assert [axis.get_ylabel() for axis in rows[:6]] == [
         "image", "what is shown", "original", "unlearned", "ε = 8/255", "no bound"
     ]  # fmt: skip
-    assert [rows[row].get_title(loc="left") for row in (0, 6)] == ["Forget set", "Retain set"]
+    assert [rows[row].get_title(loc="left") for row in (0, 6)] == ["UMA on the forget set", "UMA on the retain set"]
     levels = [100 * block + 10 * row for block in (0, 1) for row in range(6)]
     assert [float(axis.images[0].get_array()[0, 0]) for axis in rows] == pytest.approx([one / 255 for one in levels])
     assert len(drawn.axes[2].images) == 1 and not drawn.axes[3].images, "three pictures, and room for six"

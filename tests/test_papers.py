@@ -49,6 +49,7 @@ def _set(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         (lambda about: about["tables"].pop("table5"), "no table or figure 'table5'; Did you mean"),
         (lambda about: about.pop("protocol"), "lacks the key 'protocol': what it does"),
         (lambda about: about.pop("layout"), "no layout"),
+        (_set("layout", "groups", 1, "label", to="Difference, tree"), "two groups of columns called 'Diff"),
         (_set("figures", "figure5", "kind", to="pies"), "figures.figure5.kind cannot be 'pies': bars, lines"),
         (_set("figures", "figure5", to={"kind": "bars", "title": "t", "caption": "c"}), "lacks the key 'panels'"),
         (_set("figures", "restarts", "sweep", "keywords", "restarts", to=3), "cannot be 3: a list of two values"),

@@ -68,6 +68,9 @@ def read(folder: Path) -> dict[str, Any]:
     for name, own in about.get("tables", {}).items():
         if "layout" not in own and "layout" not in about:
             raise ConfigError(f"{where}: {name} has no layout, and the paper has none for all of its tables.")
+        labels = [group["label"] for group in (own.get("layout") or about["layout"])["groups"]]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise ConfigError(f"{where}: {name} has two groups of columns called {twice[0]!r}.")
     for number, claim in enumerate(about.get("claims", [])):
         table = claim.get("table", [])
         for name in [table] if isinstance(table, str) else table:
