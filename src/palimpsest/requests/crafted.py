@@ -18,10 +18,10 @@ gradient of a weight is ever made: the gradient of a layer's weights is D^T H, w
 and the slopes D of the loss in its outputs, and the test image needs it times its own input h alone, D^T (H h).
 
 An attacker who knows the medoid defense lowers psi + near * D. D is the mean over the samples z~ of the squared
-distance between the last-layer gradient of z~ at theta_u, where the defense looks, and the nearest one of an honest
-sample of its class: the defense isolates a medoid that is nearest to no other point, so what hides a sample is one
-honest neighbour, and the mean of a class may lie where no sample is. The gradient of D takes both ways: by z~ itself,
-and by theta_u, which moves every gradient.
+distance between the last-layer gradient of z~ and the nearest one of an honest sample of its class, both at theta_u,
+where the defense looks. It isolates a medoid to which no other point belongs, so one honest neighbour hides a sample;
+the mean of a class may lie where no sample is. The gradient of D is that by z~ itself and that by theta_u, which moves
+every gradient; which neighbour is the nearest is held. Here the weights of each attempt are made.
 
 Which samples are asked for and where delta starts follows from the repetition alone, so requests of one `count` or
 `share` are made of the same samples, whatever their epsilon, goal or number of steps: 0 steps are the paper's RandUn.
@@ -50,7 +50,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
-from palimpsest.curvature import batches, flat, heads, request_gradient, slopes
+from palimpsest.curvature import batches, flat, request_gradient, slopes
 from palimpsest.data import Images, Samples, pixels
 from palimpsest.models import Network, finite
 from palimpsest.ranges import checked
@@ -360,26 +360,25 @@ def _named(network: nn.Module, vector: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 class _Apart:
-    """By how much the samples' last-layer gradients lie apart from honest ones, of several attempts, times `near`."""
+    """How far samples' last-layer gradients lie from honest ones, times `near`, of several attempts on one network."""
 
     def __init__(self, images: Images, attempts: Sequence[_Attempt], asked: SimpleNamespace) -> None:
         first = attempts[0]
         self.shell, self.near, self.batch_size = first.shell, asked.near, asked.batch_size
-        train = (part.to(first.target.device) for part in images.splits["train"])
-        self.every = Samples(*train)
+        self.every = Samples(*(part.to(first.target.device) for part in images.splits["train"]))
         self.labels = torch.stack([one.forget.labels for one in attempts])
         self.honest = torch.ones(len(attempts), len(self.every.labels), dtype=torch.bool, device=self.labels.device)
         for row, one in zip(self.honest, attempts, strict=True):
             row[one.indices.to(row.device)] = False
             if alone := {*one.forget.labels.tolist()} - {*self.every.labels[row].tolist()}:
                 raise RequestError(f"crafted: near looks for honest samples, and class {min(alone)} has none")
-        self.head = heads(self.shell)[0]
-        with torch.no_grad():
-            outputs: list[torch.Tensor] = []
-            with _hooks([self.head], lambda layer, given, output: outputs.append(output)):
-                logits = self.shell(first.target)
+        layers = [layer for layer in self.shell.modules() if isinstance(layer, nn.Linear)]
+        outputs: list[torch.Tensor] = []
+        with torch.no_grad(), _hooks(layers[-1:], lambda layer, given, output: outputs.append(output)):
+            logits = self.shell(first.target)
         if len(outputs) != 1 or not torch.equal(outputs[0], logits):
             raise RequestError("crafted: near needs a network whose output is that of its last dense layer")
+        self.head = layers[-1]
 
     def __call__(self, named: dict[str, torch.Tensor], put: torch.Tensor) -> torch.Tensor:
         """Return near * D (A,) of samples `put` (A, n, ...), for parameters by their names (A, ...)."""
