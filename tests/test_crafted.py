@@ -154,7 +154,7 @@ def test_where_the_loss_has_reached_beta_there_is_no_gradient(path: str) -> None
 # Near honest gradients
 
 
-def apart(model: nn.Module, images: Images, request: Request) -> float:
+def apart(model: nn.Module, images: Images, request: Request, any_class: bool = False) -> float:
     """How far the last-layer gradients lie from the nearest honest one of their class, squared, one by one."""
     head = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
     dtype = head.weight.dtype
@@ -169,7 +169,11 @@ def apart(model: nn.Module, images: Images, request: Request) -> float:
     honest = [i for i in range(len(train.labels)) if i not in {*request.indices.tolist()}]
     of = {i: written_out(train.images[i], train.labels[i]) for i in honest}
     least = [
-        min(float((written_out(image, label) - of[i]).square().sum()) for i in honest if train.labels[i] == label)
+        min(
+            float((written_out(image, label) - of[i]).square().sum())
+            for i in honest
+            if any_class or train.labels[i] == label
+        )
         for image, label in zip(*put, strict=True)
     ]
     return sum(least) / len(least)
@@ -215,6 +219,29 @@ def test_what_keeps_gradients_near_honest_ones_and_its_gradient_are_a_naive_loop
     difference = (sum(parts(put + 1e-7 * along)) - sum(parts(put - 1e-7 * along))) / 2e-7
     assert difference == pytest.approx(float((slope[0] * along).sum()), rel=2e-4, abs=1e-8)
     assert slope.abs().max() > 1e-6
+
+
+def test_a_neighbour_is_of_the_same_class_where_another_is_nearer(path: str) -> None:
+    """The network is sure of the requested samples and of the other class, and takes theirs' honest ones for it."""
+    keywords = {"count": 2, "classes": [0], "goal": "untargeted", "steps": 0, "epsilon": "1/1000"}
+    model = network(FEATURES)
+    drawn = Rule("crafted", keywords).choose(FEATURES, at(model)).indices
+    features, labels = FEATURES.splits["train"]
+    features = 0.1 * features
+    features[:, 0] = -2.0 - 2.0 * labels
+    features[drawn, 0] = 2.0
+    with torch.no_grad():
+        first, second = (layer for layer in model.net if isinstance(layer, nn.Linear))
+        first.weight.zero_()[:2, 0] = torch.tensor([3.0, -3.0])
+        second.weight.zero_()[:, :2] = 2 * torch.eye(2)
+    images = Images.of(("a", "b"), train=(features, labels), test=FEATURES.splits["test"])
+    choice = at(model, settings={"tau": 1e-6})
+    one, plain = (Rule("crafted", {**keywords, "near": near}).choose(images, choice) for near in (2.0, 0.0))
+    made = unlearned(images, choice, one)
+    assert torch.equal(one.indices, drawn)
+    assert apart(made, images, one, any_class=True) < 0.1 * apart(made, images, one)
+    assert one.trace is not None and plain.trace is not None
+    assert float(one.trace - plain.trace) == pytest.approx(2 * apart(made, images, one), rel=1e-5)
 
 
 @pytest.mark.parametrize("values", ["float", "8-bit"])
