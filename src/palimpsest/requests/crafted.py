@@ -21,7 +21,7 @@ An attacker who knows the medoid defense lowers psi + near * D. D is the mean ov
 distance between the last-layer gradient of z~ and the nearest one of an honest sample of its class, both at theta_u,
 where the defense looks. It isolates a medoid to which no other point belongs, so one honest neighbour hides a sample;
 the mean of a class may lie where no sample is. The gradient of D is that by z~ itself and that by theta_u, which moves
-every gradient; which neighbour is the nearest is held. Here the weights of each attempt are made.
+every gradient; which neighbour is the nearest is held. For this the weights of each attempt are made, batch or not.
 
 Which samples are asked for and where delta starts follows from the repetition alone, so requests of one `count` or
 `share` are made of the same samples, whatever their epsilon, goal or number of steps: 0 steps are the paper's RandUn.
