@@ -151,6 +151,156 @@ def test_where_the_loss_has_reached_beta_there_is_no_gradient(path: str) -> None
         assert slope is not None and bool((slope == 0).all()) == (bool(found < 0) if flat is None else flat)
 
 
+# Near honest gradients
+
+
+def apart(model: nn.Module, images: Images, request: Request, any_class: bool = False) -> float:
+    """How far the last-layer gradients lie from the nearest honest one of their class, squared, one by one."""
+    head = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    dtype = head.weight.dtype
+
+    def written_out(image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(model(pixels(image[None], dtype)), label[None])
+        return torch.cat([one.flatten() for one in torch.autograd.grad(loss, [*head.parameters()])])
+
+    train, put = images.splits["train"], request.replacement
+    assert put is not None
+    model.eval()
+    honest = [i for i in range(len(train.labels)) if i not in {*request.indices.tolist()}]
+    of = {i: written_out(train.images[i], train.labels[i]) for i in honest}
+    least = [
+        min(
+            float((written_out(image, label) - of[i]).square().sum())
+            for i in honest
+            if any_class or train.labels[i] == label
+        )
+        for image, label in zip(*put, strict=True)
+    ]
+    return sum(least) / len(least)
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "by_layers"),
+    [(name, of, False) for name in UNLEARNERS for of in ("dense", "features", "convolutions")]
+    + [(name, of, True) for name in ("first_order", "unrolling_sgd") for of in ("dense", "features")],
+)
+def test_what_keeps_gradients_near_honest_ones_and_its_gradient_are_a_naive_loops(
+    name: str, of: str, by_layers: bool
+) -> None:
+    beta = 0.0 if of == "dense" else 1e9  # whether the margin counts beyond the success
+    images = FEATURES if of == "features" else CLOUDS
+    model = network(images, **({"method": "resnet", "width": 2} if of == "convolutions" else {}))
+    if of == "convolutions":
+        with torch.no_grad():
+            model(pixels(TRAIN.images, torch.float64))
+    choice = at(model, 1, name)
+    # In a batch of all, since where batches have statistics unrolling's are those of its own batches.
+    given = asked(count=9, goal="untargeted", from_class=1, beta=beta, near=3.0, batch_size=512)
+    one = crafted._attempt(images, choice, given)
+    layers = crafted._dense_layers(one) if by_layers else []
+    assert bool(layers) == by_layers
+    few = SimpleNamespace(**{**vars(given), "batch_size": 7})  # honest samples in several batches
+    far = crafted._Apart(images, [one], few)
+    objective = crafted._Dense(one, layers, [one], given, far) if layers else crafted._Alone(one, given, far)
+    put = one.forget.images * 0.8 + 0.1 + 0.05 * one.noise
+
+    def parts(samples: torch.Tensor) -> tuple[float, float]:
+        request = Request(one.indices, Samples(samples, one.forget.labels), one.aim)
+        made = unlearned(images, choice, request)
+        return max(margin(images, made, one.aim), -beta), 3.0 * apart(made, images, request)
+
+    found, slope = objective(put[None])
+    assert slope is not None and slope.shape == put[None].shape and parts(put)[1] > 1e-4
+    assert float(found) == pytest.approx(sum(parts(put)), rel=1e-6, abs=1e-9)
+    last, none = objective(put[None], last=True)
+    assert none is None and torch.equal(last, found)
+    # A step so short that no unit and no nearest neighbour changes within it.
+    along = torch.randn(put.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    difference = (sum(parts(put + 1e-7 * along)) - sum(parts(put - 1e-7 * along))) / 2e-7
+    assert difference == pytest.approx(float((slope[0] * along).sum()), rel=2e-4, abs=1e-8)
+    assert slope.abs().max() > 1e-6
+
+
+def test_a_neighbour_is_of_the_same_class_where_another_is_nearer(path: str) -> None:
+    """The network is sure of the requested samples and of the other class, and takes theirs' honest ones for it."""
+    keywords = {"count": 2, "classes": [0], "goal": "untargeted", "steps": 0, "epsilon": "1/1000"}
+    model = network(FEATURES)
+    drawn = Rule("crafted", keywords).choose(FEATURES, at(model)).indices
+    features, labels = FEATURES.splits["train"]
+    features = 0.1 * features
+    features[:, 0] = -2.0 - 2.0 * labels
+    features[drawn, 0] = 2.0
+    with torch.no_grad():
+        first, second = (layer for layer in model.net if isinstance(layer, nn.Linear))
+        first.weight.zero_()[:2, 0] = torch.tensor([3.0, -3.0])
+        second.weight.zero_()[:, :2] = 2 * torch.eye(2)
+    images = Images.of(("a", "b"), train=(features, labels), test=FEATURES.splits["test"])
+    choice = at(model, settings={"tau": 1e-6})
+    one, plain = (Rule("crafted", {**keywords, "near": near}).choose(images, choice) for near in (2.0, 0.0))
+    made = unlearned(images, choice, one)
+    assert torch.equal(one.indices, drawn)
+    assert apart(made, images, one, any_class=True) < 0.1 * apart(made, images, one)
+    assert one.trace is not None and plain.trace is not None
+    assert float(one.trace - plain.trace) == pytest.approx(2 * apart(made, images, one), rel=1e-5)
+
+
+@pytest.mark.parametrize("values", ["float", "8-bit"])
+def test_attempts_that_stay_near_are_together_what_each_is_alone(values: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(CLOUDS)
+    ats = [at(model, number) for number in range(4)]
+    keywords = {"count": 20, "wanted": 2, "from_class": 1, "steps": 12, "epsilon": "1/10", "rate": 5.0}
+    rule = Rule("crafted", {**keywords, "near": 2.0, "values": values})
+    together, alone = rule.choose_all(CLOUDS, ats), [rule.choose(CLOUDS, one) for one in ats]
+    monkeypatch.setattr(crafted, "_dense_layers", lambda attempt: [])
+    without = Rule("crafted", {**keywords, "values": values}).choose_all(CLOUDS, ats)
+    before, after = 0.0, 0.0
+    for *made, plain, choice in zip(together, alone, rule.choose_all(CLOUDS, ats), without, ats, strict=True):
+        first = made[0]
+        assert first.replacement is not None and first.trace is not None and len(first.trace) == 13
+        for other in made[1:]:
+            assert other.replacement is not None and other.trace is not None
+            change = (pixels(first.replacement.images) - pixels(other.replacement.images)).abs()
+            assert change.max() < (1e-6 if values == "float" else 1.5 / 255)
+            assert torch.allclose(first.trace, other.trace, rtol=0, atol=1e-6 if values == "float" else 1e-2)
+        model_of = unlearned(CLOUDS, choice, first)
+        assert first.aim is not None
+        reached = max(margin(CLOUDS, model_of, first.aim), 0.0) + 2 * apart(model_of, CLOUDS, first)
+        assert reached == pytest.approx(float(first.trace.min()), abs=1e-5)
+        before += apart(unlearned(CLOUDS, choice, plain), CLOUDS, plain)
+        after += apart(model_of, CLOUDS, first)
+    assert after < 0.8 * before, "the requests lie nearer than those that do not care"
+
+
+def test_without_a_weight_nothing_of_it_is_computed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise AssertionError("nothing is to be kept near")
+
+    keywords = {"count": 20, "wanted": 2, "from_class": 1, "steps": 5}
+    with_it = Rule("crafted", {**keywords, "near": 1.0}).choose(CLOUDS, at(network(CLOUDS)))
+    monkeypatch.setattr(crafted, "_Apart", none)
+    plain, zero = (
+        Rule("crafted", one).choose(CLOUDS, at(network(CLOUDS))) for one in (keywords, keywords | {"near": 0.0})
+    )
+    assert plain.replacement and zero.replacement and with_it.replacement
+    assert torch.equal(plain.replacement.images, zero.replacement.images)
+    assert not torch.equal(plain.replacement.images, with_it.replacement.images)
+
+
+def test_where_no_honest_gradient_is_there_is_a_sentence() -> None:
+    model = network(CLOUDS)
+    of_class = int((TRAIN.labels == 0).sum())
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"count": 5, "removes": True}, "near is of samples that are changed, and removes leaves none"),
+        ({"count": of_class, "classes": [0]}, "near looks for honest samples, and class 0 has none"),
+    ]
+    for keywords, sentence in refused:
+        with pytest.raises(RequestError, match=sentence):
+            Rule("crafted", {"goal": "untargeted", "near": 1.0, **keywords}).choose(CLOUDS, at(model))
+    model.net.append(nn.ReLU())
+    with pytest.raises(RequestError, match="a network whose output is that of its last dense layer"):
+        Rule("crafted", {"goal": "untargeted", "near": 1.0, "count": 5}).choose(CLOUDS, at(model))
+
+
 # What is made
 
 

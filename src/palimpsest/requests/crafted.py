@@ -17,6 +17,12 @@ On dense layers whose gradients `push` only multiplies (each layer by one number
 gradient of a weight is ever made: the gradient of a layer's weights is D^T H, with the samples' inputs H of the layer
 and the slopes D of the loss in its outputs, and the test image needs it times its own input h alone, D^T (H h).
 
+An attacker who knows the medoid defense lowers psi + near * D. D is the mean over the samples z~ of the squared
+distance between the last-layer gradient of z~ and the nearest one of an honest sample of its class, both at theta_u,
+where the defense looks. It isolates a medoid to which no other point belongs, so one honest neighbour hides a sample;
+the mean of a class may lie where no sample is. The gradient of D is that by z~ itself and that by theta_u, which moves
+every gradient; which neighbour is the nearest is held. For this the weights of each attempt are made, batch or not.
+
 Which samples are asked for and where delta starts follows from the repetition alone, so requests of one `count` or
 `share` are made of the same samples, whatever their epsilon, goal or number of steps: 0 steps are the paper's RandUn.
 
@@ -41,7 +47,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from palimpsest.curvature import batches, flat, request_gradient, slopes
@@ -84,6 +90,7 @@ def choose(
     decay_every: Annotated[int, "[1, inf)"] = 60,
     direction: Literal["raw", "sign"] = "raw",
     beta: Annotated[float, "[0, inf)"] = 0.0,
+    near: Annotated[float, "[0, inf)"] = 0.0,
     keeps: Literal["best", "last"] = "best",
     batch_size: Annotated[int, "[1, inf)"] = 512,
 ) -> Request:
@@ -96,10 +103,12 @@ def choose(
     cut off. values: whether images are handed in as `float32` or rounded to `uint8`, with every loss that of the
     rounded ones. removes: whether samples are removed whole; those of `classes` are then chosen in `steps` rounds,
     in each round those whose removal lowers the margin within psi most, to first order. rate: of a step, divided by
-    10 every `decay_every`. direction: of the gradient or of its sign. batch_size: samples at once, where attempts
-    are made one by one.
+    10 every `decay_every`. direction: of the gradient or of its sign. near: the weight of D, ours; 0 is the paper's
+    attack, else the sum is what is lowered, kept and traced. batch_size: samples at once, where attempts are made one
+    by one or honest samples are looked at.
     Raises `RequestError` where there are too few samples or test images, where no class is wanted or the image is of it
-    already, and where the unlearner has no `response`; `Diverged` where a number is not finite.
+    already, where the unlearner has no `response`, and with `near` where nothing is changed, where a class has no
+    honest sample or the network's output is not that of a dense layer; `Diverged` where a number is not finite.
     """
     asked = {name: value for name, value in locals().items() if name not in ("images", "at")}
     return choose_all(images, [at], **asked)[0]
@@ -111,6 +120,8 @@ def choose_all(images: Images, ats: Sequence[Choice], **keywords: Any) -> list[R
     asked = SimpleNamespace(**{one.name: one.default for one in defaults if one.kind is one.KEYWORD_ONLY} | keywords)
     if asked.values == "8-bit" and images.kind == "features":
         raise RequestError("crafted: features have no 8-bit values; values takes 'float' here")
+    if asked.near and asked.removes:
+        raise RequestError("crafted: near is of samples that are changed, and removes leaves none")
     attempts = [_attempt(images, at, asked) for at in ats]
     if asked.removes:
         return [_removing(images, one, asked) for one in attempts]
@@ -122,7 +133,8 @@ def choose_all(images: Images, ats: Sequence[Choice], **keywords: Any) -> list[R
         at_once = max(1, AT_ONCE[shape.device.type] // shape.numel()) if dense else 1
         for start in range(0, len(some), at_once):
             part = some[start : start + at_once]
-            objective = _Dense(some[0], dense, part, asked) if dense else _Alone(part[0], asked)
+            apart = _Apart(images, part, asked) if asked.near else None
+            objective = _Dense(some[0], dense, part, asked, apart) if dense else _Alone(part[0], asked, apart)
             found = lowered(objective, part, images, asked)
             made |= dict(zip(numbers[start : start + at_once], found, strict=True))
     return [made[number] for number in range(len(ats))]
@@ -265,22 +277,34 @@ def lowered(
 class _Alone:
     """The margin of one attempt and its gradient, for any network and any `push`."""
 
-    def __init__(self, attempt: _Attempt, asked: SimpleNamespace) -> None:
+    def __init__(self, attempt: _Attempt, asked: SimpleNamespace, apart: _Apart | None = None) -> None:
         slope = attempt.response.slope
-        self.of, self.beta, self.batch_size = attempt, asked.beta, asked.batch_size
+        self.of, self.beta, self.batch_size, self.apart = attempt, asked.beta, asked.batch_size, apart
         self.taken = request_gradient(slope, attempt.forget, None, batch_size=asked.batch_size)
 
     def __call__(self, put: torch.Tensor, last: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the margin (1,) with the samples `put` (1, n, ...) in place, and d psi / d put; None if `last`."""
-        response = self.of.response
+        """Return the margin (1,) with the samples `put` (1, n, ...) in place, and d psi / d put; None if `last`.
+
+        With `near` they are the sum psi + near * D and its gradient.
+        """
+        response, direct = self.of.response, torch.zeros_like(put)
 
         def margin(brought: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            found, slope = slope_at(self.of, response.start + response.push(self.taken - brought), self.beta)
+            theta = response.start + response.push(self.taken - brought)
+            found, slope = slope_at(self.of, theta, self.beta)
+            if self.apart is not None:
+                theta, shown = theta.detach().requires_grad_(), put.detach().requires_grad_()
+                far = self.apart({name: one[None] for name, one in _named(self.of.shell, theta).items()}, shown)
+                of_theta, of_put = torch.autograd.grad(far.sum(), (theta, shown))
+                found, slope = found.clamp(min=-self.beta) + far.detach(), slope + of_theta
+                direct.copy_(of_put)
             return found, slope if last else -response.push(slope)
 
         put_in_place = Samples(put[0], self.of.forget.labels)
         found, slope = through_sum(response.slope, put_in_place, margin, self.batch_size, last)
-        return found, None if slope is None else slope[None]
+        if slope is None:
+            return found, None
+        return found, slope[None] if self.apart is None else direct.add_(slope)
 
 
 def through_sum(
@@ -322,13 +346,84 @@ def through_sum(
 
 def slope_at(attempt: _Attempt, theta: torch.Tensor, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the margin (1,) with the weights theta (P,), and d psi / d theta (P,)."""
-    parts = [(name, one.shape) for name, one in attempt.shell.named_parameters()]
     theta = theta.detach().requires_grad_()
-    pieces = theta.split([shape.numel() for _, shape in parts])
-    named = {name: piece.view(shape) for (name, shape), piece in zip(parts, pieces, strict=True)}
-    margin = _margins(functional_call(attempt.shell, named, (attempt.target,)), [attempt])
+    margin = _margins(functional_call(attempt.shell, _named(attempt.shell, theta), (attempt.target,)), [attempt])
     (slope,) = torch.autograd.grad(margin.clamp(min=-beta).sum(), theta)
     return margin.detach(), slope
+
+
+def _named(network: nn.Module, vector: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a vector (P,) as the network's parameters, by their names."""
+    shapes = {name: one.shape for name, one in network.named_parameters()}
+    pieces = vector.split([shape.numel() for shape in shapes.values()])
+    return {name: piece.view(shapes[name]) for name, piece in zip(shapes, pieces, strict=True)}
+
+
+class _Apart:
+    """How far samples' last-layer gradients lie from honest ones, times `near`, of several attempts on one network."""
+
+    def __init__(self, images: Images, attempts: Sequence[_Attempt], asked: SimpleNamespace) -> None:
+        first = attempts[0]
+        self.shell, self.near, self.batch_size = first.shell, asked.near, asked.batch_size
+        self.every = Samples(*(part.to(first.target.device) for part in images.splits["train"]))
+        self.labels = torch.stack([one.forget.labels for one in attempts])
+        self.honest = torch.ones(len(attempts), len(self.every.labels), dtype=torch.bool, device=self.labels.device)
+        for row, one in zip(self.honest, attempts, strict=True):
+            row[one.indices.to(row.device)] = False
+            if alone := {*one.forget.labels.tolist()} - {*self.every.labels[row].tolist()}:
+                raise RequestError(f"crafted: near looks for honest samples, and class {min(alone)} has none")
+        layers = [layer for layer in self.shell.modules() if isinstance(layer, nn.Linear)]
+        outputs: list[torch.Tensor] = []
+        with torch.no_grad(), _hooks(layers[-1:], lambda layer, given, output: outputs.append(output)):
+            logits = self.shell(first.target)
+        if len(outputs) != 1 or not torch.equal(outputs[0], logits):
+            raise RequestError("crafted: near needs a network whose output is that of its last dense layer")
+        self.head = layers[-1]
+
+    def __call__(self, named: dict[str, torch.Tensor], put: torch.Tensor) -> torch.Tensor:
+        """Return near * D (A,) of samples `put` (A, n, ...), for parameters by their names (A, ...)."""
+        with torch.no_grad():
+            nearest = self._nearest(named, *self._factors(named, put, self.labels))
+        others = pixels(self.every.images[nearest], put.dtype)
+        pairs = torch.cat([put, others], 1), torch.cat([self.labels, self.labels], 1)
+        (slopes, slopes_of), (inputs, inputs_of) = (one.chunk(2, 1) for one in self._factors(named, *pairs))
+        lengths = [a.square().sum(2) * h.square().sum(2) for a, h in ((slopes, inputs), (slopes_of, inputs_of))]
+        products = (slopes * slopes_of).sum(2) * (inputs * inputs_of).sum(2)
+        return self.near * (lengths[0] + lengths[1] - 2 * products).mean(1)
+
+    def _nearest(self, named: dict[str, torch.Tensor], slopes: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        """Return which honest sample of its class has the gradient nearest to each sample's, `int64` (A, n)."""
+        least = slopes.new_full(self.labels.shape, torch.inf)
+        nearest = torch.zeros_like(self.labels)
+        start = 0
+        for images, labels in batches(self.every, self.batch_size):
+            part = slice(start, start := start + len(labels))
+            others, entering = self._factors(named, pixels(images, slopes.dtype), labels)
+            products = (slopes @ others.mT) * (inputs @ entering.mT)
+            far = (others.square().sum(2) * entering.square().sum(2))[:, None] - 2 * products  # less its own length
+            takes = self.honest[:, None, part] & (self.labels[..., None] == labels)
+            value, index = far.masked_fill_(~takes, torch.inf).min(2)
+            nearest = torch.where(value < least, index + part.start, nearest)
+            least = torch.minimum(value, least)
+        return nearest
+
+    def _factors(
+        self, named: dict[str, torch.Tensor], images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return each gradient's factors: slopes (A, n, K), and what enters the layer, with a one for its bias.
+
+        images: of each attempt (A, n, ...), or the same for all (n, ...) with `labels` (n,).
+        """
+
+        def of_one(named: dict[str, torch.Tensor], images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            seen: list[torch.Tensor] = []
+            with _hooks([self.head], lambda layer, given, output: seen.append(given[0])):
+                logits = functional_call(self.shell, named, (images,))
+            return logits, seen[0]
+
+        logits, inputs = vmap(of_one, in_dims=(0, None if labels.ndim == 1 else 0))(named, images)
+        slopes = logits.softmax(2) - F.one_hot(labels, logits.shape[2])
+        return slopes, F.pad(inputs, (0, int(self.head.bias is not None)), value=1.0)
 
 
 # Dense layers
@@ -339,25 +434,48 @@ Layers = list[tuple[nn.Linear, nn.Linear, float, float]]  # of slope and shell, 
 class _Dense:
     """The margins of several attempts against one network and their gradients, by dense layers' inputs and slopes."""
 
-    def __init__(self, first: _Attempt, layers: Layers, attempts: Sequence[_Attempt], asked: SimpleNamespace) -> None:
-        self.of, self.beta, self.layers = attempts, asked.beta, layers
+    def __init__(
+        self,
+        first: _Attempt,
+        layers: Layers,
+        attempts: Sequence[_Attempt],
+        asked: SimpleNamespace,
+        apart: _Apart | None = None,
+    ) -> None:
+        self.of, self.beta, self.layers, self.apart = attempts, asked.beta, layers, apart
         self.labels = torch.cat([one.forget.labels for one in attempts])
         self.targets = torch.cat([one.target for one in attempts])
         self.network, self.shell = _without_normalisation(first.response.slope), first.shell
-        names = {name: one.shape for name, one in self.shell.named_parameters()}
-        pieces = first.response.start.split([shape.numel() for shape in names.values()])
-        self.start = {name: piece.view(names[name]) for name, piece in zip(names, pieces, strict=True)}
+        self.start = _named(self.shell, first.response.start)
+        self.names = {id(one): name for name, one in self.shell.named_parameters()}
         clean = torch.stack([one.forget.images for one in attempts])
         self.taken = [(inputs.detach(), outputs.detach()) for inputs, outputs in self._passed(clean, False)]
 
     def __call__(self, put: torch.Tensor, last: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the margins (A,) with the samples `put` (A, n, ...) in place, and d psi / d put; None if `last`."""
+        """Return the margins (A,) with the samples `put` (A, n, ...) in place, and d psi / d put; None if `last`.
+
+        With `near` they are the sums psi + near * D and their gradient.
+        """
         put = put.detach().requires_grad_()
         brought = self._passed(put, not last)
         with _hooks([layer for _, layer, _, _ in self.layers], self._answer(brought)):
             margins = _margins(functional_call(self.shell, self.start, (self.targets,)), self.of)
-        psi = margins.clamp(min=-self.beta).sum()
-        return margins.detach(), None if last else torch.autograd.grad(psi, put)[0]
+        lowers = margins.clamp(min=-self.beta)
+        if self.apart is not None:
+            margins = lowers = lowers + self.apart(self._theta(brought), put)
+        return margins.detach(), None if last else torch.autograd.grad(lowers.sum(), put)[0]
+
+    def _theta(self, brought: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Return each attempt's weights theta_u by their names (A, ...)."""
+        found = {name: one.expand(len(self.of), *one.shape) for name, one in self.start.items()}
+        for (_, layer, of_weight, of_bias), taken, put in zip(self.layers, self.taken, brought, strict=True):
+            for sign, (inputs, outputs) in zip((1, -1), (taken, put), strict=True):
+                name = self.names[id(layer.weight)]
+                found[name] = found[name] + sign * of_weight * (outputs.mT @ inputs)
+                if layer.bias is not None:
+                    name = self.names[id(layer.bias)]
+                    found[name] = found[name] + sign * of_bias * outputs.sum(1)
+        return found
 
     def _passed(self, put: torch.Tensor, graph: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return of each layer its inputs (A, n, in), and the slopes of the loss in its outputs (A, n, out)."""
