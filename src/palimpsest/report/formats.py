@@ -24,7 +24,7 @@ TEX = {
     "~": r"$\sim$", "^": r"\textasciicircum{}", "→": r"$\rightarrow$", "±": r"$\pm$", "≠": r"$\neq$",
     "ε": r"$\varepsilon$", "σ": r"$\sigma$", "×": r"$\times$", "–": "--", "∞": r"$\infty$", "·": r"$\cdot$",
     "≈": r"$\approx$", "≤": r"$\leq$", "≥": r"$\geq$", "↔": r"$\leftrightarrow$", "†": r"$\dagger$", "‡": r"$\ddagger$",
-    "“": "``", "”": "''", "’": "'",
+    "“": "``", "”": "''", "’": "'", "é": r"\'e",
 }  # fmt: skip
 
 
