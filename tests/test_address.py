@@ -147,7 +147,7 @@ def of_method(stage: str, key: str, file: str) -> Callable[[Address], bool]:
             lambda one: one.stage == "request" and one.names["request"] == "class_0",
         ),
         # A variant starts from the entry that it names.
-        ({"unlearners": {"salun": {"ratio": 0.4}}}, unlearns("salun", "salun_as_released", "salun_images")),
+        ({"unlearners": {"salun": {"ratio": 0.4}}}, unlearns("salun", "salun_as_released")),
         ({"unlearners": {"salun_as_released": {"ratio": 0.4}}}, unlearns("salun_as_released")),
         ({"unlearners": {"l1_sparse": {"alpha": {"tune": [1e-4, 2e-4]}}}}, lambda one: one.stage == "tune"
             and one.names["unlearner"] == "l1_sparse"),
@@ -221,7 +221,7 @@ def test_a_metrics_code_changes_no_key_but_of_what_measures_it(
 @pytest.mark.parametrize(
     ("file", "direct"),
     [
-        ("unlearners/salun.py", unlearns("salun", "salun_as_released")),
+        ("unlearners/salun.py", unlearns("salun", "salun_as_released", "salun_images")),
         ("unlearners/retrain.py", unlearns("retrain")),
         ("attacks/on_images/uma.py", of_method("attack", "attacks", "uma")),
         ("attacks/on_labels/_heads.py", None),
