@@ -133,6 +133,13 @@ def test_an_observer_sees_the_images_and_the_answers_as_they_would_be_saved(foun
     assert torch.equal(hidden[seen], samples.images[places][seen]) and (hidden[~seen] == 128).all()
 
 
+def test_it_is_kept_which_test_images_the_observer_recognises(found, images: Images) -> None:
+    *_, kept, observer = found
+    with torch.no_grad():
+        right = observer(pixels(images.test_images)).argmax(1) == images.test_labels
+    assert torch.equal(kept.tensors["test/recognised"], right) and 0 < right.sum() < len(right)
+
+
 def test_the_gain_is_over_the_mean_of_what_is_seen_of_each_image(found, images: Images) -> None:
     _, model, _, _, kept, _ = found
     shown = pixels(images.test_images[:20])

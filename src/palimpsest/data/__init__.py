@@ -181,10 +181,8 @@ def hold_back(images: Images, parts: Mapping[str, float | Sequence[int]], seed: 
 
 def _without(images: Images, name: str, classes: Sequence[int]) -> Images:
     """The data set without some classes, whose test samples stand in a split of this name."""
-    gone, whole = (
-        torch.tensor([*classes], dtype=torch.int64),
-        {split: images.splits[split] for split in ("train", "test")},
-    )
+    gone = torch.tensor([*classes], dtype=torch.int64)
+    whole = {split: images.splits[split] for split in ("train", "test")}
     if missing := sorted(set(classes) - set(images.train_labels.tolist())):
         raise DataError(f"hold_back: the training set has no class {missing[0]}")
     away = {split: torch.isin(samples.labels, gone) for split, samples in whole.items()}

@@ -111,12 +111,13 @@ def attack(
         if target == "wrong_label":
             answer = _wrong(answer, known, generator)
         targets.append(at.task.decided(answer))
-        if not last and not bool(at.task.distance(unmoved, answer, loss).any()):
+        least = at.task.distance(unmoved, answer, loss)
+        if not last and not bool(least.any()):
             made.append(part.expand(len(bounds), *part.shape))
             losses.append(answer.new_zeros(len(bounds), len(part)))
             continue
         # Every epsilon's copy of the images in one batch: the networks see no difference.
-        least = at.task.distance(unmoved, answer, loss).repeat(len(bounds))
+        least = least.repeat(len(bounds))
         clean = clean.repeat(len(bounds), 1, 1, 1)
         wanted = answer.repeat(len(bounds), *[1] * (answer.ndim - 1))
         epsilon, unbounded = (each.repeat_interleave(len(part))[:, None, None, None] for each in (bounds, free))
