@@ -180,6 +180,28 @@ def test_an_attack_counts_the_images_it_is_aimed_at(paper: dict[str, Any]) -> No
     assert (images("random_5000", "forget"), images("random_5000", "unseen")) == (5000, 5000)
 
 
+def test_a_method_without_epochs_counts_what_its_mini_batches_read(paper: dict[str, Any]) -> None:
+    def images(name: str, **keywords: Any) -> float:
+        asks = {"method": name, "keywords": keywords, "recipe": RECIPE}
+        return Costs(paper, []).work("unlearn", {**CELL, "unlearner": name}, asks)
+
+    assert images("influence_woodfisher", alpha=2) == 50_000, "5,000 images at once, the data set read once"
+    assert images("fisher_noise", batch_forget=1024) == 5 * 50_000
+    assert images("influence_lissa", batch_forget=1024, batch_retain=64, depth=100) == 5 * 2 * 100 * 64
+    assert images("retrain") == 182 * 50_000 and images("finetune", epochs=10) == 10 * 50_000
+
+
+def test_a_later_step_of_a_chain_counts_its_own_request(paper: dict[str, Any]) -> None:
+    config = {**paper, "requests": {**paper["requests"], "few": {"method": "samples", "count": 25}}}
+    asks = {"method": "fisher_noise", "keywords": {"batch_forget": 25}, "recipe": RECIPE}
+
+    def images(forget: str) -> float:
+        return Costs(config, []).work("unlearn", {**CELL, "forget": forget}, asks) / 50_000
+
+    assert images("class_0-few") == images("class_0-same-few") == 1, "one mini-batch of 25"
+    assert images("few-few-same") == 2, "a step that asks for nothing new has all that was asked before it"
+
+
 def test_a_step_of_a_chain_counts_what_all_its_requests_forgot(paper: dict[str, Any]) -> None:
     config = {**paper, "requests": {**paper["requests"], "few": {"method": "samples", "count": 25}}}
     cell = {**CELL, "forget": "class_0-few", "unlearner": "salun-finetune"}

@@ -22,6 +22,7 @@ from typing import Any
 from palimpsest.pipeline import method
 from palimpsest.pipeline.configuration import ConfigError, method_of
 from palimpsest.pipeline.plan import Job
+from palimpsest.pipeline.values import SAME, STEP
 from palimpsest.seeds import numbers
 
 MEASURED, SCALED, GUESSED = BASES = ("measured", "scaled", "guess")  # from the best ground to the worst
@@ -93,12 +94,11 @@ class Costs:
         if rule == "train":
             return float(data["train"] * asks["recipe"]["epochs"])
         if rule in ("unlearn", "tune"):
-            trials = asks.get("trials", 1)
-            return float(trials * data["train"] * _epochs(asks["method"], keywords, asks["recipe"]))
-        forgotten = sum(self._forgotten(name, data) for name in cell["forget"].split("-"))
+            return float(asks.get("trials", 1)) * self._unlearning(cell, asks, data)
+        forgotten = self._forgotten(cell["forget"], data)
         if rule == "attack":
             if asks["on"] != "forget":  # as many test images as forget images, or all those of the forgotten classes
-                kind = method_of(self.config, "requests", cell["forget"].split("-")[0])
+                kind = method_of(self.config, "requests", cell["forget"].split(STEP)[0])
                 classes = method.literal(method.path("requests", kind), "WHOLE_CLASSES")
                 forgotten = min(forgotten, data["test"] * (forgotten / data["train"] if classes else 1))
             forgotten = min(forgotten, asks.get("at_most") or math.inf)
@@ -111,7 +111,31 @@ class Costs:
         attacked = len(asks["attacks"]) * (1 + len(asks["defenses"])) * forgotten
         return float(data["train"] + data["test"] + attacked)
 
-    def _forgotten(self, name: str, data: Mapping[str, Any]) -> float:
+    def _unlearning(self, cell: Mapping[str, str], asks: Mapping[str, Any], data: Mapping[str, Any]) -> float:
+        """Return how many images one unlearning of one repetition sends through the network.
+
+        A method that trains says how many epochs, or its backbone does; else it takes the base training's. One whose
+        file says `NO_EPOCHS` reads, for each mini-batch of what is to be forgotten, the remaining data once (or as much
+        of it as it samples), or as many batches of it as its recursion is deep, where a product with the Hessian counts
+        as two gradients.
+        """
+        name, keywords = asks["method"], asks["keywords"]
+        if name in method.files("unlearners") and method.literal(method.path("unlearners", name), "NO_EPOCHS"):
+            *_, asked = cell["forget"].split(STEP)
+            forgotten = self._forgotten(cell["forget"] if asked == SAME else asked, data)
+            batches = math.ceil(forgotten / keywords.get("batch_forget", forgotten))
+            deep = "depth" in keywords and "batch_retain" in keywords
+            seen = keywords.get("fisher_samples") or data["train"]
+            read = 2 * keywords["depth"] * keywords["batch_retain"] if deep else min(seen, data["train"])
+            return float(batches * read)
+        settings = (keywords, keywords.get("settings", {}), asks["recipe"])
+        return float(data["train"] * next(found["epochs"] for found in settings if "epochs" in found))
+
+    def _forgotten(self, chain: str, data: Mapping[str, Any]) -> float:
+        """Return how many training images the requests of a chain name together."""
+        return sum(self._named(name, data) for name in chain.split(STEP) if name != SAME)
+
+    def _named(self, name: str, data: Mapping[str, Any]) -> float:
         request = self.config["requests"].get(name, {})
         if "count" in request:
             return float(request["count"])
@@ -151,12 +175,3 @@ def _kind(rule: str, cell: Mapping[str, str], asks: Mapping[str, Any]) -> tuple[
     if rule not in NETWORK:
         return rule, "", ""
     return rule, asks.get("method", ""), cell["model"]
-
-
-def _epochs(name: str, keywords: Mapping[str, Any], recipe: Mapping[str, Any]) -> float:
-    """Return an unlearner's passes over the data: its own epochs, its backbone's, or else the base training's."""
-    for found in (keywords, keywords.get("settings", {})):
-        if "epochs" in found:
-            return float(found["epochs"])
-    once = name in method.files("unlearners") and "ONE_PASS" in method.needs("unlearners", name)
-    return float(1 if once else recipe["epochs"])

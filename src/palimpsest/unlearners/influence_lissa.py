@@ -33,6 +33,7 @@ from palimpsest.models import Network
 from palimpsest.unlearners import Step, unlearner
 
 TASKS = ("classification",)
+NO_EPOCHS = True  # the plan counts its passes over the data, not a training's
 
 
 @unlearner(replaces=True)

@@ -33,6 +33,7 @@ from palimpsest.ranges import checked
 from palimpsest.unlearners import Response, Step, unlearner
 
 TASKS = ("classification",)
+NO_EPOCHS = True  # the plan counts its passes over the data, not a training's
 
 
 @unlearner(replaces=True)
