@@ -111,7 +111,7 @@ from palimpsest.data import Samples, pixels
 from palimpsest.requests import Request
 from palimpsest.unlearners import Step
 
-NEEDS = ("model", "unlearner", "surrogate")
+NEEDS = ("model", "unlearner", "surrogates")
 
 
 def choose(images, at, *, count: Annotated[int, "[1, inf)"] = 10):
@@ -120,7 +120,7 @@ def choose(images, at, *, count: Annotated[int, "[1, inf)"] = 10):
     forget, retain = (Samples(*(part[chosen] for part in train)) for chosen in (slice(count), slice(count, None)))
     asked = Samples(pixels(forget.images), forget.labels)
     step = Step(seed=at.seed, recipe=at.recipe, indices=torch.arange(count), replacement=asked)
-    network = at.unlearner(at.surrogate, forget, retain, step).network
+    network = at.unlearner(at.surrogates[0], forget, retain, step).network
     x = asked.images.clone().requires_grad_(True)
     torch.nn.functional.cross_entropy(network(x), forget.labels).backward()
     return Request(torch.arange(count), Samples((x + 8 / 255 * x.grad.sign()).clamp(0, 1).detach(), forget.labels))

@@ -512,8 +512,40 @@ def test_removal_takes_the_samples_with_the_lowest_first_order_score() -> None:
 def test_a_request_is_made_on_the_surrogate_where_there_is_one() -> None:
     own, other = network(CLOUDS, 1), network(CLOUDS, 2)
     rule = Rule("crafted", {"count": 9, "wanted": 2, "from_class": 1, "steps": 3})
-    made, wanted = (rule.choose(CLOUDS, choice) for choice in (replace(at(own), surrogate=other), at(other)))
+    made, wanted = (rule.choose(CLOUDS, choice) for choice in (replace(at(own), surrogates=(other,)), at(other)))
     assert made.replacement and wanted.replacement and torch.equal(made.replacement.images, wanted.replacement.images)
+
+
+def test_of_several_surrogates_the_mean_is_lowered() -> None:
+    some = [network(CLOUDS, seed) for seed in (2, 3)]
+    choice = replace(at(network(CLOUDS, 1)), surrogates=tuple(some))
+    keywords = {"count": 9, "wanted": 2, "from_class": 1, "steps": 2, "rate": 3.0, "beta": 50.0, "keeps": "last"}
+    request = Rule("crafted", keywords).choose(CLOUDS, choice)
+    assert request.replacement is not None and request.trace is not None and request.aim is not None
+    start = Rule("crafted", keywords | {"steps": 0}).choose(CLOUDS, choice)
+    assert start.replacement is not None
+
+    def psi(put: torch.Tensor) -> torch.Tensor:
+        """The mean margin after a real first-order request on each network, by its own definition."""
+        asked = Request(request.indices, Samples(put, start.replacement.labels), request.aim)  # type: ignore[union-attr]
+        return torch.stack(
+            [torch.tensor(margin(CLOUDS, unlearned(CLOUDS, at(one), asked), request.aim)) for one in some]
+        ).mean()
+
+    put = start.replacement.images
+    assert request.trace[0] == pytest.approx(float(psi(put)), abs=1e-4)
+    assert request.trace[2] == pytest.approx(float(psi(request.replacement.images)), abs=1e-4)
+    alone = [Rule("crafted", keywords).choose(CLOUDS, at(one)) for one in some]
+    assert request.trace[2] < request.trace[0] and not any(
+        torch.equal(request.replacement.images, one.replacement.images) for one in alone if one.replacement is not None
+    )
+
+
+def test_several_surrogates_and_near_or_removes_end_in_a_sentence() -> None:
+    choice = replace(at(network(CLOUDS, 1)), surrogates=(network(CLOUDS, 2), network(CLOUDS, 3)))
+    for more in ({"near": 1.0}, {"removes": True}):
+        with pytest.raises(RequestError, match="are for one network, and several surrogates stand in for it"):
+            Rule("crafted", {"count": 4, "wanted": 2, "from_class": 1, "steps": 1, **more}).choose(CLOUDS, choice)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -20,11 +20,11 @@ with job(globals().get("snakemake")) as run:
         base = run.base(number)
         source = base if run.asks.first else number
         model = models.load(run.input.model, source).to(run.device)
-        surrogate = models.load(run.input.surrogate, base).to(run.device) if "surrogate" in run.input else None
+        others = tuple(models.load(file, base).to(run.device) for file in getattr(run.input, "surrogate", ()))
         kept = run.read_tensors(run.input.kept, source) if "kept" in run.input else None
         # The weights with which training began depend on its seed alone.
         initial = partial(models.fresh, model, run.seed_of_base(base)) if against else None
-        return requests.Choice(seeds[number], number, model, against, surrogate, recipe, kept, initial)
+        return requests.Choice(seeds[number], number, model, against, others, recipe, kept, initial)
 
     def chosen(numbers):
         try:

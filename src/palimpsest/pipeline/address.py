@@ -32,6 +32,7 @@ from palimpsest.pipeline.configuration import (
     needs_of,
     read_by,
     recipe_of,
+    surrogates,
     task_of,
 )
 from palimpsest.pipeline.paths import OUTPUTS, log_of, outputs_of
@@ -217,8 +218,8 @@ class Addresses:
         """How many base models all runs together need, by data set, network and trainer; runs share base models."""
         found: dict[tuple[str, str, str], int] = defaultdict(int)
         for run in self.plan.asked:
-            surrogates = [self.plan.request(request).get("surrogate") for request, _ in run.steps]
-            plain = [(model, PLAIN) for model in (run.model, *surrogates) if model]
+            others = [name for request, _ in run.steps for name in surrogates(self.plan.request(request))]
+            plain = [(model, PLAIN) for model in (run.model, *others)]
             bases = {self.plan.base_of(run, number) for number in range(self.plan.repetitions(run))}
             count = len(bases - {self.config["tuning"]["first"]})
             for place in [(run.model, self._trainer(run)), *plain]:
@@ -277,7 +278,8 @@ class Addresses:
             modules.append(self._module("unlearners", entry["against"]))
             above |= self._begins(model)
         if "surrogate" in entry:
-            above["surrogate"] = self._shared(dataset, entry["surrogate"], PLAIN, self._block_of(bases, block))["model"]
+            of = self._block_of(bases, block)
+            above["surrogate"] = [self._shared(dataset, name, PLAIN, of)["model"] for name in surrogates(entry)]
         return told, above, *modules
 
     def _pretrained(self, model: str) -> tuple[Any, ...]:

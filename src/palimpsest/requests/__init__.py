@@ -5,7 +5,7 @@ Each file of this package is one kind of request and has one function,
     choose(images, at, *, ...) -> Request
 
 `at` is what the workflow gives, a `Choice`; what stands after `*` are the kind's own keywords. A kind that needs more
-than the data and a seed declares it: `NEEDS = ("model",)`, any of the fields `model`, `unlearner`, `surrogate` and
+than the data and a seed declares it: `NEEDS = ("model",)`, any of the fields `model`, `unlearner`, `surrogates` and
 `kept`.
 
 A kind that is chosen faster for several repetitions at once has a second function beside it,
@@ -85,9 +85,9 @@ class Choice:
 
     seed: of all that is random. repetition: which of several that are compared, from 0. model: a network of the chain
     so far. unlearner: what a crafted request is made against, the method's function; its settings are `.keywords`.
-    surrogate: a network that stands in for `model` where that is not known. kept: the tensors that the base training or
-    the last step left beside `model`. These four are None for a kind that does not name them in `NEEDS`; but `kept` is
-    there wherever `unlearner` is, and so are recipe, how the base models were trained, and initial, which makes the
+    surrogates: networks that stand in for `model` where that is not known. kept: the tensors that the base training or
+    the last step left beside `model`. A kind that does not name them in `NEEDS` gets none of them; but `kept` is there
+    wherever `unlearner` is, and so are recipe, how the base models were trained, and initial, which makes the
     network with which their training began, both as the `Step` of `unlearner` takes them.
     """
 
@@ -95,7 +95,7 @@ class Choice:
     repetition: int = 0
     model: Network | None = None
     unlearner: partial[Any] | None = None
-    surrogate: Network | None = None
+    surrogates: tuple[Network, ...] = ()
     recipe: Recipe | None = None
     kept: Mapping[str, torch.Tensor] | None = None
     initial: Callable[[], Network] | None = None

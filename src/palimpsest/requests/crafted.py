@@ -23,6 +23,9 @@ where the defense looks. It isolates a medoid to which no other point belongs, s
 the mean of a class may lie where no sample is. The gradient of D is that by z~ itself and that by theta_u, which moves
 every gradient; which neighbour is the nearest is held. For this the weights of each attempt are made, batch or not.
 
+An attacker who cannot see the network trains one or several others in its place (Section 3.3). Of several psi is the
+mean over the unlearned model of each [R].
+
 Which samples are asked for and where delta starts follows from the repetition alone, so requests of one `count` or
 `share` are made of the same samples, whatever their epsilon, goal or number of steps: 0 steps are the paper's RandUn.
 
@@ -122,7 +125,13 @@ def choose_all(images: Images, ats: Sequence[Choice], **keywords: Any) -> list[R
         raise RequestError("crafted: features have no 8-bit values; values takes 'float' here")
     if asked.near and asked.removes:
         raise RequestError("crafted: near is of samples that are changed, and removes leaves none")
-    attempts = [_attempt(images, at, asked) for at in ats]
+    networks = [at.surrogates or (at.model,) for at in ats]
+    each = [[_attempt(images, at, network, asked) for network in some] for at, some in zip(ats, networks, strict=True)]
+    if any(len(some) > 1 for some in each):
+        if asked.near or asked.removes:
+            raise RequestError("crafted: near and removes are for one network, and several surrogates stand in for it")
+        return [lowered(_Together(some, asked), some[:1], images, asked)[0] for some in each]
+    attempts = [one for (one,) in each]
     if asked.removes:
         return [_removing(images, one, asked) for one in attempts]
     made: dict[int, Request] = {}
@@ -166,12 +175,11 @@ class _Attempt(Asked):
     shell: Network
 
 
-def _attempt(images: Images, at: Choice, asked: SimpleNamespace) -> _Attempt:
-    assert at.model is not None and at.unlearner is not None  # NEEDS
+def _attempt(images: Images, at: Choice, network: Network | None, asked: SimpleNamespace) -> _Attempt:
+    assert network is not None and at.unlearner is not None  # NEEDS
     draw = stable_seed("crafted", at.repetition)
     which = {"count": asked.count, "share": asked.share, "classes": asked.classes}
     indices = samples.choose(images, replace(at, seed=draw), **which).indices
-    network = at.model if at.surrogate is None else at.surrogate
     like = next(network.parameters())
     respond = getattr(sys.modules[at.unlearner.func.__module__], AGAINST, None)
     if respond is None:
@@ -179,7 +187,7 @@ def _attempt(images: Images, at: Choice, asked: SimpleNamespace) -> _Attempt:
         raise RequestError(f"crafted: {name} does not say how it responds to a request, so none is made against it")
     train = Samples(*(part.to(like.device) for part in images.splits["train"]))
     forget, retain, where, _ = split(train, Request(indices))
-    own = at.surrogate is None  # else what the model kept, and how it began, say nothing of the surrogate
+    own = network is at.model  # what the model kept, and how it began, say nothing of a surrogate
     step = Step(
         at.seed,
         at.recipe,  # type: ignore[arg-type]  # there wherever an unlearner is
@@ -305,6 +313,20 @@ class _Alone:
         if slope is None:
             return found, None
         return found, slope[None] if self.apart is None else direct.add_(slope)
+
+
+class _Together:
+    """The mean of psi of one attempt over several networks, one unlearned model each, and its gradient."""
+
+    def __init__(self, attempts: Sequence[_Attempt], asked: SimpleNamespace) -> None:
+        self.each, self.beta = [_Alone(one, asked) for one in attempts], asked.beta
+
+    def __call__(self, put: torch.Tensor, last: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return psi (1,) with the samples `put` (1, n, ...) in place, and d psi / d put; None if `last`."""
+        found = [one(put, last) for one in self.each]
+        slopes = [slope for _, slope in found if slope is not None]
+        psi = torch.stack([margin.clamp(min=-self.beta) for margin, _ in found]).mean(0)
+        return psi, torch.stack(slopes).mean(0) if slopes else None
 
 
 def through_sum(
