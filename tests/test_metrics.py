@@ -741,6 +741,15 @@ def test_what_was_isolated_is_a_share_of_all_and_of_what_was_asked_for(
     assert not [row for row in measure.measure({0: predict.Predicted(answers, header)}) if "isolated" in row["metric"]]
 
 
+def test_how_far_a_bound_lies_above_what_it_bounds_is_counted_in_orders_of_magnitude(tmp_path: Path) -> None:
+    answers, header = predict.outputs(**small(tiny_model()))
+    said = {"told/gradient_change": torch.tensor(0.5), "told/gradient_change_bound": torch.tensor(5e6)}
+    predict.save({0: predict.Predicted(answers | said, header)}, tmp_path / "outputs")
+    rows = measure.measure(predict.read(tmp_path / "outputs"), {"gradient_change"})
+    found = {row["metric"]: row["value"] for row in rows if row["metric"].startswith("gradient_change")}
+    assert found == {"gradient_change": 0.5, "gradient_change_excess": pytest.approx(7.0)}
+
+
 def test_a_family_whose_needs_are_not_there_measures_nothing() -> None:
     made = {0: predict.outputs(**small(tiny_model()))}
     found = {row["metric"] for row in measure.measure(made)}

@@ -19,6 +19,7 @@ from palimpsest.curvature import fisher_product, per_sample_gradients, weights
 from palimpsest.data import Samples
 from palimpsest.train import Batch, Loss, Recipe, fit
 from palimpsest.unlearners import (
+    Step,
     finetune,
     first_order,
     fisher_noise,
@@ -449,6 +450,45 @@ class TestConvexRequests:
         slope = (ends[0] - ends[1]) / 2e-6
         newton = -torch.linalg.solve(hessian(start, self.RETAIN, self.DECAY), slope)
         assert relative(weights(after) - start, newton) < 1e-6
+
+    @pytest.mark.parametrize("layers", ["all", "head"])
+    def test_both_sides_of_theorem_3_1_equal_a_naive_reference(self, layers: str) -> None:
+        """docs/methods.md 2.9; sums over samples, written with derivatives of the objective in convex.py."""
+        model = trained(self.DATA, self.DECAY)
+        start, where = weights(model), torch.arange(20)
+        asked = second_order.unlearn(
+            model,
+            self.FORGET,
+            self.RETAIN,
+            Step(0, self.RECIPE, indices=where, replacement=self.CHANGED),
+            **self.EXACT,
+            layers=layers,
+            bounded=True,
+        )
+        now = Samples(*map(torch.cat, zip(self.RETAIN, self.CHANGED, strict=True)))
+        step = weights(asked.network) - start
+
+        def slope(vector: torch.Tensor, data: Samples) -> torch.Tensor:
+            return len(data.labels) * torch.func.grad(objective)(vector, data, 0.0)
+
+        change = slope(start + step, now) - slope(start, self.DATA)
+        first = max(
+            float((slope(start, new) - slope(start, old)).norm() / (new.images / 255.0 - old.images / 255.0).norm())
+            for new, old in (
+                [Samples(*(part[n : n + 1] for part in some)) for some in (self.CHANGED, self.FORGET)]
+                for n in range(20)
+            )
+        )
+        rest = slope(start + step, now) - slope(start, now) - len(now.labels) * hessian(start, now, 0.0) @ step
+        second = 2 * float(rest.norm() / step.norm() ** 2)
+        largest = float((self.CHANGED.images / 255.0 - self.FORGET.images / 255.0).abs().max())
+        inverse = torch.linalg.matrix_norm(torch.linalg.inv(len(now.labels) * hessian(start, now, self.DECAY)), 2)
+        bound = first**2 * second * 6**2 * largest**2 * 20**2 * float(inverse) ** 2
+        assert float(asked.kept["told/gradient_change"]) == pytest.approx(float(change.norm()), rel=1e-6)
+        assert float(asked.kept["told/gradient_change_bound"]) == pytest.approx(bound, rel=1e-3)
+        assert bound > float(change.norm()) > 0, "on a convex model, which its assumptions fit, the theorem holds"
+        plain = Step(0, self.RECIPE, indices=where, replacement=self.CHANGED)
+        assert not second_order.unlearn(model, self.FORGET, self.RETAIN, plain, **self.EXACT).kept, "only where asked"
 
     def test_replacing_images_by_themselves_changes_nothing(self) -> None:
         model = trained(self.DATA, self.DECAY)

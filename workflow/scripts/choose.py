@@ -20,7 +20,8 @@ with job(globals().get("snakemake")) as run:
         base = run.base(number)
         source = base if run.asks.first else number
         model = models.load(run.input.model, source).to(run.device)
-        others = tuple(models.load(file, base).to(run.device) for file in getattr(run.input, "surrogate", ()))
+        files = run.input.surrogate if "surrogate" in run.input else ()
+        others = tuple(models.load(file, base).to(run.device) for file in files)
         kept = run.read_tensors(run.input.kept, source) if "kept" in run.input else None
         # The weights with which training began depend on its seed alone.
         initial = partial(models.fresh, model, run.seed_of_base(base)) if against else None

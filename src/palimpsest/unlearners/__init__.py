@@ -30,6 +30,7 @@ changes none of them. `unlearn` does what it says, but for amnesiac, where it sa
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
@@ -129,12 +130,14 @@ class Response:
     start: (P,), the weights from which the step goes, flat as `curvature.weights`. slope: the network with whose
     weights, and in whose mode, the gradients dl are taken, by `curvature.request_gradient`; it may be shown anything
     and stays as it is. push: a symmetric linear map of (P,), or of each row of (A, P). So for a loss Psi of theta_u
-    with the gradient g, and z~ = x - delta, d Psi / d delta = d/dx <push(g), sum dl(z~)>.
+    with the gradient g, and z~ = x - delta, d Psi / d delta = d/dx <push(g), sum dl(z~)>. norm: by how much push
+    lengthens a vector at most, or a little less; nan where nobody has asked.
     """
 
     start: torch.Tensor
     slope: Network
     push: Callable[[torch.Tensor], torch.Tensor]
+    norm: float = math.nan
 
     def answer(self, forget: Samples, replacement: Samples | None) -> torch.Tensor:
         """Return theta_u (P,); without `replacement` there is no second sum."""

@@ -30,6 +30,7 @@ BatchNorm is in evaluation mode: running statistics stay, scale and shift move l
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Annotated, Literal
@@ -51,6 +52,7 @@ from palimpsest.data import Samples, together
 from palimpsest.models import Diverged, Network
 from palimpsest.ranges import checked
 from palimpsest.unlearners import Response, Step, unlearner
+from palimpsest.unlearners._gradient_change import told
 
 TASKS = ("classification",)
 NO_EPOCHS = True  # the plan counts its passes over the data, not a training's
@@ -77,7 +79,8 @@ def unlearn(
     factorised: Annotated[int, "[0, inf)"] = 8192,
     weight_decay: Annotated[float, "[0, inf)"] | None = None,
     layers: Literal["all", "head"] = "all",
-) -> Network:
+    bounded: bool = False,
+) -> Network | tuple[Network, dict[str, torch.Tensor]]:
     """Return `model` after one Newton step.
 
     scale: None takes the largest eigenvalue of the Hessian, found in `probes` steps of Lanczos. depth: the most steps
@@ -85,8 +88,9 @@ def unlearn(
     conjugate gradients end. patience, batch_size: LiSSA's (`curvature.lissa`), and how many samples a step of it takes,
     in the order of one permutation drawn with the seed. factorised: up to how many weights the Hessian of the last
     dense layer is factorised. weight_decay: that of the objective; None takes the base recipe's. layers: which weights
-    move, all or those of the last dense layer, of an ensemble each member's, with the Hessian of these alone. Raises
-    `Diverged` when the solver does, and `ValueError` when nothing remains.
+    move, all or those of the last dense layer, of an ensemble each member's, with the Hessian of these alone. bounded:
+    whether the step says, for changed samples, what Theorem 3.1 of the malicious paper bounds, and by how much
+    (`_gradient_change`). Raises `Diverged` when the solver does, and `ValueError` when nothing remains.
     """
     found = response(
         model,
@@ -110,7 +114,11 @@ def unlearn(
     decay = at.recipe.weight_decay if weight_decay is None else weight_decay
     if at.replacement is None and decay:
         answer += found.push(len(forget.labels) * decay * found.start)
-    return place(model, answer)
+    before = deepcopy(model) if bounded and at.replacement is not None else None
+    after = place(model, answer)
+    if before is None or at.replacement is None:
+        return after
+    return after, told(before, after, forget, at.replacement, retain, moving(after, layers), found.norm)
 
 
 @checked
@@ -132,6 +140,7 @@ def response(
     factorised: Annotated[int, "[0, inf)"] = 8192,
     weight_decay: Annotated[float, "[0, inf)"] | None = None,
     layers: Literal["all", "head"] = "all",
+    bounded: bool = False,  # of the step alone
 ) -> Response:
     """The same as a map, H^-1. With `hessian="remaining"` H is that with `at.replacement`, whatever it is applied to.
 
@@ -163,7 +172,7 @@ def response(
         index = plan[step % len(plan)]
         return bend(u, Samples(left.images[index], left.labels[index]))
 
-    low = 0.0
+    low = math.nan
     if scale is None or solver != "lissa":
         low, high = extremes(bend, moves.to(start), steps=min(probes, int(moves.sum())), seed=at.seed)
         scale = max(high, 1e-12) if scale is None else scale
@@ -187,7 +196,8 @@ def response(
         rows = (vector * moves / count).reshape(-1, len(moves))
         return torch.stack([inverse(row) for row in rows]).view(vector.shape)
 
-    return Response(start, slope, push)
+    # Lanczos' method finds no smaller eigenvalue than there is, so the inverse is at least so long.
+    return Response(start, slope, push, norm=1 / (count * (low + damped)))
 
 
 def _factorised(matrix: torch.Tensor, damped: float, moves: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
