@@ -16,3 +16,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plant(copy)
     snakemake(copy)
     return copy
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file on one core, and on one those that change the finished project and change it back."""
+    for item in items:
+        of = "finished" if "finished" in getattr(item, "fixturenames", ()) else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(of))

@@ -92,24 +92,8 @@ def unlearn(
     whether the step says, for changed samples, what Theorem 3.1 of the malicious paper bounds, and by how much
     (`_gradient_change`). Raises `Diverged` when the solver does, and `ValueError` when nothing remains.
     """
-    found = response(
-        model,
-        forget,
-        retain,
-        at,
-        solver=solver,
-        hessian=hessian,
-        damping=damping,
-        scale=scale,
-        depth=depth,
-        tolerance=tolerance,
-        patience=patience,
-        batch_size=batch_size,
-        probes=probes,
-        factorised=factorised,
-        weight_decay=weight_decay,
-        layers=layers,
-    )
+    asked = {name: value for name, value in locals().items() if name not in ("model", "forget", "retain", "at")}
+    found = response(model, forget, retain, at, **asked)
     answer = found.answer(forget, at.replacement)
     decay = at.recipe.weight_decay if weight_decay is None else weight_decay
     if at.replacement is None and decay:
