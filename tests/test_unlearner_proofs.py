@@ -671,6 +671,62 @@ class TestFisherNoise:
         after = served(fisher_noise, model, forget, retain, seed=3, **settings)
         assert relative(weights(after), vector) < 1e-12
 
+    @pytest.mark.parametrize("of", ["dense", "convolution"])
+    def test_kfac_is_the_whole_fisher_matrix_of_one_sample_and_one_place(self, of: str) -> None:
+        """There the Kronecker product is exact, and the noise is (F + damping)^-exponent z with F = g g^T."""
+        data = clouds(9)
+        forget, retain = (Samples(*(tensor[part] for tensor in data)) for part in (slice(8), slice(8, None)))
+        model: nn.Module = trained(data, 0.01)
+        if of == "convolution":
+            model = nn.Sequential(nn.Conv2d(1, 3, (2, 3)), nn.Flatten()).double()
+        g = summed_gradient(model, retain)
+        values, vectors = torch.linalg.eigh(torch.outer(g, g) + 1e-3 * torch.eye(21, dtype=torch.float64))
+        z = torch.randn(21, generator=torch.Generator().manual_seed(3)).double()
+        expected = weights(model) + 0.05 * (vectors * values**-0.25) @ (vectors.T @ z)
+        settings = {"form": "kfac", "alpha": 0.05, "damping": 1e-3}
+        after = served(fisher_noise, model, forget, retain, seed=3, **settings)
+        assert relative(weights(after) - weights(model), expected - weights(model)) < 1e-9
+
+    def test_kfacs_factors_are_the_sums_over_samples_and_places(self) -> None:
+        torch.manual_seed(0)
+        convolution = nn.Conv2d(2, 3, 3, stride=2, padding=1)
+        model = nn.Sequential(
+            nn.Conv2d(1, 2, 1), nn.Tanh(), convolution, nn.Flatten(), nn.Linear(3 * 3 * 2, 4)
+        ).double()
+        images, labels = torch.rand(5, 1, 5, 4).double(), torch.tensor([0, 3, 1, 2, 3])
+        inputs = F.pad(model[:2](images).detach(), (1, 1, 1, 1))
+        a, g = torch.zeros(19, 19).double(), torch.zeros(3, 3).double()
+        for n in range(5):
+            output = convolution(model[:2](images[n : n + 1])).detach().requires_grad_()
+            F.cross_entropy(model[3:](output), labels[n : n + 1]).backward()
+            assert output.grad is not None and output.shape[2:] == (3, 2)
+            for row in range(3):
+                for column in range(2):
+                    patch = inputs[n, :, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3].flatten()
+                    one = torch.cat([patch, torch.ones(1)])
+                    a += torch.outer(one, one) / 5
+                    g += torch.outer(output.grad[0, :, row, column], output.grad[0, :, row, column]) / (5 * 6)
+        found = fisher_noise.kronecker(model, Samples(images, labels))
+        assert relative(found[convolution][0], a) < 1e-12 and relative(found[convolution][1], g) < 1e-12
+        assert len(found) == 3
+
+    def test_with_kfac_what_is_in_no_such_layer_keeps_its_diagonal(self) -> None:
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 6 * 6, CLASSES)]
+        model = nn.Sequential(*layers).double().eval()
+        of_norm = torch.cat([torch.full((one.numel(),), name[0] == "1") for name, one in model.named_parameters()])
+        plain, kfac = (
+            weights(served(fisher_noise, model, FORGET, RETAIN, seed=0, alpha=0.01, form=form)) - weights(model)
+            for form in ("noise", "kfac")
+        )
+        assert torch.equal(plain[of_norm], kfac[of_norm]) and of_norm.sum() == 6
+        assert (plain[~of_norm] != kfac[~of_norm]).double().mean() > 0.9
+
+    def test_kfac_refuses_a_convolution_that_is_no_kronecker_product(self) -> None:
+        model = nn.Sequential(nn.Conv2d(2, 2, 1, groups=2), nn.Flatten()).double()
+        with pytest.raises(ValueError, match="kfac knows no convolution in groups"):
+            fisher_noise.kronecker(model, Samples(torch.rand(2, 2, 1, 1), torch.tensor([0, 1])))
+
     @pytest.mark.parametrize("exponent", [0.25, 0.5])
     def test_noise_has_the_stated_variance(self, exponent: float) -> None:
         model = tiny_model().double()
