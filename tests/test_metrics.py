@@ -750,6 +750,15 @@ def test_how_far_a_bound_lies_above_what_it_bounds_is_counted_in_orders_of_magni
     assert found == {"gradient_change": 0.5, "gradient_change_excess": pytest.approx(7.0)}
 
 
+def test_what_sisa_says_of_its_shards_is_measured(tmp_path: Path) -> None:
+    answers, header = predict.outputs(**small(tiny_model()))
+    said = {"told/shard_accuracy": torch.tensor(60.0), "told/shard_accuracy_least": torch.tensor(50.0)}
+    predict.save({0: predict.Predicted(answers | said, header)}, tmp_path / "outputs")
+    rows = [*measure.measure(predict.read(tmp_path / "outputs"), {"shard_accuracy"})]
+    found = {row["metric"]: row["value"] for row in rows if row["metric"].startswith("shard")}
+    assert found == {"shard_accuracy": 60.0, "shard_accuracy_least": 50.0}
+
+
 def test_a_family_whose_needs_are_not_there_measures_nothing() -> None:
     made = {0: predict.outputs(**small(tiny_model()))}
     found = {row["metric"] for row in measure.measure(made)}

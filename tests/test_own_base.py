@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from palimpsest import models
 from palimpsest.attacks._frozen import frozen
 from palimpsest.attacks.on_images import OnImages, uma
 from palimpsest.curvature import per_sample_gradients, weights
-from palimpsest.data import Samples
+from palimpsest.data import Samples, pixels
 from palimpsest.models.ensemble import Ensemble
 from palimpsest.seeds import stable_seed
 from palimpsest.train import Batch, Checkpoint, Recipe, fit
@@ -363,6 +363,26 @@ class TestSisa:
             self.unlearned(whole, indices, checkpoint=checkpoint)
         after = self.unlearned(whole, indices, checkpoint=checkpoint)
         assert torch.equal(flat(after), flat(self.unlearned(whole, indices)))
+
+    @pytest.mark.parametrize("changed", [False, True], ids=["removed", "replaced"])
+    def test_each_network_is_judged_by_the_samples_of_the_other_shards(self, changed: bool) -> None:
+        base, indices = self.base(), torch.tensor([1, 5])
+        replacement = Samples(255 - DATA.images[indices], DATA.labels[indices]) if changed else None
+        made = serve(sisa, base, DATA, indices, self.RECIPE, replacement=replacement)
+        data = [(DATA.images[i], int(DATA.labels[i])) for i in range(len(DATA.labels)) if changed or i not in (1, 5)]
+        if changed:
+            data[1], data[5] = ((255 - data[i][0], data[i][1]) for i in (1, 5))
+        shards = made.kept["assignment/shard"].tolist()
+        found = []
+        for k in range(3):
+            member = models.fresh(tiny_model(), 0)
+            member.net.load_state_dict(cast(Ensemble, made.network.net).members[k].state_dict())
+            others = [place for place, shard in enumerate(shards) if shard != k]
+            right = [int(member(pixels(data[i][0][None])).argmax()) == data[i][1] for i in others]
+            found.append(100 * sum(right) / len(right))
+        assert len({*found}) > 1
+        assert float(made.kept["told/shard_accuracy"]) == pytest.approx(sum(found) / 3)
+        assert float(made.kept["told/shard_accuracy_least"]) == pytest.approx(min(found))
 
     def test_a_resumed_training_does_not_repeat_finished_slices(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

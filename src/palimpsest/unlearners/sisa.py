@@ -35,8 +35,9 @@ from typing import Annotated, cast
 
 import torch
 
-from palimpsest.data import Samples
-from palimpsest.models import Network, create, ensemble
+from palimpsest.curvature import batches
+from palimpsest.data import Samples, pixels
+from palimpsest.models import Network, create, ensemble, evaluated
 from palimpsest.ranges import checked
 from palimpsest.seeds import stable_seed
 from palimpsest.train import Recipe, fit
@@ -85,6 +86,8 @@ def unlearn(model: Network, forget: Samples, retain: Samples, at: Step) -> tuple
     leaves.
 
     Kept is what `train_base` left, as it is after the request: the places of the samples that stay, and the new states.
+    Said of the step is how well the networks do on the samples of the other shards: the mean of their accuracies and
+    the least, in percent (`told/shard_accuracy`, `told/shard_accuracy_least`).
     Raises `ValueError` where the data differ from those that were trained on, or where nothing is left of a slice and
     those before it.
     """
@@ -103,8 +106,10 @@ def unlearn(model: Network, forget: Samples, retain: Samples, at: Step) -> tuple
         stays = torch.ones_like(place[0], dtype=torch.bool)
         stays[at.indices] = False
         place = place[:, stays]
-    states = _train(model, at.remaining(retain), place, steps, at.kept, at, slices)
-    return model, {**at.kept, **states, "assignment/shard": place[0], "assignment/slice": place[1]}
+    data = at.remaining(retain)
+    states = _train(model, data, place, steps, at.kept, at, slices)
+    kept = {**at.kept, **states, "assignment/shard": place[0], "assignment/slice": place[1]}
+    return model, kept | _accuracies(model, data, place[0])
 
 
 def slice_epochs(epochs: int, slices: int) -> list[int]:
@@ -171,6 +176,24 @@ def _train(
                 {name.removeprefix(last): tensor for name, tensor in states.items() if name.startswith(last)}
             )
     return states
+
+
+def _accuracies(network: Network, data: Samples, shard: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what is said of the networks; nothing where there is one, which has seen all samples."""
+    members = cast(ensemble.Ensemble, network.net).members
+    if len(members) == 1:
+        return {}
+    found = []
+    with torch.no_grad(), evaluated(network):
+        for k, member in enumerate(members):
+            others = Samples(data.images[shard != k], data.labels[shard != k])
+            right = [
+                member((pixels(images, network.mean.dtype) - network.mean) / network.std).argmax(1) == labels
+                for images, labels in batches(others)
+            ]
+            found.append(100 * torch.cat(right).double().mean())
+    each = torch.stack(found)
+    return {"told/shard_accuracy": each.mean(), "told/shard_accuracy_least": each.min()}
 
 
 def _stretched(recipe: Recipe, epochs: int) -> Recipe:
