@@ -152,6 +152,12 @@ def blended(hostile: str, **values: Any) -> dict[str, Any]:
             "response(); it takes ",
         ),
         ({"requests": {"random_tenth": {"surrogate": "lenett"}}}, "surrogate has no models 'lenett'; Did you mean 'l"),
+        (
+            {"requests": {"random_tenth": {"surrogate": ["lenet", "lenett"]}}},
+            "surrogate has no models 'lenett'; Did you mean 'l",
+        ),
+        ({"requests": {"random_tenth": {"surrogate": []}}}, "surrogate has no models '[]'"),
+        ({"requests": {"random_tenth": {"against": None}}}, "against has no unlearners 'None'"),
         ({"budgets": {"probes": {"mnist/inversion_black_box": {"generations": -1}}}}, "generations cannot be -1"),
         # Of the data set and the recipe that the value meets.
         ({"requests": {"class_0": {"classes": [77]}}}, "requests.class_0: classes cannot be [77]; it takes"),

@@ -368,7 +368,7 @@ class TestSisa:
     def test_each_network_is_judged_by_the_samples_of_the_other_shards(self, changed: bool) -> None:
         base, indices = self.base(), torch.tensor([1, 5])
         replacement = Samples(255 - DATA.images[indices], DATA.labels[indices]) if changed else None
-        made = serve(sisa, base, DATA, indices, self.RECIPE, replacement=replacement)
+        made = serve(sisa, base, DATA, indices, self.RECIPE, replacement=replacement, shard_accuracy=True)
         data = [(DATA.images[i], int(DATA.labels[i])) for i in range(len(DATA.labels)) if changed or i not in (1, 5)]
         if changed:
             data[1], data[5] = ((255 - data[i][0], data[i][1]) for i in (1, 5))

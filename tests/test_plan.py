@@ -189,6 +189,9 @@ def test_a_method_without_epochs_counts_what_its_mini_batches_read(paper: dict[s
     assert images("fisher_noise", batch_forget=1024) == 5 * 50_000
     assert images("influence_lissa", batch_forget=1024, batch_retain=64, depth=100) == 5 * 2 * 100 * 64
     assert images("retrain") == 182 * 50_000 and images("finetune", epochs=10) == 10 * 50_000
+    assert images("medoid_defense", backbone="first_order", settings={"tau": 1}) == 50_000
+    assert images("medoid_defense", backbone="finetune", settings={"epochs": 2}) == 2 * 50_000
+    assert images("medoid_defense", backbone="retrain") == 182 * 50_000
 
 
 def test_a_later_step_of_a_chain_counts_its_own_request(paper: dict[str, Any]) -> None:

@@ -451,6 +451,28 @@ class TestConvexRequests:
         newton = -torch.linalg.solve(hessian(start, self.RETAIN, self.DECAY), slope)
         assert relative(weights(after) - start, newton) < 1e-6
 
+    def test_theorem_3_1_of_the_head_is_about_its_gradient_alone(self) -> None:
+        torch.manual_seed(0)
+        first, head = nn.Linear(6, 4), nn.Linear(4, 3)
+        model = nn.Sequential(nn.Flatten(), first, nn.Tanh(), head).double().eval()
+        request: dict[str, Any] = {"indices": torch.arange(20), "replacement": self.CHANGED}
+        settings: dict[str, Any] = {**self.EXACT, "damping": 1e-3, "layers": "head", "bounded": True}
+        made = second_order.unlearn(model, self.FORGET, self.RETAIN, Step(0, self.RECIPE, **request), **settings)
+        now = Samples(*map(torch.cat, zip(self.RETAIN, self.CHANGED, strict=True)))
+        with torch.no_grad():
+            inputs, new_inputs = (model[:3](part.images.double() / 255) for part in (self.DATA, now))
+        theta, theta_u = (torch.cat([part.flatten() for part in one[3].parameters()]) for one in (model, made.network))
+
+        def slope(vector: torch.Tensor, rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            def loss(at: torch.Tensor) -> torch.Tensor:
+                outputs = rows @ at[:12].view(3, 4).T + at[12:]
+                return F.cross_entropy(outputs, labels, reduction="sum") + 1000 * self.DECAY / 2 * at.square().sum()
+
+            return torch.func.grad(loss)(vector.detach())
+
+        change = slope(theta_u, new_inputs, now.labels) - slope(theta, inputs, self.DATA.labels)
+        assert float(made.kept["told/gradient_change"]) == pytest.approx(float(change.norm()), rel=1e-6)
+
     @pytest.mark.parametrize("layers", ["all", "head"])
     def test_both_sides_of_theorem_3_1_equal_a_naive_reference(self, layers: str) -> None:
         """docs/methods.md 2.9; sums over samples, written with derivatives of the objective in convex.py."""
@@ -468,10 +490,10 @@ class TestConvexRequests:
         now = Samples(*map(torch.cat, zip(self.RETAIN, self.CHANGED, strict=True)))
         step = weights(asked.network) - start
 
-        def slope(vector: torch.Tensor, data: Samples) -> torch.Tensor:
-            return len(data.labels) * torch.func.grad(objective)(vector, data, 0.0)
+        def slope(vector: torch.Tensor, data: Samples, decay: float = 0.0) -> torch.Tensor:
+            return len(data.labels) * torch.func.grad(objective)(vector, data, decay)
 
-        change = slope(start + step, now) - slope(start, self.DATA)
+        change = slope(start + step, now, self.DECAY) - slope(start, self.DATA, self.DECAY)
         first = max(
             float((slope(start, new) - slope(start, old)).norm() / (new.images / 255.0 - old.images / 255.0).norm())
             for new, old in (
@@ -486,7 +508,8 @@ class TestConvexRequests:
         bound = first**2 * second * 6**2 * largest**2 * 20**2 * float(inverse) ** 2
         assert float(asked.kept["told/gradient_change"]) == pytest.approx(float(change.norm()), rel=1e-6)
         assert float(asked.kept["told/gradient_change_bound"]) == pytest.approx(bound, rel=1e-3)
-        assert bound > float(change.norm()) > 0, "on a convex model, which its assumptions fit, the theorem holds"
+        assert bound > float(change.norm()) > 0, "on a convex model the theorem holds"
+        assert float(change.norm()) == pytest.approx(float(rest.norm()), rel=1e-3), "Newton's step leaves the remainder"
         plain = Step(0, self.RECIPE, indices=where, replacement=self.CHANGED)
         assert not second_order.unlearn(model, self.FORGET, self.RETAIN, plain, **self.EXACT).kept, "only where asked"
 

@@ -314,7 +314,7 @@ class Plan:
         return run.with_last(self.config["reference"]), replace(run, unlearner=ORIGINAL)
 
     def tuned_on(self, run: Run) -> Run:
-        """Return the run whose search chooses the value of a run: itself, or one on a smaller data set."""
+        """Return the run whose search chooses the value of a run: itself, or one on other data or another request."""
         other = self.config["budgets"].get("tuned_on", {}).get(run.dataset)
         if not other:
             return run
@@ -527,7 +527,8 @@ class Plan:
                 if kind == "unlearners" and grid_of(self.config, name):
                     cuts |= {f"tuning {key}": value for key, value in self.config["budgets"].get("tuning", {}).items()}
                     if (searched := self.tuned_on(run)) != run:
-                        cuts["tuned on"] = f"{searched.dataset} in as many epochs"
+                        asked = "" if searched.forget == run.forget else f", {searched.forget}"
+                        cuts["tuned on"] = f"{searched.dataset}{asked}, in as many epochs"
                 if kind == "attacks" and "attacked" in self.config["budgets"]:
                     cuts["images"] = f"at most {self.config['budgets']['attacked']}"
                 for key, value in cuts.items():

@@ -113,10 +113,8 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     for entry in merged["requests"].values():  # what stands in for a network does so for the attacker's too
         if "surrogate" in entry:
             standing = merged["stand_ins"].get("models", {})
-            ours = [standing.get(name) for name in surrogates(entry)]
-            entry["surrogate"] = [
-                new if isinstance(new, str) else name for name, new in zip(surrogates(entry), ours, strict=True)
-            ]
+            ours = ((name, standing.get(name)) for name in surrogates(entry))
+            entry["surrogate"] = [*dict.fromkeys(new if isinstance(new, str) else name for name, new in ours)]
     if merged["tuning"]["first"] < merged["repetitions"]:
         raise ConfigError(
             f"tuning.first cannot be {merged['tuning']['first']}: the tables use the repetitions 0 to "
@@ -236,17 +234,22 @@ def _check_entry(config: Mapping[str, Any], section: str, name: str, entry: Mapp
     if section == "attacks" and entry.get("made_on", config["reference"]) not in {*config["unlearners"]}:
         raise ConfigError(unknown(f"{where}.made_on", "unlearner", str(entry["made_on"]), config["unlearners"]))
     for key, other in (("against", "unlearners"), ("surrogate", "models"), ("shadows", "requests")):
-        for name in surrogates(entry, key) if key in RESERVED[section] else ():
-            if name not in config[other]:
-                raise ConfigError(unknown(f"{where}.{key}", other, name, config[other]))
+        if key in RESERVED[section] and key in entry:
+            for name in surrogates(entry) if key == "surrogate" else [str(entry[key])]:
+                if name not in config[other]:
+                    raise ConfigError(unknown(f"{where}.{key}", other, name, config[other]))
     if section == "requests":
         _check_against(config, where, file, entry)
 
 
-def surrogates(entry: Mapping[str, Any], key: str = "surrogate") -> list[str]:
+def surrogates(entry: Mapping[str, Any]) -> list[str]:
     """Return the networks on which a request is crafted in the place of the one that is asked: none, one or several."""
-    said = entry.get(key, [])
-    return [said] if isinstance(said, str) else [*map(str, said)]
+    if "surrogate" not in entry:
+        return []
+    said = entry["surrogate"]
+    return (
+        [*map(str, said)] if said and isinstance(said, list) else [str(said)]
+    )  # what is no network is refused by name
 
 
 def _check_observer(config: Mapping[str, Any], where: str, entry: Mapping[str, Any]) -> None:

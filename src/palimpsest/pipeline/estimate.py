@@ -115,11 +115,13 @@ class Costs:
         """Return how many images one unlearning of one repetition sends through the network.
 
         A method that trains says how many epochs, or its backbone does; else it takes the base training's. One whose
-        file says `NO_EPOCHS` reads, for each mini-batch of what is to be forgotten, the remaining data once (or as much
-        of it as it samples), or as many batches of it as its recursion is deep, where a product with the Hessian counts
-        as two gradients.
+        file, or whose backbone's, says `NO_EPOCHS` is taken to read, for each mini-batch of what is to be forgotten,
+        the remaining data once (or as much of it as it samples), or as many batches of it as its recursion is deep,
+        where a product with the Hessian counts as two gradients. Mini-batches and depth are those that its entry gives.
         """
         name, keywords = asks["method"], asks["keywords"]
+        if "backbone" in keywords:
+            name, keywords = keywords["backbone"], {**keywords, **keywords.get("settings", {})}
         if name in method.files("unlearners") and method.literal(method.path("unlearners", name), "NO_EPOCHS"):
             *_, asked = cell["forget"].split(STEP)
             forgotten = self._forgotten(cell["forget"] if asked == SAME else asked, data)
@@ -128,8 +130,7 @@ class Costs:
             seen = keywords.get("fisher_samples") or data["train"]
             read = 2 * keywords["depth"] * keywords["batch_retain"] if deep else min(seen, data["train"])
             return float(batches * read)
-        settings = (keywords, keywords.get("settings", {}), asks["recipe"])
-        return float(data["train"] * next(found["epochs"] for found in settings if "epochs" in found))
+        return float(data["train"] * keywords.get("epochs", asks["recipe"]["epochs"]))
 
     def _forgotten(self, chain: str, data: Mapping[str, Any]) -> float:
         """Return how many training images the requests of a chain name together."""

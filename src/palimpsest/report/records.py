@@ -113,14 +113,15 @@ def searches(plan: Plan, runs: Iterable[Run], names: Mapping[str, str], results:
     """Return every search of rule `tune` behind the runs, in their order; those not run yet are left out."""
     found = []
     for run in runs:
-        path = paths.below("tune", "tuned", **plan.tuned_on(run).names)
+        on = plan.tuned_on(run)
+        path = paths.below("tune", "tuned", **on.names)
         tuned = run.unlearner != ORIGINAL and grid_of(plan.config, run.steps[-1][1])
         if not tuned or not (results / path).is_file():
             continue
         content = json.loads((results / path).read_text())
         ((keyword, chosen),) = content["chosen"].items()
         trials = tuple((f"{keyword} {one['value']:g}", one["gap"], one["value"] == chosen) for one in content["trials"])
-        where = f"{named(run.dataset, names)}, {named(run.forget, names)}"
+        where = f"{named(on.dataset, names)}, {named(on.forget, names)}"
         unlearner = named(run.unlearner, names)
         found.append(Search(unlearner, where, trials, content["edge"], paths.record_of(path)))
     return found

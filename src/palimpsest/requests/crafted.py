@@ -322,10 +322,15 @@ class _Together:
         self.each, self.beta = [_Alone(one, asked) for one in attempts], asked.beta
 
     def __call__(self, put: torch.Tensor, last: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return psi (1,) with the samples `put` (1, n, ...) in place, and d psi / d put; None if `last`."""
+        """Return psi (1,) with the samples `put` (1, n, ...) in place, and d psi / d put; None if `last`.
+
+        Where every network says what is wanted by more than beta it is the least of these margins, below -beta.
+        """
         found = [one(put, last) for one in self.each]
         slopes = [slope for _, slope in found if slope is not None]
-        psi = torch.stack([margin.clamp(min=-self.beta) for margin, _ in found]).mean(0)
+        margins = torch.stack([margin for margin, _ in found])
+        worst = margins.amax(0)
+        psi = torch.where(worst < -self.beta, worst, margins.clamp(min=-self.beta).mean(0))
         return psi, torch.stack(slopes).mean(0) if slopes else None
 
 

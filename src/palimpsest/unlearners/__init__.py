@@ -131,7 +131,7 @@ class Response:
     weights, and in whose mode, the gradients dl are taken, by `curvature.request_gradient`; it may be shown anything
     and stays as it is. push: a symmetric linear map of (P,), or of each row of (A, P). So for a loss Psi of theta_u
     with the gradient g, and z~ = x - delta, d Psi / d delta = d/dx <push(g), sum dl(z~)>. norm: by how much push
-    lengthens a vector at most, or a little less; nan where nobody has asked.
+    lengthens a vector at most, or a little less; nan where the unlearner does not say.
     """
 
     start: torch.Tensor

@@ -4,15 +4,17 @@ With D the training data, D~ the same with z~ = x - delta in the place of P samp
 
     |dl(D~; theta_u) - dl(D; theta)| <= xi_1^2 xi_2 d^2 epsilon^2 P^2 |H^-1|^2
 
-where xi_1 is a Lipschitz constant of z -> dl(z; theta), xi_2 one of theta -> d2 l(D~; theta), d the number of values
+where xi_1 is a Lipschitz constant of z -> dl(z; theta), xi_2 one of theta -> d2 l(z~; theta), d the number of values
 of a sample and epsilon the largest change of one. The paper computes neither side. Nobody knows xi_1 and xi_2 of a
 network, but the step itself shows how large they are at least:
 
     xi_1 >= max_p |dl(z~_p; theta) - dl(z_p; theta)| / |delta_p|
     xi_2 >= 2 |dl(D~; theta_u) - dl(D~; theta) - H~ Delta| / |Delta|^2        by Taylor's theorem, H~ of D~
 
-So the bound is at least the number given here. All sums are over samples, H too, gradients are those of the weights
-that move, and all is computed in float64. The assumption |x| <= 1 is not checked: most images in [0, 1] break it.
+So the bound is at least the number given here. Our reading: l is the objective that the step minimises, summed over the
+samples, with its weight decay, and so is H, damped as the step damps it. xi_2 is that of the sum, without which the
+left side need not stay below the right one; for one sample it is smaller, by the number of samples at most. Gradients
+are those of the weights that move, in float64. The assumption |x| <= 1 is not checked: most images in [0, 1] break it.
 """
 
 from __future__ import annotations
@@ -35,24 +37,24 @@ def told(
     retain: Samples,
     moves: torch.Tensor,
     inverse: float,
+    decay: float,
 ) -> dict[str, torch.Tensor]:
     """Return `told/gradient_change`, the left side, and `told/gradient_change_bound`, the least right side.
 
-    moves: bool (P,), the weights that the step moved. inverse: |H^-1|, H of the summed loss.
+    moves: bool (P,), the weights that the step moved. inverse: |H^-1|. decay: the weight decay of one sample's loss.
     """
     old, new = (deepcopy(model).double().eval() for model in (before, after))
     asked, put = (Samples(pixels(part.images, torch.float64), part.labels) for part in (forget, replacement))
-    kept = Samples(pixels(retain.images, torch.float64), retain.labels)
     change = put.images - asked.images
     lengths = change.flatten(1).norm(dim=1)
     away = torch.cat([*_differences(old, asked, put, moves)])
     first = float((away / lengths).nan_to_num(0.0).max())
+    now, count = together(retain, replacement), len(retain.labels) + len(put.labels)
     step = (weights(new) - weights(old)) * moves
-    now = together(kept, put)
-    at_start = gradient(old, now) * moves
-    left = gradient(new, now) * moves - gradient(old, together(kept, asked)) * moves
-    bent = len(now.labels) * hessian_product(old, now, step) * moves
-    second = 2 * float((gradient(new, now) * moves - at_start - bent).norm() / step.norm().square().clamp(min=1e-300))
+    at_start, at_end = gradient(old, now) * moves, gradient(new, now) * moves
+    bent = count * hessian_product(old, now, step) * moves
+    second = 2 * float((at_end - at_start - bent).norm() / step.norm().square().clamp(min=1e-300))
+    left = at_end - gradient(old, together(retain, forget)) * moves + count * decay * step
     values, largest = change[0].numel(), float(change.abs().max())
     bound = first**2 * second * (values * largest * len(change) * inverse) ** 2
     return {"told/gradient_change": left.norm(), "told/gradient_change_bound": left.new_tensor(bound)}

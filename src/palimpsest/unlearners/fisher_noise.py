@@ -45,7 +45,7 @@ from torch.nn import functional as F
 
 from palimpsest.curvature import batches, fisher_diagonal, flat, move, pixels, weights
 from palimpsest.data import Samples
-from palimpsest.models import Network, evaluated
+from palimpsest.models import Network, evaluated, finite
 from palimpsest.unlearners import Step, unlearner
 
 TASKS = ("classification",)
@@ -112,7 +112,9 @@ def by_layers(
         own = [one for one in (layer.weight, layer.bias) if one is not None]
         places = [slice(starts[id(one)], starts[id(one)] + one.numel()) for one in own]
         drawn = torch.cat([noise[place].view(len(slopes), -1) for place in places], 1).double()
-        (of_inputs, left), (of_slopes, right) = (torch.linalg.eigh(factor) for factor in (inputs, slopes))
+        (of_inputs, left), (of_slopes, right) = (
+            torch.linalg.eigh(finite(factor, "a factor of KFAC")) for factor in (inputs, slopes)
+        )
         known = of_slopes.clamp(min=0)[:, None] * of_inputs.clamp(min=0) + damping
         moved = (right @ ((right.T @ drawn @ left) * known**-exponent) @ left.T).to(found)
         weight, *bias = moved.split([moved.shape[1] - len(own) + 1, *[1] * (len(own) - 1)], 1)
@@ -127,8 +129,10 @@ def kronecker(model: nn.Module, samples: Samples) -> dict[nn.Linear | nn.Conv2d,
     seen: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
     found: dict[nn.Linear | nn.Conv2d, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def keep(layer: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        seen[layer] = (given[0].detach(), output)
+    def keep(layer: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        # What goes on is a copy, which a function that works in place may overwrite.
+        seen[layer] = (given[0].detach().clone(), output)
+        return output.clone()
 
     hooks = [layer.register_forward_hook(keep) for layer in layers]
     try:

@@ -102,7 +102,7 @@ def unlearn(
     after = place(model, answer)
     if before is None or at.replacement is None:
         return after
-    return after, told(before, after, forget, at.replacement, retain, moving(after, layers), found.norm)
+    return after, told(before, after, forget, at.replacement, retain, moving(after, layers), found.norm, decay)
 
 
 @checked
@@ -181,7 +181,7 @@ def response(
         return torch.stack([inverse(row) for row in rows]).view(vector.shape)
 
     # Lanczos' method finds no smaller eigenvalue than there is, so the inverse is at least so long.
-    return Response(start, slope, push, norm=1 / (count * (low + damped)))
+    return Response(start, slope, push, norm=1 / (count * (low + damped)) if low + damped > 0 else math.nan)
 
 
 def _factorised(matrix: torch.Tensor, damped: float, moves: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

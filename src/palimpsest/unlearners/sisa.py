@@ -81,15 +81,16 @@ def train_base(
 
 
 @unlearner(replaces=True)
-def unlearn(model: Network, forget: Samples, retain: Samples, at: Step) -> tuple[Network, dict[str, torch.Tensor]]:
+def unlearn(
+    model: Network, forget: Samples, retain: Samples, at: Step, *, shard_accuracy: bool = False
+) -> tuple[Network, dict[str, torch.Tensor]]:
     """Return the ensemble with the shards that hold `forget` retrained, each from its first such slice; and what it
     leaves.
 
     Kept is what `train_base` left, as it is after the request: the places of the samples that stay, and the new states.
-    Said of the step is how well the networks do on the samples of the other shards: the mean of their accuracies and
-    the least, in percent (`told/shard_accuracy`, `told/shard_accuracy_least`).
-    Raises `ValueError` where the data differ from those that were trained on, or where nothing is left of a slice and
-    those before it.
+    shard_accuracy: whether the step also says how well the networks do on the samples of the other shards: the mean of
+    their accuracies and the least, in percent (`told/shard_accuracy`, `told/shard_accuracy_least`). Raises `ValueError`
+    where the data differ from those that were trained on, or where nothing is left of a slice and those before it.
     """
     if not at.kept or at.indices is None:
         raise ValueError("sisa: the base model is no ensemble with the states of its slices; train it with train_base")
@@ -109,7 +110,7 @@ def unlearn(model: Network, forget: Samples, retain: Samples, at: Step) -> tuple
     data = at.remaining(retain)
     states = _train(model, data, place, steps, at.kept, at, slices)
     kept = {**at.kept, **states, "assignment/shard": place[0], "assignment/slice": place[1]}
-    return model, kept | _accuracies(model, data, place[0])
+    return model, kept | (_accuracies(model, data, place[0]) if shard_accuracy else {})
 
 
 def slice_epochs(epochs: int, slices: int) -> list[int]:
