@@ -41,6 +41,11 @@ wildcard_constraints:
 
 
 onstart:
+    # With a limit on its jobs a second, Snakemake starts a timer at each look for ready jobs, and each timer looks again:
+    # one more for every job that ends, until that takes a core. So its default of 100 is no limit; one of yours stays.
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
     if {job.rule.name for job in workflow.dag.needrun_jobs()} - {"plan", "so_far"}:  # these two make no results
         configuration.write(config, f"{AT.results}/config.yaml")
 
