@@ -24,7 +24,7 @@ laptop: .venv/installed  ## the same on real data that a CPU can carry (hours)
 	@echo "The page: $(call page,laptop)"
 
 test: checked  ## lint, formats, types and tests
-	$(IN_VENV) OMP_NUM_THREADS=1 pytest -n auto --dist loadgroup
+	$(IN_VENV) OMP_NUM_THREADS=1 pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # oneDNN, which computes torch's convolutions, then takes the code that it has for processors without AVX-512.
 test-avx2: .venv/installed  ## the numeric tests as on an older processor

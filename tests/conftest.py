@@ -18,9 +18,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one core, and on one those that change the finished project and change it back."""
-    for item in items:
-        of = "finished" if "finished" in getattr(item, "fixturenames", ()) else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(of))
+    """Begin with the file that takes longest, so that other cores have the other files to themselves meanwhile."""
+    items.sort(key=lambda item: item.path.stem != "test_workflow")

@@ -222,7 +222,10 @@ def test_a_metrics_code_changes_no_key_but_of_what_measures_it(
     ("file", "direct"),
     [
         ("unlearners/salun.py", unlearns("salun", "salun_as_released", "salun_images")),
-        ("unlearners/retrain.py", unlearns("retrain")),
+        (
+            "unlearners/retrain.py",
+            unlearns("retrain", *(f"first_order_2e2-{one}_retrain" for one in ("medoids", "dropped_random"))),
+        ),
         ("attacks/on_images/uma.py", of_method("attack", "attacks", "uma")),
         ("attacks/on_labels/_heads.py", None),
         ("defenses/jpeg.py", lambda one: "jpeg" in one.asks.get("defenses", {})),
@@ -508,7 +511,10 @@ def test_a_defense_depends_on_what_it_wraps_and_says_of_itself_what_some_cell_ne
         return planned(unlearners=entries)("unlearn", **names, unlearner="sisa_3x5-defended")
 
     before = step()
-    assert before.asks["keywords"].items() >= {"backbone": "sisa", "settings": {}, "share": 0.2}.items()
+    assert (
+        before.asks["keywords"].items()
+        >= {"backbone": "sisa", "settings": {"shard_accuracy": False}, "share": 0.2}.items()
+    )
     (kept,) = before.inputs["kept"]
     assert "/sisa_3x5/" in kept and "original" not in before.inputs
     edited("unlearners/sisa.py")

@@ -63,7 +63,7 @@ def labelled(labels: torch.Tensor) -> Images:
 def at(seed: int = 3, repetition: int = 0) -> Choice:
     kept = {"assignment/shard": torch.arange(40) % 3}
     against = partial(first_order.unlearn, tau=0.01)
-    return Choice(seed, repetition, tiny_model(), against, tiny_model(2), RECIPE, kept)
+    return Choice(seed, repetition, tiny_model(), against, (tiny_model(2),), RECIPE, kept)
 
 
 def chosen(method: str, images: Images, seed: int = 0, repetition: int = 0, **keywords: Any) -> list[int]:

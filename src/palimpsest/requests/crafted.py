@@ -126,7 +126,7 @@ def choose_all(images: Images, ats: Sequence[Choice], **keywords: Any) -> list[R
     if asked.near and asked.removes:
         raise RequestError("crafted: near is of samples that are changed, and removes leaves none")
     networks = [at.surrogates or (at.model,) for at in ats]
-    each = [[_attempt(images, at, network, asked) for network in some] for at, some in zip(ats, networks, strict=True)]
+    each = [[_attempt(images, at, asked, network) for network in some] for at, some in zip(ats, networks, strict=True)]
     if any(len(some) > 1 for some in each):
         if asked.near or asked.removes:
             raise RequestError("crafted: near and removes are for one network, and several surrogates stand in for it")
@@ -175,7 +175,9 @@ class _Attempt(Asked):
     shell: Network
 
 
-def _attempt(images: Images, at: Choice, network: Network | None, asked: SimpleNamespace) -> _Attempt:
+def _attempt(images: Images, at: Choice, asked: SimpleNamespace, network: Network | None = None) -> _Attempt:
+    """Return the attempt on a network, by default the model's own."""
+    network = network or at.model
     assert network is not None and at.unlearner is not None  # NEEDS
     draw = stable_seed("crafted", at.repetition)
     which = {"count": asked.count, "share": asked.share, "classes": asked.classes}
