@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
@@ -291,17 +294,23 @@ def test_what_is_stated_of_data_sets_and_networks_is_so(paper: dict[str, Any], t
         assert (stated[name]["train"], stated[name]["test"]) == (facts["train"], facts["test"])
 
 
-def test_the_rule_prints_the_plan_of_what_is_left(tmp_path: Path) -> None:
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project, with the scale `tiny`, in which nothing has run."""
     for name in ("config", "profiles", "workflow", "src"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "environment.yml", "README.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "config" / "scales" / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "warm_start": False}))
-    snakemake(tmp_path, "results/tiny/data/digits.safetensors")
+    return tmp_path
+
+
+def test_the_rule_prints_the_plan_of_what_is_left(project: Path) -> None:
+    snakemake(project, "results/tiny/data/digits.safetensors")
     target = ("scale=tiny", "plan={target: uma_table4}")
-    waiting = jobs(snakemake(tmp_path, "-n", "uma_table4"))
-    said = snakemake(tmp_path, "plan", config=target)
-    written = (tmp_path / "results/tiny/plan.md").read_text()
+    waiting = jobs(snakemake(project, "-n", "uma_table4"))
+    said = snakemake(project, "plan", config=target)
+    written = (project / "results/tiny/plan.md").read_text()
     assert written in said
     total = waiting.pop("total")
     assert f"{total + 1} jobs: 1 done, {total} to run." in written
@@ -309,6 +318,28 @@ def test_the_rule_prints_the_plan_of_what_is_left(tmp_path: Path) -> None:
     assert {rule: int(found[rule][1]) for rule in waiting} == waiting
     assert found["data"][:2] == ["1", "0"]
     assert found["done already: core hours"][1:] == ["100%", "-", "-"]
-    states = Counter(line["state"] for line in csv.DictReader((tmp_path / "results/tiny/plan.csv").open()))
+    states = Counter(line["state"] for line in csv.DictReader((project / "results/tiny/plan.csv").open()))
     assert states == {"done": 1, "to run": total}
-    assert jobs(snakemake(tmp_path, "-n", "plan", config=target)) == {"plan": 1, "total": 1}, "no plan is up to date"
+    assert jobs(snakemake(project, "-n", "plan", config=target)) == {"plan": 1, "total": 1}, "no plan is up to date"
+
+
+def test_snakemakes_default_limit_of_jobs_a_second_starts_no_timers_and_ones_own_stays(project: Path) -> None:
+    """Each timer of the scheduler looks for ready jobs once more, which takes a core where hundreds are ready."""
+    (project / "sitecustomize.py").write_text(
+        "import threading\n"
+        "start = threading.Timer.start\n"
+        "def told(timer):\n"
+        "    open('timers', 'a').write('one\\n')\n"
+        "    start(timer)\n"
+        "threading.Timer.start = told\n"
+    )
+
+    def timers(*limit: str) -> int:
+        (project / "timers").write_text("")
+        target = ["results/tiny/data/digits.safetensors", "--force", "--config", "scale=tiny"]
+        command = [sys.executable, "-m", "snakemake", "--cores", "1", *limit, *target]
+        subprocess.run(command, cwd=project, env={**os.environ, "PYTHONPATH": str(project)}, check=True)
+        return len((project / "timers").read_text().split())
+
+    assert timers() == 0
+    assert timers("--max-jobs-per-timespan", "50/1s") > 0
