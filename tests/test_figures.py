@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -245,7 +246,13 @@ def test_a_field_has_our_number_and_the_papers_in_brackets(plan: Plan, tmp_path:
     assert grid.shape == (3, 4) and len(ran) == 7
     down, across = ([one.get_text() for one in ticks] for ticks in (axis.get_yticklabels(), axis.get_xticklabels()))
     assert down == ["ResNet-18", "VGG-16", "MobileNetV2"]
-    assert across == [f"crafted on {name}" for name in [*down, "VGG-16 and MobileNetV2"]]
+    assert [one.split("\n") for one in across] == [
+        *(["crafted on", name] for name in down),
+        ["crafted on", "VGG-16 and", "MobileNetV2"],
+    ]
+    drawn.canvas.draw()
+    ends = [one.get_window_extent() for one in axis.get_xticklabels()]
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(ends)), "no label runs into the next"
     said = {tuple(map(int, text.get_position())): text.get_text() for text in axis.texts}  # across, down
     for number, cell in enumerate(ran):
         place = (

@@ -206,7 +206,7 @@ def heat(plan: Plan, about: Words, own: Words, found: Sequence[Compared], result
     """Draw a field for each value of `hue` (across) and of `x` (down), with our number and the paper's in brackets."""
     names = about.get("names", {})
     across, down = ([*dict.fromkeys(_field(one, fields) for one in found)] for fields in (own["hue"], [own["x"]]))
-    figure, axis = plt.subplots(figsize=(COLUMN, 0.5 + 0.6 * len(down)))
+    figure, axis = plt.subplots(figsize=(COLUMN, 0.7 + 0.6 * len(down)))
     grid = np.full((len(down), len(across)), np.nan)
     for one in found:
         place = down.index(_field(one, [own["x"]])), across.index(_field(one, own["hue"]))
@@ -216,7 +216,7 @@ def heat(plan: Plan, about: Words, own: Words, found: Sequence[Compared], result
         colour = "white" if one.mean is not None and one.mean > 60 else "black"
         axis.text(*place[::-1], said + printed, ha="center", va="center", color=colour, fontsize=size)
     axis.imshow(grid, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    axis.set_xticks(range(len(across)), [named(name, names) for name in across])
+    axis.set_xticks(range(len(across)), [fill(named(name, names), 12, break_on_hyphens=False) for name in across])
     axis.set_yticks(range(len(down)), [named(name, names) for name in down])
     axis.set(xlabel="\n".join(filter(None, (own["xlabel"], _repetitions(found)))), ylabel=own["y"])
     axis.tick_params(length=0)
